@@ -1,0 +1,165 @@
+"""What SeeSR's adapter costs: a guided sampling step with it beside one of the stock UNet and ControlNet.
+
+    OMP_WAIT_POLICY=passive python benchmarks/seesr_step.py [--size tiny] [--dtype bfloat16] [--device cuda]
+
+Random weights of Stable Diffusion 2's shapes; about 7 GB of memory for them in float32. Both kinds of step are
+measured in one process, by turns, on a batch of two: the two halves of classifier-free guidance. The stock step is
+what a stock pipeline does, embedding the condition image in every step; SeeSR's is what this package's pipeline
+does, with the embedding and the representation's keys and values prepared before. The arithmetic is counted on the
+shapes, for steps that prepare nothing: at full size the adapter's is 547 of 1,635 GFLOP for each half. Peak memory is
+a step's own (activations) plus the weights it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusers_sr.seesr.adapter import SeeSRAdapter
+
+SIZES: dict[str, dict[str, Any]] = {
+    "sd2": {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "attention_head_dim": (5, 10, 20, 20),
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    },
+    "tiny": {
+        "block_out_channels": (32, 32, 64, 64),
+        "attention_head_dim": (1, 1, 2, 2),
+        "cross_attention_dim": 32,
+        "use_linear_projection": True,
+    },
+}
+KINDS = ("stock", "SeeSR")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REPRESENTATION_TOKENS, REPRESENTATION_DIM, TEXT_TOKENS = 145, 512, 77
+
+
+class Bench:
+    """The models on a device, and one step of each kind."""
+
+    def __init__(self, size: str, latent_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        with device:
+            self.unet = UNet2DConditionModel(**SIZES[size]).eval()
+            self.controlnet = ControlNetModel(**SIZES[size]).eval()
+            self.adapter = SeeSRAdapter.from_hosts(self.unet, self.controlnet, REPRESENTATION_DIM).eval()
+            self.latents = torch.randn(2, 4, latent_size, latent_size)
+            self.text = torch.randn(2, TEXT_TOKENS, SIZES[size]["cross_attention_dim"])
+            self.image = torch.rand(1, 3, 8 * latent_size, 8 * latent_size)
+            self.representation = torch.randn(1, REPRESENTATION_TOKENS, REPRESENTATION_DIM)
+        torch.set_default_dtype(torch.float32)
+        self.embedding = self.controlnet.controlnet_cond_embedding(self.image).detach()
+
+    def prepare(self, kind: str) -> None:
+        if kind == "stock":
+            self.adapter.detach()
+            return
+        self.adapter.attach(self.unet).attach(self.controlnet)
+        self.adapter.set_conditioning(representation=self.representation)
+
+    def step(self, condition: torch.Tensor) -> None:
+        call = (self.latents, 500, self.text)
+        down, middle = self.controlnet(*call, condition.repeat(2, 1, 1, 1), return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        negative, positive = self.unet(*call, **residuals, return_dict=False)[0].chunk(2)
+        negative + 5.5 * (positive - negative)
+
+    def weights(self, kind: str) -> int:
+        """Bytes."""
+        models = [self.unet, self.controlnet, *([self.adapter] if kind == "SeeSR" else [])]
+        return sum(tensor.numel() * tensor.element_size() for model in models for tensor in model.parameters())
+
+
+def measure(step: Callable[[], None], device: torch.device) -> tuple[float, int]:
+    """Seconds of a step, and the bytes it needs at its peak beyond what was there before."""
+    before = memory(device, reset=True)
+    synchronise(device)
+    start = time.perf_counter()
+    step()
+    synchronise(device)
+    return time.perf_counter() - start, memory(device) - before
+
+
+def memory(device: torch.device, reset: bool = False) -> int:
+    """The peak of allocated (CUDA) or resident (CPU, Linux only) bytes; `reset` sets it to what is in use."""
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    if reset:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed but is still held would hide what the step needs
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def count_flops(size: str, latent_size: int) -> dict[str, int]:
+    """Floating-point operations of a step of each kind in the official code, which prepares nothing beforehand,
+    counted on tensors without data."""
+    bench = Bench(size, latent_size, torch.float32, torch.device("meta"))
+    bench.representation = bench.representation.repeat(2, 1, 1)
+    flops = {}
+    for kind in KINDS:
+        with FlopCounterMode(display=False) as counter:
+            bench.prepare(kind)
+            bench.step(bench.image)
+        flops[kind] = counter.get_total_flops()
+    return flops
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="sd2")
+    parser.add_argument("--latent-size", type=int, default=64, help="side of the latents; 8 pixels each")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--rounds", type=int, default=3, help="measured steps of each kind, after one to warm up")
+    options = parser.parse_args(arguments)
+
+    flops = count_flops(options.size, options.latent_size)
+    bench = Bench(options.size, options.latent_size, DTYPES[options.dtype], options.device)
+    conditions = {"stock": bench.image, "SeeSR": bench.embedding}
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    peaks = dict.fromkeys(KINDS, 0)
+    for turn in range(options.rounds + 1):
+        for kind in KINDS:
+            bench.prepare(kind)
+            elapsed, needed = measure(lambda kind=kind: bench.step(conditions[kind]), options.device)
+            if turn:
+                seconds[kind].append(elapsed)
+                peaks[kind] = max(peaks[kind], bench.weights(kind) + needed)
+
+    print(f"{options.size}, {options.latent_size}×{options.latent_size} latents, {options.dtype}, {options.device}")
+    for kind in KINDS:
+        print(
+            f"{kind}: {statistics.median(seconds[kind]):.3f} s a guided step (median of {options.rounds}), "
+            f"{flops[kind] / 1e9:.1f} GFLOP, peak memory {peaks[kind] / 1e9:.2f} GB"
+        )
+    ratio = statistics.median(seesr / stock for seesr, stock in zip(seconds["SeeSR"], seconds["stock"], strict=True))
+    arithmetic = flops["SeeSR"] / flops["stock"]
+    print(f"time: {ratio:.3f} times the stock step's; the arithmetic is {arithmetic:.3f} times as much")
+    print(f"step above its arithmetic: {100 * (ratio / arithmetic - 1):+.1f} %")
+    print(f"adapter alone above its arithmetic: {100 * ((ratio - 1) / (arithmetic - 1) - 1):+.1f} % (at most +10 %)")
+    print(f"memory: {peaks['SeeSR'] / peaks['stock']:.3f} times the stock step's")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""The command `diffusers-sr`: `upscale` for photographs, `convert` for official checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .pipeline import SuperResolutionPipeline
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+UPSCALE_HELP = """\
+Enlarge photographs.
+
+INPUT is an image file or a folder, of which every image in it is taken (not in folders below it; files that are
+hidden or have no image's suffix are passed over). OUTPUT is the file to write if INPUT is one file and OUTPUT ends in
+.png, .jpg, .webp, .tif or .bmp; otherwise a folder. In a folder a result keeps the name of its input, ending in .png
+if its own kind cannot be written, and with a number if the name is taken by another result. What exists at OUTPUT is
+overwritten (or left, with --skip-existing), but never an input.
+
+EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. Output has 8 bits a
+channel.
+
+A file that cannot be read or written is reported, and the others are still done. The exit status is 0 if all went
+well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: With status 2 for wrong arguments and 0 after `--help`, as argparse does.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(parser, options)
+    except KeyboardInterrupt:
+        print("diffusers-sr: interrupted", file=sys.stderr)
+        return 130
+
+
+def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run `diffusers-sr upscale`."""
+    # What needs torch is imported by the commands, so that --help and wrong arguments are answered at once.
+    from .files import ImageFileError, check_output, read_photo, write_photo
+    from .images import output_size
+
+    try:
+        outputs = plan_outputs(options.input, options.output)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    device = _device(parser, options.device)
+    pipeline: SuperResolutionPipeline | None = None
+    seconds: list[float] = []
+    failures = skipped = 0
+    for folder in options.input:
+        if folder.is_dir() and not images_in(folder):
+            failures += 1
+            _report(folder, "there is no image in this folder")
+    for source, target in outputs:
+        if options.skip_existing and target.exists():
+            skipped += 1
+            continue
+        try:
+            photo = read_photo(source)
+            height, width = output_size(photo.image.height, photo.image.width, options.upscale)
+            check_output(photo, target, width, height)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if pipeline is None:
+                pipeline = _load(options.model, device, options.dtype)
+                if pipeline is None:
+                    return 1
+            for note in photo.notes:
+                _report(source, note)
+            start = time.perf_counter()
+            image = enlarge(pipeline, photo.image, source.name, options)
+            write_photo(target, image, photo)
+            seconds.append(time.perf_counter() - start)
+        # A ValueError is the pipeline's about its arguments for this image.
+        except (ImageFileError, ValueError, OSError) as error:
+            failures += 1
+            _report(source, str(error))
+    if skipped:
+        print(f"Skipped, because they exist: {skipped}")
+    if seconds:
+        print(f"Images done: {len(seconds)}, {sum(seconds) / len(seconds):.1f} seconds an image")
+    return 1 if failures else 0
+
+
+def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, options: argparse.Namespace) -> Any:
+    """Run the pipeline on one RGB image; its progress bar carries `name`.
+
+    Every image starts from the same seed, so that its result does not depend on what else is done.
+
+    Raises:
+        ValueError: If the memory does not suffice, or an argument does not suit the pipeline.
+    """
+    import torch
+
+    arguments = {
+        "prompt": options.prompt,
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "tile_size": options.tile_size,
+    }
+    if options.color_fix is not None:
+        arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix
+    pipeline.set_progress_bar_config(desc=name)
+    try:
+        (images,) = pipeline(
+            image=image,
+            upscale=options.upscale,
+            generator=torch.Generator("cpu").manual_seed(options.seed),
+            return_dict=False,
+            **arguments,
+        )
+    except (RuntimeError, MemoryError) as error:
+        # CUDA has a class for it; the other devices say it in words only.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "memory" not in str(error):
+            raise
+        raise ValueError("there is not enough memory: try a smaller --tile-size") from error
+    return images[0]
+
+
+def convert_seesr(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run `diffusers-sr convert seesr`."""
+    from .seesr.convert import convert
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("diffusers_sr").setLevel(logging.INFO)
+    try:
+        convert(
+            options.unet,
+            options.controlnet,
+            options.output,
+            ram=options.ram,
+            dape=options.dape,
+            ram_tags=options.ram_tags,
+            base=options.base,
+        )
+    except (OSError, ValueError) as error:
+        print(f"diffusers-sr: {error}", file=sys.stderr)
+        return 1
+    print(f"Written to {options.output}")
+    return 0
+
+
+def plan_outputs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Pair every input file with the file its result goes to, all of them different, none of them an input.
+
+    Args:
+        inputs: Files, and folders whose images are taken.
+        output: A file, if the only input is a file and `output` has the suffix of an image; otherwise a folder.
+
+    Raises:
+        ValueError: If `output` is a file but has to be a folder, or a result would overwrite an input.
+    """
+    from .files import FORMATS
+
+    found = [source for path in inputs for source in (images_in(path) if path.is_dir() else [path])]
+    sources = list({os.path.abspath(source): source for source in found}.values())
+    # Those that keep their name first, so that none loses it to one that has to be renamed.
+    sources.sort(key=lambda source: source.suffix.lower() not in FORMATS)
+    names_a_file = output.suffix.lower() in FORMATS and not output.is_dir()
+    if names_a_file and len(inputs) == 1 and not inputs[0].is_dir():
+        outputs = [(sources[0], output)]
+    elif names_a_file or output.is_file():
+        raise ValueError(f"{output} is a file, but results of several files or of a folder go to a folder: name one")
+    else:
+        outputs = []
+        taken: set[str] = set()
+        for source in sources:
+            suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
+            name, number = f"{source.stem}{suffix}", 1
+            while name.lower() in taken:  # some file systems do not tell A from a
+                number += 1
+                name = f"{source.stem}_{number}{suffix}"
+            taken.add(name.lower())
+            outputs.append((source, output / name))
+    resolved = {source.resolve() for source in sources}
+    for source, target in outputs:
+        if target.resolve() in resolved:
+            raise ValueError(f"the result of {source} would overwrite the input {target}: choose another output")
+    return outputs
+
+
+def images_in(folder: Path) -> list[Path]:
+    """List the files of a folder that have an image's suffix and are not hidden, by name."""
+    from .files import READABLE
+
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _load(model: str, device: str, dtype: str | None) -> SuperResolutionPipeline | None:
+    import torch
+
+    from .hub import load_pipeline
+
+    dtype = dtype or ("float16" if torch.device(device).type == "cuda" else "float32")
+    try:
+        return load_pipeline(model, device=device, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        print(f"diffusers-sr: the model {model} could not be loaded: {error}", file=sys.stderr)
+        return None
+
+
+def _device(parser: argparse.ArgumentParser, name: str | None) -> str:
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        return next(kind for kind, there in available.items() if there)
+    if not available.get(name.split(":")[0]):
+        kinds = ", ".join(kind for kind, there in available.items() if there)
+        parser.error(f"argument --device: {name} is not there; this machine has {kinds}")
+    return name
+
+
+def _report(path: Path, reason: str) -> None:
+    print(f"{path}: {' '.join(reason.split())}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="diffusers-sr", description="Super-resolution of real photographs with Stable Diffusion."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "upscale",
+        help="enlarge photographs",
+        description=UPSCALE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=upscale)
+    command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="image files and folders of images")
+    command.add_argument("-o", "--output", required=True, type=Path, help="image file or folder to write")
+    command.add_argument(
+        "--model", default="seesr-small", help="pipeline folder, Hub id, or the model in the package (%(default)s)"
+    )
+    command.add_argument("--upscale", type=_positive_float, default=4.0, help="factor (%(default)s)")
+    command.add_argument("--steps", type=_positive_int, help="denoising steps (the model's default)")
+    command.add_argument(
+        "--guidance-scale", type=float, help="weight of the text; up to 1 is none (the model's default)"
+    )
+    command.add_argument("--prompt", help="what is in the image, added to what the model sees in it")
+    command.add_argument(
+        "--tile-size", type=_positive_int, help="in output pixels; less needs less memory (the model's default)"
+    )
+    command.add_argument("--color-fix", choices=("adain", "wavelet", "none"), help="how colours are kept (adain)")
+    command.add_argument("--skip-existing", action="store_true", help="leave results that exist, to resume a folder")
+    command.add_argument("--seed", type=int, default=0, help="of the noise, for each image anew (%(default)s)")
+    command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first of them that is there)")
+    command.add_argument("--dtype", choices=DTYPES, help="of the weights (float16 on cuda, otherwise float32)")
+
+    methods = commands.add_parser("convert", help="make a pipeline folder of official checkpoints").add_subparsers(
+        required=True, metavar="METHOD"
+    )
+    method = methods.add_parser("seesr", help="SeeSR, with RAM and DAPE")
+    method.set_defaults(run=convert_seesr)
+    method.add_argument("--unet", required=True, type=Path, metavar="DIR", help="official unet folder")
+    method.add_argument("--controlnet", required=True, type=Path, metavar="DIR", help="official controlnet folder")
+    method.add_argument("--ram", type=Path, metavar="FILE", help="ram_swin_large_14m.pth")
+    method.add_argument("--dape", type=Path, metavar="FILE", help="DAPE.pth")
+    method.add_argument(
+        "--ram-tags", type=Path, metavar="DIR", help="folder with ram_tag_list.txt and ram_tag_list_threshold.txt"
+    )
+    method.add_argument(
+        "--base", metavar="REPO_OR_DIR", help="the Stable Diffusion 2 base the checkpoint was trained on"
+    )
+    method.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
+    return parser
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Training photographs: a folder of images as an endless, seeded stream of crops."""
+
+from __future__ import annotations
+
+import csv
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffusers_sr.data.degradation import DegradationConfig, degrade, usm_sharpen
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# Decoding a photo costs more than degrading a crop of it; small folders stay decoded in every worker.
+_DECODED_IMAGES_PER_WORKER = 160
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """All images below `folder`, by path, so that an index means the same photo on every machine.
+
+    Raises:
+        ValueError: if the folder does not exist or holds no image.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(
+            f"No image found in {str(folder)!r}: it has to be a folder that holds files ending in "
+            f"{', '.join(IMAGE_SUFFIXES)}."
+        )
+    return paths
+
+
+def read_image(path: str | Path) -> Tensor:
+    """One photo as uint8 RGB, [3, height, width]."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def read_tags(path: str | Path | None) -> dict[str, str]:
+    """Tags by file name, from a CSV file with the columns `file` and `tags`; none without a file.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    if path is None:
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not {"file", "tags"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'file' and 'tags'.")
+        return {row["file"]: row["tags"] for row in rows}
+
+
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """The CPU generator of sample `index` of a run: all that is random about a sample comes from here."""
+    # One multiplication by a large odd constant (splitmix64's) keeps neighbouring runs and samples apart.
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + index) % (1 << 63))
+
+
+class PhotoCrops(Dataset[dict[str, Tensor | str]]):
+    """Random crops of photographs: sample `index` is the same crop whatever the number of workers or processes.
+
+    Every pass over the photos is a new permutation of them. A crop is flipped left to right half of the time.
+
+    A sample holds
+    - `target`: [3, crop_size, crop_size] in [0, 1];
+    - `degraded` (with `degradation`): the low-resolution version, [3, crop_size / scale, crop_size / scale], in
+      SeeSR's official training data that of the USM-sharpened crop, which is then the target too;
+    - `tags`: the photo's tags, "" where `tags` has none;
+    - `seed`: int64, for what the training step draws for this sample (noise, timestep).
+
+    Args:
+        paths: the photos.
+        crop_size: side of the square crop in pixels; a photo smaller than this raises ValueError when it is read.
+        length: number of samples of the run (steps x batch size), across all passes.
+        seed: seed of the run.
+        degradation: how crops are degraded; None gives clean crops.
+        sharpen_target: whether the crop is sharpened before it is degraded.
+        scale: ratio of the target's side to the degraded crop's.
+        tags: tags by file name.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        crop_size: int,
+        length: int,
+        seed: int = 0,
+        degradation: DegradationConfig | None = None,
+        sharpen_target: bool = True,
+        scale: int = 4,
+        tags: dict[str, str] | None = None,
+    ):
+        self.paths = list(paths)
+        self.crop_size = crop_size
+        self.length = length
+        self.seed = seed
+        self.degradation = degradation
+        self.sharpen_target = sharpen_target
+        self.scale = scale
+        self.tags = tags or {}
+        self._decoded: OrderedDict[Path, Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        path = self._path(index)
+        generator = sample_generator(self.seed, index)
+        crop = self._crop(path, generator)
+        sample: dict[str, Tensor | str] = {"target": crop, "tags": self.tags.get(path.name, "")}
+        if self.degradation is not None:
+            target = usm_sharpen(crop) if self.sharpen_target else crop
+            sample["target"] = target
+            sample["degraded"] = degrade(target, generator, self.degradation, self.scale)
+        sample["seed"] = torch.randint(1 << 62, (), generator=generator)
+        return sample
+
+    def _path(self, index: int) -> Path:
+        epoch, position = divmod(index, len(self.paths))
+        order = torch.randperm(len(self.paths), generator=sample_generator(self.seed, -1 - epoch))
+        return self.paths[int(order[position])]
+
+    def _crop(self, path: Path, generator: torch.Generator) -> Tensor:
+        image = self._decode(path)
+        height, width = image.shape[-2:]
+        if min(height, width) < self.crop_size:
+            raise ValueError(
+                f"{path} is {width}x{height} pixels, smaller than the crop of {self.crop_size}x{self.crop_size}: "
+                f"remove it from the folder or lower the resolution."
+            )
+        top = int(torch.randint(height - self.crop_size + 1, (), generator=generator))
+        left = int(torch.randint(width - self.crop_size + 1, (), generator=generator))
+        crop = image[:, top : top + self.crop_size, left : left + self.crop_size].float() / 255
+        return crop.flip(-1) if torch.rand((), generator=generator) < 0.5 else crop
+
+    def _decode(self, path: Path) -> Tensor:
+        if path not in self._decoded:
+            self._decoded[path] = read_image(path)
+            if len(self._decoded) > _DECODED_IMAGES_PER_WORKER:
+                self._decoded.popitem(last=False)
+        return self._decoded[path]

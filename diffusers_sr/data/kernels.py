@@ -1,0 +1,85 @@
+"""Blur kernels of the Real-ESRGAN degradation (Wang et al. 2021, section 3.1 and appendix).
+
+Every function gives a float32 kernel [size, size] on the CPU which sums to 1; `size` is odd, `sigma` is in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def _normalize(kernel: Tensor) -> Tensor:
+    return kernel / kernel.sum()
+
+
+def _coordinates(size: int) -> Tensor:
+    return torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+
+
+def _squared_distance(size: int, sigma: tuple[float, float], angle: float) -> Tensor:
+    """Squared Mahalanobis distance of each pixel to the centre, deviations `sigma` along axes turned by `angle`."""
+    y, x = torch.meshgrid(_coordinates(size), _coordinates(size), indexing="ij")
+    along = math.cos(angle) * x + math.sin(angle) * y
+    across = math.cos(angle) * y - math.sin(angle) * x
+    return (along / sigma[0]) ** 2 + (across / sigma[1]) ** 2
+
+
+def gaussian_kernel(size: int, sigma: tuple[float, float], angle: float = 0.0, shape: float = 1.0) -> Tensor:
+    """Generalised gaussian `exp(-d^shape / 2)`, with `d` the squared Mahalanobis distance; shape 1 is the gaussian.
+
+    Args:
+        size: side of the kernel, odd.
+        sigma: deviations along the two axes; equal ones make the kernel isotropic.
+        angle: rotation of the first axis in radians.
+        shape: below 1 the tails are heavier than a gaussian's, above 1 the top is flatter.
+    """
+    return _normalize(torch.exp(-0.5 * _squared_distance(size, sigma, angle) ** shape))
+
+
+def plateau_kernel(size: int, sigma: tuple[float, float], angle: float = 0.0, shape: float = 1.0) -> Tensor:
+    """Plateau-shaped kernel `1 / (1 + d^shape)`; arguments as in `gaussian_kernel`."""
+    return _normalize(1 / (1 + _squared_distance(size, sigma, angle) ** shape))
+
+
+def sinc_kernel(size: int, cutoff: float) -> Tensor:
+    """Circular low-pass filter `cutoff J1(cutoff r) / (2 pi r)`, which rings and overshoots; `cutoff` in (0, pi]."""
+    y, x = torch.meshgrid(_coordinates(size), _coordinates(size), indexing="ij")
+    # At r = 0 the expression is 0 / 0. Its limit, cutoff^2 / 4 pi, is reached to float32 precision well before 1e-3.
+    radius = torch.hypot(x, y).clamp(min=1e-3)
+    return _normalize(cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius))
+
+
+def reflect_pad(images: Tensor, pad: int) -> Tensor:
+    """Mirror [..., height, width] at its outer pixels, by any `pad`: beyond its length it is reflected again."""
+
+    def indices(length: int) -> Tensor:
+        period = max(2 * (length - 1), 1)
+        index = torch.arange(-pad, length + pad, device=images.device) % period
+        return torch.minimum(index, period - index)
+
+    return images[..., indices(images.shape[-2])[:, None], indices(images.shape[-1])]
+
+
+@cache
+def _fast_length(length: int) -> int:
+    """The smallest even length from `length` on without prime factors above 5: Fourier transforms of it are fast."""
+    length += length % 2
+    while 30 ** length.bit_length() % length:
+        length += 2
+    return length
+
+
+def blur(images: Tensor, kernel: Tensor) -> Tensor:
+    """Filter each plane of float32 [..., height, width] with one kernel [size, size], mirrored at the borders.
+
+    By Fourier transforms: exact to 1e-6 and, from 11 pixels on, several times faster than a convolution on a CPU.
+    """
+    height, width = images.shape[-2:]
+    padded = reflect_pad(images, kernel.shape[-1] // 2)
+    size = (_fast_length(padded.shape[-2]), _fast_length(padded.shape[-1]))
+    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel.to(images), s=size).conj()
+    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width]

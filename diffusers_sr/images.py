@@ -1,0 +1,138 @@
+"""Read images of every usual kind, and bring them to the sizes the models work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+ImageInput: TypeAlias = PIL.Image.Image | np.ndarray[Any, Any] | torch.Tensor
+# The largest value that stands for white, by the type of the values.
+WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+# Bicubic resampling and half precision leave [0, 1] by less than this; such values are clipped.
+ROUNDING = 1e-3
+
+
+def read_images(images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
+    """Read one image or several of one size as `[B, 3, H, W]`, float32 in [0, 1].
+
+    An image is a PIL image of any mode; an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; or a tensor `[H, W]`,
+    `[C, H, W]` or `[B, C, H, W]`; arrays and tensors of 1 or 3 channels, of uint8, uint16, or floats in [0, 1].
+    Grey becomes RGB with three equal channels. Transparent parts of a PIL image are put on white, with a warning: the
+    result has no alpha channel. Pixels are taken as they are stored; an orientation in the EXIF data is not applied
+    (`diffusers.utils.load_image` does that).
+
+    Raises:
+        TypeError: if an image is of another kind, or its values are of another type.
+        ValueError: if there is no image, or one is empty, has another number of axes or channels, or values that are
+            not finite or outside [0, 1]; or if the images differ in size.
+    """
+    if not isinstance(images, (list, tuple)):
+        return _read(images)
+    if not images:
+        raise ValueError("`image` is an empty list: give at least one image.")
+    tensors = [_read(image) for image in images]
+    sizes = sorted({(tensor.shape[3], tensor.shape[2]) for tensor in tensors})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The images of one call must have one size, but these are {', '.join(f'{w}×{h}' for w, h in sizes)} "
+            "(width × height): call the pipeline once for each size."
+        )
+    return torch.cat(tensors)
+
+
+def output_size(height: int, width: int, upscale: float) -> tuple[int, int]:
+    """Height and width of the result. Raises ValueError if it would have no pixels."""
+    size = round(height * upscale), round(width * upscale)
+    if min(size) < 1:
+        raise ValueError(f"upscale={upscale} makes nothing of an image of {width}×{height} pixels: give a larger one.")
+    return size
+
+
+def working_size(height: int, width: int, upscale: float, process_size: int) -> tuple[int, int]:
+    """Height and width the models work at: those of the result, or what makes the shorter side `process_size`."""
+    scale = max(upscale, process_size / min(height, width))
+    return round(height * scale), round(width * scale)
+
+
+def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize `[B, 3, H, W]` in [0, 1] to `(height, width)` with Pillow's bicubic filter."""
+    if image.shape[-2:] == size:
+        return image
+    # `antialias` makes torch use Pillow's kernel, for enlarging too.
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Repeat the last row and column of `[B, C, H, W]` until both sides are multiples of `multiple`."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def _read(image: Any) -> torch.Tensor:
+    tensor = _channels_first(image)
+    if tensor.dtype in WHITE:
+        tensor = tensor.float() / WHITE[tensor.dtype]
+    elif tensor.is_floating_point():
+        tensor = tensor.float()
+    else:
+        raise TypeError(f"The values of an image are {tensor.dtype}, expected uint8, uint16 or floats in [0, 1].")
+    if 0 in tensor.shape:
+        raise ValueError(
+            f"An image of {tensor.shape[3]}×{tensor.shape[2]} pixels is empty: give one with at least one pixel."
+        )
+    if tensor.shape[1] not in (1, 3):
+        raise ValueError(
+            f"An image has {tensor.shape[1]} channels, expected 1 or 3: arrays are [H, W, C] or [B, H, W, C], tensors "
+            "[C, H, W] or [B, C, H, W]."
+        )
+    if not tensor.isfinite().all():
+        raise ValueError("An image has values that are NaN or infinite: replace them before the call.")
+    low, high = tensor.min().item(), tensor.max().item()
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise ValueError(
+            f"The values of an image run from {low:.4g} to {high:.4g}, expected floats in [0, 1]: divide what runs to "
+            "255 by 255, and map what runs from -1 to 1 by x / 2 + 0.5."
+        )
+    return tensor.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def _channels_first(image: Any) -> torch.Tensor:
+    """`[B, C, H, W]` with the values as they are."""
+    if isinstance(image, PIL.Image.Image):
+        image = _pil_to_array(image)
+    if isinstance(image, np.ndarray):
+        tensor, channels = torch.from_numpy(np.array(image, order="C")), -1
+    elif isinstance(image, torch.Tensor):
+        tensor, channels = image, -3
+    else:
+        raise TypeError(
+            f"An image is a {type(image).__name__}, expected a PIL image, a numpy array or a torch tensor."
+        )
+    if tensor.ndim == 2:
+        return tensor[None, None]
+    if tensor.ndim not in (3, 4):
+        raise ValueError(f"An image has {tensor.ndim} axes (shape {list(tensor.shape)}), expected 2, 3 or 4.")
+    if tensor.ndim == 3:
+        tensor = tensor[None]
+    return tensor.movedim(channels, 1)
+
+
+def _pil_to_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode.startswith("I"):
+        # 16-bit grey; Pillow's own conversion to RGB would clip it at 255.
+        return np.asarray(image, dtype=np.float32) / np.float32(65535)
+    if "A" in image.getbands() or "transparency" in image.info:
+        logger.warning("The image is transparent in parts: it is put on white, and the result has no alpha channel.")
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,80 @@
+"""What the arguments of `SuperResolutionPipeline.__call__` may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .color import COLOR_FIXES
+from .texts import is_texts
+
+START_POINTS = ("lr", "noise")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def check_inputs(
+    *,
+    prompt: str | list[str] | None,
+    prompt_embeds: torch.Tensor | None,
+    negative_prompt: str | list[str] | None,
+    negative_prompt_embeds: torch.Tensor | None,
+    upscale: float,
+    num_inference_steps: int,
+    start_point: str,
+    tile_size: int,
+    tile_overlap: int,
+    tile_batch_size: int,
+    color_fix: str | None,
+    process_size: int,
+    num_images_per_prompt: int,
+    output_type: str,
+    callback_on_step_end_tensor_inputs: Sequence[str],
+    vae_scale_factor: int,
+    callback_tensor_inputs: Sequence[str],
+) -> None:
+    """Raise ValueError for the first argument with a value that is not allowed.
+
+    Args:
+        vae_scale_factor: pixels to one latent, the unit of tiles.
+        callback_tensor_inputs: the tensors a callback can get.
+
+    The others are those of `SuperResolutionPipeline.__call__`.
+    """
+    for name, text, embeds in (
+        ("prompt", prompt, prompt_embeds),
+        ("negative_prompt", negative_prompt, negative_prompt_embeds),
+    ):
+        if text is not None and embeds is not None:
+            raise ValueError(f"Both `{name}` and `{name}_embeds` are given: give one of them.")
+        if text is not None and not is_texts(text):
+            raise ValueError(f"{name}={text!r}, expected a text, or a list with one text for each image.")
+    if not 0 < upscale < float("inf"):
+        raise ValueError(f"upscale={upscale!r}, expected a factor above 0.")
+    for name, number in (
+        ("num_inference_steps", num_inference_steps),
+        ("tile_batch_size", tile_batch_size),
+        ("num_images_per_prompt", num_images_per_prompt),
+    ):
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}={number!r}, expected a whole number from 1 on.")
+    if process_size < 0:
+        raise ValueError(f"process_size={process_size}, expected a number of pixels from 0 on.")
+    for name, pixels in (("tile_size", tile_size), ("tile_overlap", tile_overlap)):
+        if not isinstance(pixels, int) or pixels < 0 or pixels % vae_scale_factor:
+            raise ValueError(
+                f"{name}={pixels!r}, expected a multiple of {vae_scale_factor}, the pixels to one latent."
+            )
+    if tile_overlap >= tile_size:
+        raise ValueError(f"tile_overlap={tile_overlap}, expected less than tile_size={tile_size}.")
+    for name, value, allowed in (
+        ("start_point", start_point, START_POINTS),
+        ("color_fix", color_fix, (*COLOR_FIXES, None)),
+        ("output_type", output_type, OUTPUT_TYPES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}.")
+    if unknown := [name for name in callback_on_step_end_tensor_inputs if name not in callback_tensor_inputs]:
+        raise ValueError(
+            f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {list(callback_tensor_inputs)}."
+        )

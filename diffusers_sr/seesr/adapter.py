@@ -1,0 +1,159 @@
+"""SeeSR's representation cross-attention (paper section 3.3; `image_attentions` in the official code)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import Transformer2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import nn
+from typing_extensions import Self
+
+from ..adapter import AdapterHook, AttentionAdapter, Host, site_key
+from ..processors import RepresentationAttnProcessor, SelfAttnProcessor, keep_processor
+
+SITE_OPTIONS = (
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "num_layers",
+    "norm_num_groups",
+    "use_linear_projection",
+)
+
+
+class RepresentationHook(AdapterHook):
+    """Runs a site's representation transformer on what its text transformer returns."""
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        if not self.adapter.is_conditioned:
+            return output
+        hidden_states = self.adapter("attend_to_representation", self.role, self.site, output[0])
+        return (hidden_states,) if isinstance(output, tuple) else Transformer2DModelOutput(sample=hidden_states)
+
+
+class SeeSRAdapter(AttentionAdapter):
+    """A second transformer after every text transformer of the UNet and of the ControlNet, which attends to the image.
+
+    The paper draws it as a cross-attention; in the official code, whose weights this holds, it is a complete
+    `Transformer2DModel` like its neighbour (group norm, self-attention, cross-attention to the representation of the
+    image, feed-forward, and a residual around all of it). Its output is what enters the skip connections and the
+    ControlNet's residuals.
+
+    Args:
+        unet_sites, controlnet_sites: the name of every text transformer of the host, "down_blocks.0.attentions.0",
+            with the options of the representation transformer that follows it: `num_attention_heads`,
+            `attention_head_dim`, `in_channels`, `num_layers`, `norm_num_groups` and `use_linear_projection`.
+            `from_hosts` reads them from the models.
+        representation_dim: channels of the representation.
+    """
+
+    _no_split_modules = ["Transformer2DModel"]  # noqa: RUF012
+    _repeated_blocks = ["BasicTransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        unet_sites: dict[str, dict[str, Any]],
+        controlnet_sites: dict[str, dict[str, Any]],
+        representation_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self.unet = _transformers(unet_sites, representation_dim)
+        self.controlnet = _transformers(controlnet_sites, representation_dim)
+        self._keep_processors()
+
+    @classmethod
+    def from_hosts(cls, unet: Host, controlnet: Host, representation_dim: int = 512) -> Self:
+        """A new adapter for these models, to be trained.
+
+        Its output projections are zero, so that the attached models start out as the stock ones. (The official code
+        starts from random ones, which destroys what the base model knows.)
+        """
+        adapter = cls(_text_transformers(unet), _text_transformers(controlnet), representation_dim)
+        for transformer in (*adapter.unet.values(), *adapter.controlnet.values()):
+            nn.init.zeros_(transformer.proj_out.weight)
+            nn.init.zeros_(transformer.proj_out.bias)
+        return adapter
+
+    def prepare_conditioning(self, representation: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+        """Keys and values of every site by role and site, `[B, L, num_layers * 2 * channels]`.
+
+        This is what `set_conditioning` and `conditioning` take: `representation`, `[B, L, representation_dim]`. A
+        host may then be called with any multiple of `B` images: guidance halves and tiles come as repetitions of the
+        whole batch, with the image as the fastest index.
+
+        Raises:
+            ValueError: if `representation` has another shape.
+        """
+        dim = self.config.representation_dim
+        if representation.ndim != 3 or representation.shape[-1] != dim:
+            raise ValueError(
+                f"`representation` has shape {list(representation.shape)}, expected [batch, tokens, {dim}]: give what "
+                "the tagger this adapter was trained with returns as its representation."
+            )
+        self._keep_processors()
+        return {
+            role: {
+                site: torch.cat(
+                    [
+                        projection(representation)
+                        for block in self._transformer(role, site).transformer_blocks
+                        for projection in (block.attn2.to_k, block.attn2.to_v)
+                    ],
+                    dim=-1,
+                )
+                for site in self.sites(role)
+            }
+            for role in ("unet", "controlnet")
+        }
+
+    def attend_to_representation(self, role: str, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The representation transformer of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
+        keys_and_values = self._conditioning[role][site]
+        transformer = self._transformer(role, site)
+        return transformer(hidden_states, encoder_hidden_states=keys_and_values, return_dict=False)[0]
+
+    def site_hook(self, role: str, site: str, module: nn.Module) -> RepresentationHook:
+        expected = self.sites(role)[site]["in_channels"]
+        if not isinstance(module, Transformer2DModel):
+            raise ValueError(
+                f"{site!r} of the {role} is a {type(module).__name__}, expected a Transformer2DModel: use the adapter "
+                "with the base model it was made for, or one of the same shape."
+            )
+        if module.in_channels != expected:
+            raise ValueError(
+                f"{site!r} of the {role} has {module.in_channels} channels, but the adapter expects {expected}: use "
+                "the adapter with the base model it was made for, or one of the same shape."
+            )
+        return RepresentationHook(self, role, site)
+
+    def _transformer(self, role: str, site: str) -> Transformer2DModel:
+        return getattr(self, role)[site_key(site)]
+
+    def _keep_processors(self) -> None:
+        transformers: list[Any] = [*self.unet.values(), *self.controlnet.values()]
+        for transformer in transformers:
+            for layer, block in enumerate(transformer.transformer_blocks):
+                keep_processor(block.attn1, SelfAttnProcessor())
+                keep_processor(block.attn2, RepresentationAttnProcessor(layer))
+
+
+def _text_transformers(host: Host) -> dict[str, dict[str, Any]]:
+    return {
+        name: {option: module.config[option] for option in SITE_OPTIONS}
+        for name, module in host.named_modules()
+        if isinstance(module, Transformer2DModel)
+    }
+
+
+def _transformers(sites: dict[str, dict[str, Any]], representation_dim: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            site_key(site): Transformer2DModel(cross_attention_dim=representation_dim, **options)
+            for site, options in sites.items()
+        }
+    )

@@ -1,0 +1,8 @@
+"""Settings every test runs under, made before torch is imported."""
+
+import os
+
+# Waiting threads that spin make two threads on a busy machine slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Nothing in the tests may depend on the network.
+os.environ["HF_HUB_OFFLINE"] = "1"

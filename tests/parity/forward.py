@@ -1,0 +1,41 @@
+"""Run this project's modules on weights in an official layout, for comparison with what the official code computed.
+
+    python tests/parity/forward.py METHOD WEIGHTS_DIR INPUTS OUTPUT [--dtype float64]
+
+Run it from the repository root. It writes OUTPUT, a safetensors file with what the method computed under the names
+that the method's module beside this file documents. It reads no expected output, also where INPUTS holds some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.parity import seesr
+
+METHODS = {"seesr": seesr.forward}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS_DIR")
+    parser.add_argument("inputs", type=Path, metavar="INPUTS")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--cases", type=Path, help="what else a sampling loop is given (default: as the method says)")
+    options = parser.parse_args(arguments)
+    with torch.no_grad():
+        outputs = METHODS[options.method](options.weights, options.inputs, DTYPES[options.dtype], options.cases)
+    save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import ModelMixin
+
+from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
+
+TAGS = ["bridge", "cat", "flower", "house", "tree"]
+
+
+@pytest.fixture
+def tagger() -> Tagger:
+    """Two stages of two blocks, so that the second of each has shifted windows; nothing at zero."""
+    torch.manual_seed(0)
+    tagger = Tagger(
+        tags=TAGS,
+        thresholds=[0.65, 0.5, 0.8, 0.5, 0.5],
+        image_size=64,
+        embed_dim=8,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        window_size=4,
+        representation_dim=16,
+        head_hidden_size=24,
+        head_intermediate_size=48,
+    )
+    for parameter in tagger.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return tagger.eval()
+
+
+@pytest.fixture
+def pixel_values(tagger: Tagger) -> torch.Tensor:
+    return tagger.preprocess(torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(1)))
+
+
+def outputs(tagger: Tagger, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Logits and representation in one tensor."""
+    with torch.no_grad():
+        output = tagger(pixel_values)
+    return torch.cat([output.logits.flatten(), output.representation.flatten()])
+
+
+def assert_same(loaded: Tagger, tagger: Tagger, pixel_values: torch.Tensor) -> None:
+    """Equal weights and buffers, and outputs up to what the kernels make of another memory alignment."""
+    for (name, tensor), other in zip(tagger.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(tensor, other), name
+    for (name, tensor), other in zip(tagger.named_buffers(), loaded.buffers(), strict=True):
+        assert torch.equal(tensor, other), name
+    tolerance = {"atol": 1e-5, "rtol": 1e-4} if loaded.dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
+    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values), **tolerance)
+
+
+def test_every_image_has_its_own_logits_and_representation(tagger, pixel_values):
+    output = tagger(pixel_values)
+    assert output.logits.shape == (2, 5)
+    assert output.representation.shape == (2, 1 + 64, 16)
+    assert not torch.allclose(output.logits[0], output.logits[1], atol=1e-3)
+    assert not torch.allclose(output.representation[0], output.representation[1], atol=1e-3)
+    alone = tagger(pixel_values[1:])
+    torch.testing.assert_close(alone.logits, output.logits[1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone.representation, output.representation[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_first_token_of_the_representation_is_the_mean(tagger, pixel_values):
+    representation = tagger(pixel_values).representation
+    torch.testing.assert_close(representation[:, 0], representation[:, 1:].mean(dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_every_weight_matters(tagger, pixel_values):
+    output = tagger(pixel_values)
+    (output.logits.square().sum() + output.representation.square().sum()).backward()
+    # A key's bias shifts all scores of a query alike, which the softmax does not see.
+    idle = [name for name, weight in tagger.named_parameters() if not name.endswith((".k_proj.bias", ".key.bias"))]
+    assert all(tagger.get_parameter(name).grad.abs().max() > 0 for name in idle)
+
+
+def test_preprocess_resizes_and_normalises(tagger):
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    for size in ((7, 9), (64, 64), (200, 100)):
+        pixel_values = tagger.preprocess(mean.expand(1, 3, *size))
+        assert pixel_values.shape == (1, 3, 64, 64)
+        torch.testing.assert_close(pixel_values, torch.zeros(1, 3, 64, 64), atol=1e-6, rtol=0)
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(tagger.preprocess(image), (image - mean) / std)
+    assert tagger.half().preprocess(image).dtype == torch.float16
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 4, 64, 64)])
+def test_preprocess_wants_rgb_batches(tagger, shape):
+    with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
+        tagger.preprocess(torch.zeros(shape))
+
+
+def test_tags_are_those_above_their_own_threshold_in_order(tagger):
+    logits = torch.tensor([[0.7, 0.1, 1.3, -1.0, 5.0], [0.5, -0.1, 1.5, -9.0, -9.0]])
+    assert tagger.tags(logits) == [["bridge", "cat", "tree"], ["flower"]]
+
+
+def test_thresholds_are_those_of_float32_in_every_dtype(tagger):
+    # Between 0.65 and what float16 makes of it.
+    logits = torch.logit(torch.tensor([[0.64995, 0, 0, 0, 0]]))
+    assert tagger.tags(logits) == [[]]
+    assert tagger.half().tags(logits) == [[]]
+    assert tagger.bfloat16().tags(logits) == [[]]
+
+
+def test_tags_and_thresholds_have_to_match():
+    with pytest.raises(ValueError, match="5 tags but 4 thresholds"):
+        Tagger(tags=TAGS, thresholds=[0.5] * 4)
+
+
+def test_image_size_has_to_be_whole_windows():
+    with pytest.raises(ValueError, match="`image_size` is 224.*multiple of 384"):
+        Tagger(tags=TAGS, thresholds=[0.5] * 5, image_size=224)
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
+def test_save_and_load(tagger, pixel_values, tmp_path, low_cpu_mem_usage):
+    tagger.save_pretrained(tmp_path)
+    loaded = Tagger.from_pretrained(tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+    assert_same(loaded, tagger, pixel_values)
+    assert loaded.config.tags == TAGS
+    assert loaded.config.thresholds == [0.65, 0.5, 0.8, 0.5, 0.5]
+
+
+def test_save_variant_and_load_in_half_precision(tagger, pixel_values, tmp_path):
+    tagger.half().save_pretrained(tmp_path, variant="fp16")
+    loaded = Tagger.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float16)
+    assert loaded.dtype == torch.float16
+    assert_same(loaded, tagger, pixel_values.half())
+
+
+def test_gradient_checkpointing_gives_equal_gradients(tagger, pixel_values):
+    def gradients() -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)  # dropout and stochastic depth are the same in both runs
+        tagger.zero_grad()
+        output = tagger(pixel_values)
+        (output.logits.square().mean() + output.representation.square().mean()).backward()
+        return {name: parameter.grad.clone() for name, parameter in tagger.named_parameters()}
+
+    tagger.train()
+    plain = gradients()
+    tagger.enable_gradient_checkpointing()
+    assert tagger.is_gradient_checkpointing
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_dropout_is_for_training_alone(tagger, pixel_values):
+    assert torch.equal(outputs(tagger, pixel_values), outputs(tagger, pixel_values))
+    tagger.train()
+    assert not torch.equal(outputs(tagger, pixel_values), outputs(tagger, pixel_values))
+
+
+def add_trained_lora(tagger: Tagger) -> None:
+    tagger.add_adapter(dape_lora_config(tagger))
+    for name, parameter in tagger.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+
+
+def test_lora_trains_what_the_official_code_trains(tagger):
+    tagger.add_adapter(dape_lora_config(tagger))
+    trained = {name for name, parameter in tagger.named_parameters() if parameter.requires_grad}
+    adapted = {name.split(".lora_")[0].split(".", 1)[1] for name in trained}
+    blocks = [f"encoder.layers.{stage}.blocks.{block}.attention" for stage in range(2) for block in range(2)]
+    assert adapted == {
+        *(f"{block}.{projection}" for block in blocks for projection in ("q_proj", "v_proj")),
+        *(f"layers.{layer}.{projection}" for layer in range(2) for projection in ("query", "key")),
+    }
+    assert len(trained) == 2 * len(adapted)
+    assert all(".lora_A." in name or ".lora_B." in name for name in trained)
+
+
+def test_new_lora_changes_nothing_a_trained_one_does(tagger, pixel_values):
+    plain = outputs(tagger, pixel_values)
+    tagger.add_adapter(dape_lora_config(tagger))
+    assert torch.equal(outputs(tagger, pixel_values), plain)
+    for name, parameter in tagger.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    assert not torch.allclose(outputs(tagger, pixel_values), plain, atol=1e-3)
+
+
+def test_lora_step_leaves_the_plain_weights(tagger, pixel_values):
+    add_trained_lora(tagger)
+    before = {name: parameter.clone() for name, parameter in tagger.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in tagger.parameters() if p.requires_grad], lr=1e-2)
+    tagger.train()
+    tagger.enable_gradient_checkpointing()
+    output = tagger(pixel_values)
+    (output.logits.square().mean() + output.representation.square().mean()).backward()
+    optimizer.step()
+    for name, parameter in tagger.named_parameters():
+        assert torch.equal(parameter, before[name]) == ("lora_" not in name), name
+
+
+def test_merged_lora_is_the_same_function_in_plain_weights(tagger, pixel_values, tmp_path):
+    keys = set(tagger.state_dict())
+    attention = tagger.swin.encoder.layers[0].blocks[1].attention
+    query, key = attention.q_proj.weight.clone(), attention.k_proj.weight.clone()
+    add_trained_lora(tagger)
+    adapted = outputs(tagger, pixel_values)
+    lora_a, lora_b = attention.q_proj.lora_A["default"].weight, attention.q_proj.lora_B["default"].weight
+
+    assert merge_lora(tagger) is tagger
+    assert set(tagger.state_dict()) == keys
+    torch.testing.assert_close(outputs(tagger, pixel_values), adapted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attention.q_proj.weight, query + lora_b @ lora_a / 8)
+    assert torch.equal(attention.k_proj.weight, key)
+
+    tagger.save_pretrained(tmp_path)
+    assert_same(Tagger.from_pretrained(tmp_path), tagger, pixel_values)
+
+
+def test_merged_tagger_can_be_adapted_again(tagger, pixel_values):
+    add_trained_lora(tagger)
+    merge_lora(tagger)
+    add_trained_lora(tagger)
+    adapted = outputs(tagger, pixel_values)
+    torch.testing.assert_close(outputs(merge_lora(tagger), pixel_values), adapted, atol=1e-5, rtol=1e-4)
+
+
+def test_tagger_with_lora_is_not_saved(tagger, tmp_path):
+    add_trained_lora(tagger)
+    with pytest.raises(ValueError, match="merge_lora"):
+        tagger.save_pretrained(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_lora_alone_can_be_saved_and_loaded(tagger, pixel_values, tmp_path):
+    tagger.save_pretrained(tmp_path / "tagger")
+    add_trained_lora(tagger)
+    tagger.save_lora_adapter(tmp_path / "lora")
+    loaded = Tagger.from_pretrained(tmp_path / "tagger")
+    loaded.load_lora_adapter(tmp_path / "lora", weight_name="pytorch_lora_weights.safetensors", prefix=None)
+    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values))
+
+
+def test_pipelines_see_the_arguments_of_save_pretrained():
+    import inspect
+
+    assert inspect.signature(Tagger.save_pretrained) == inspect.signature(ModelMixin.save_pretrained)

@@ -1,0 +1,153 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffusers_sr.training import (
+    TrainingArguments,
+    draw_noise,
+    draw_timesteps,
+    exclude_listed,
+    num_samples,
+    option,
+    parse_arguments,
+    train,
+)
+
+
+class Points(Dataset):
+    """Points of the line y = 2x, with the seed each sample draws from."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        x = torch.randn(3, generator=torch.Generator().manual_seed(index))
+        return {"x": x, "y": 2 * x, "seed": torch.tensor(index)}
+
+
+class Fit(nn.Module):
+    """One layer that trains behind one that is frozen; noise on the target comes from the sample's seed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        target = batch["y"] + 0.01 * draw_noise(batch["seed"], (3,), torch.float32, batch["x"].device)
+        return {"mse": (self.layer(self.frozen(batch["x"])) - target).square().mean()}
+
+
+def fit(output_dir: Path, **options: object) -> Fit:
+    arguments = TrainingArguments(
+        train_data_dir="unused",
+        output_dir=str(output_dir),
+        **{"max_train_steps": 8, "train_batch_size": 4, "learning_rate": 0.05, "checkpointing_steps": 4, **options},
+    )
+    module = Fit()
+    train(
+        module,
+        Points(num_samples(arguments)),
+        arguments,
+        lambda folder: torch.save(module.layer.state_dict(), folder / "layer.pt"),
+    )
+    return module
+
+
+def test_trains_what_requires_grad_and_nothing_else(tmp_path: Path) -> None:
+    module, start = fit(tmp_path), Fit()
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, start.get_parameter(name)) == name.startswith("frozen."), name
+
+
+def test_loss_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, max_train_steps=200, log_every=100)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    first, last = (float(line.split()[3]) for line in lines)
+    assert last < first / 10
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ema_decay: float) -> None:
+    options = {"lr_scheduler": "cosine", "ema_decay": ema_decay}
+    whole = fit(tmp_path / "whole", **options)
+    resumed = fit(tmp_path / "whole", resume_from_checkpoint="latest", **options)
+    assert (tmp_path / "whole" / "checkpoint-4").is_dir()
+    assert not torch.equal(whole.layer.weight, Fit().layer.weight)
+    assert torch.equal(whole.layer.weight, resumed.layer.weight)
+    assert torch.equal(whole.layer.bias, resumed.layer.bias)
+
+
+def test_number_of_workers_does_not_change_the_run(tmp_path: Path) -> None:
+    a, b = (fit(tmp_path / str(workers), dataloader_num_workers=workers) for workers in (0, 2))
+    assert torch.equal(a.layer.weight, b.layer.weight)
+
+
+def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
+    large = fit(tmp_path / "large")
+    accumulated = fit(tmp_path / "small", train_batch_size=2, gradient_accumulation_steps=2)
+    torch.testing.assert_close(large.layer.weight, accumulated.layer.weight)
+
+
+def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
+    fit(tmp_path, checkpointing_steps=2, checkpoints_total_limit=2)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    assert json.loads((tmp_path / "training_arguments.json").read_text())["checkpointing_steps"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="The loss of step"):
+        fit(tmp_path, learning_rate=1e30, max_grad_norm=1e30)
+
+
+def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no checkpoint"):
+        fit(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
+
+
+def test_noise_and_timesteps_follow_the_sample(tmp_path: Path) -> None:
+    seeds = torch.tensor([3, 4])
+    device = torch.device("cpu")
+    both = draw_noise(seeds, (2, 2), torch.float32, device)
+    assert torch.equal(both[1:], draw_noise(seeds[1:], (2, 2), torch.float32, device))
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(both, draw_noise(seeds, (2, 2), torch.float32, device, stream=1))
+    many = torch.randint(1 << 62, (4000,), generator=torch.Generator().manual_seed(0))
+    timesteps = draw_timesteps(many, 1000, device)
+    assert timesteps.min() >= 0 and timesteps.max() <= 999
+    assert abs(timesteps.float().mean() - 499.5) < 20
+
+
+@dataclass
+class ExampleArguments(TrainingArguments):
+    """An example."""
+
+    width: int = option(3, "Width.")
+
+
+def test_recipe_gives_defaults_that_options_override(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train_data_dir: photos\nwidth: 5\nseed: 7\n")
+    arguments = parse_arguments(ExampleArguments, ["--config", str(recipe), "--output_dir", "runs", "--seed", "8"])
+    assert (arguments.train_data_dir, arguments.width, arguments.seed) == ("photos", 5, 8)
+    recipe.write_text("widht: 5\n")
+    with pytest.raises(ValueError, match="widht"):
+        parse_arguments(ExampleArguments, ["--config", str(recipe)])
+
+
+def test_excluded_photos_have_to_exist(tmp_path: Path) -> None:
+    listed = tmp_path / "held_out.txt"
+    listed.write_text("b.png\n")
+    assert exclude_listed([Path("a.png"), Path("b.png")], str(listed)) == [Path("a.png")]
+    listed.write_text("c.png\n")
+    with pytest.raises(ValueError, match=r"c\.png"):
+        exclude_listed([Path("a.png")], str(listed))

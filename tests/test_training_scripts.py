@@ -1,0 +1,130 @@
+"""The training scripts one after another, from photographs to a pipeline that runs, at tiny size."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusers_sr import SeeSRAdapter, SeeSRPipeline, Tagger
+from diffusers_sr.training import TrainingArguments, parse_arguments
+
+TRAINING = Path(__file__).parents[1] / "training"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+RUN = ["--max_train_steps", "2", "--train_batch_size", "2", "--resolution", "32"]
+
+
+def script(stage: str):
+    spec = importlib.util.spec_from_file_location(stage, TRAINING / f"{stage}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[stage] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for index in range(3):
+        coarse = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        coarse.resize((48, 48), Image.Resampling.BICUBIC).save(folder / f"photo_{index}.png")
+    (folder / "tags.csv").write_text('file,tags\nphoto_0.png,"sky, sea"\nphoto_1.png,sky\nphoto_2.png,tree\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path) -> Callable[..., None]:
+    def run(stage: str, output_dir: Path, *options: object) -> Path:
+        script(stage).main(
+            [*RUN, "--train_data_dir", str(photos), "--output_dir", str(output_dir), *map(str, options)]
+        )
+        return output_dir
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[..., Path]) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    tags = ("--tags_file", photos / "tags.csv")
+    vae = run("train_autoencoder", runs / "vae", "--block_out_channels", 8, 8, 8, "--latent_channels", 4)
+    base = run(
+        "train_base", runs / "base", "--vae", vae, *tags, "--block_out_channels", 8, 16, "--attention_head_dim", 8
+    )
+    tagger = run(
+        "train_tagger", runs / "tagger", *tags, "--image_size", 32, "--embed_dim", 8, "--num_heads", 1, 2,
+        "--window_size", 4, "--representation_dim", 16, "--head_hidden_size", 16,
+    )  # fmt: skip
+    dape = run("train_dape", runs / "dape", "--tagger", tagger)
+    run("train_seesr", runs / "seesr", "--base", base, "--tagger", dape, *tags, "--learning_rate", 1e-2)
+    return runs
+
+
+def changed(a: Path, b: Path) -> set[str]:
+    old, new = load_file(a), load_file(b)
+    assert old.keys() == new.keys()
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+def test_autoencoder_gives_latents_of_unit_scale(runs: Path) -> None:
+    vae = StableDiffusionPipeline.from_pretrained(runs / "base").vae
+    assert vae.config.scaling_factor != 0.18215
+    assert not changed(*(runs / folder / WEIGHTS for folder in ("vae", "base/vae")))
+
+
+def test_tokenizer_spells_tags_as_words_and_anything_else_in_bytes(runs: Path) -> None:
+    tokenizer = StableDiffusionPipeline.from_pretrained(runs / "base").tokenizer
+    assert tokenizer.tokenize("tree, sky") == ["tree</w>", ",</w>", "sky</w>"]
+    assert tokenizer.decode(tokenizer("Zebra übt").input_ids, skip_special_tokens=True).strip() == "zebra übt"
+    assert len(tokenizer("sky", padding="max_length").input_ids) == 77
+
+
+def test_dape_changes_what_its_lora_targets_and_nothing_else(runs: Path) -> None:
+    moved = changed(*(runs / stage / WEIGHTS for stage in ("tagger", "dape")))
+    assert moved
+    assert all(name.endswith(("q_proj.weight", "v_proj.weight", "query.weight", "key.weight")) for name in moved)
+
+
+def test_seesr_trains_controlnet_and_adapter(runs: Path) -> None:
+    base = StableDiffusionPipeline.from_pretrained(runs / "base")
+    controlnet = ControlNetModel.from_pretrained(runs / "seesr/controlnet")
+    adapter = SeeSRAdapter.from_pretrained(runs / "seesr/adapter")
+    assert any(block.weight.abs().sum() > 0 for block in controlnet.controlnet_down_blocks)
+    assert not torch.equal(controlnet.conv_in.weight, base.unet.conv_in.weight)
+    for role in (adapter.unet, adapter.controlnet):
+        assert all(transformer.proj_out.weight.abs().sum() > 0 for transformer in role.values())
+    assert not changed(*(runs / stage / WEIGHTS for stage in ("dape", "seesr/tagger")))
+
+
+def test_the_result_is_a_pipeline(runs: Path) -> None:
+    base = StableDiffusionPipeline.from_pretrained(runs / "base")
+    pipeline = SeeSRPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=base.scheduler,
+        controlnet=ControlNetModel.from_pretrained(runs / "seesr/controlnet"),
+        adapter=SeeSRAdapter.from_pretrained(runs / "seesr/adapter"),
+        tagger=Tagger.from_pretrained(runs / "seesr/tagger"),
+        call_defaults={"process_size": 32},
+    )
+    image = pipeline(Image.new("RGB", (10, 9)), num_inference_steps=2).images[0]
+    assert image.size == (40, 36)
+
+
+@pytest.mark.parametrize("recipe", sorted((TRAINING / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_name_options_their_stage_has(recipe: Path) -> None:
+    stage = script(f"train_{recipe.stem.rsplit('_', 1)[0]}")
+    (kind,) = (
+        value for name, value in vars(stage).items() if name.endswith("Arguments") and value != TrainingArguments
+    )
+    arguments = parse_arguments(kind, ["--config", str(recipe), "--train_data_dir", "photos", "--output_dir", "runs"])
+    assert arguments.max_train_steps > 0

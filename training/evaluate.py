@@ -1,0 +1,105 @@
+"""Measures a model beside bicubic enlargement on photographs that the Real-ESRGAN recipe degrades.
+
+    python training/evaluate.py --data PHOTOS --list training/recipes/held_out_photos.txt --model seesr-small
+
+Photo number i is degraded with seed i, so that every run measures the same inputs. It prints a Markdown table of
+means; `--pictures` also writes input, bicubic, result and original side by side for each photo.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusers_sr import load_pipeline
+from diffusers_sr.data.dataset import list_images, read_image, sample_generator
+from diffusers_sr.data.degradation import DegradationConfig, degrade
+from diffusers_sr.evaluation import evaluate
+from diffusers_sr.training import enlarge
+
+SCALE = 4
+
+
+def degraded_pair(path: Path, index: int, max_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """The photo cut to a multiple of the scale, [1, 3, H, W], and its degraded version, [1, 3, H / 4, W / 4].
+
+    With `max_size` a longer side is cut, not shrunk, to that many pixels around the centre.
+    """
+    photo = read_image(path).float() / 255
+    height, width = (min(side, max_size or side) // SCALE * SCALE for side in photo.shape[-2:])
+    top, left = (photo.shape[-2] - height) // 2, (photo.shape[-1] - width) // 2
+    photo = photo[:, top : top + height, left : left + width]
+    return photo[None], degrade(photo, sample_generator(0, index), DegradationConfig(), SCALE)[None]
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """[1, 3, H, W] in [0, 1] as a picture."""
+    return Image.fromarray((image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
+def side_by_side(images: list[Tensor]) -> Image.Image:
+    """Pictures of one height in a row, with a narrow gap."""
+    pictures = [to_pil(image) for image in images]
+    row = Image.new("RGB", (sum(p.width for p in pictures) + 8 * (len(pictures) - 1), pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width + 8
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of photographs")
+    parser.add_argument("--list", help="file that lists the photos to take, one name a line; all by default")
+    parser.add_argument("--model", default="seesr-small", help="what diffusers_sr.load_pipeline loads")
+    parser.add_argument("--steps", type=int, help="denoising steps; the model's own by default")
+    parser.add_argument("--guidance-scale", type=float, help="guidance scale; the model's own by default")
+    parser.add_argument("--color-fix", default="adain", choices=("adain", "wavelet", "none"))
+    parser.add_argument("--max-size", type=int, help="cut longer sides to this many pixels around the centre")
+    parser.add_argument("--pictures", type=Path, help="folder for comparison pictures")
+    options = parser.parse_args()
+
+    paths = list_images(options.data)
+    if options.list is not None:
+        names = set(Path(options.list).read_text().split())
+        paths = [path for path in paths if path.name in names]
+    pipeline = load_pipeline(options.model)
+    pipeline.set_progress_bar_config(disable=True)
+    metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
+    for index, path in enumerate(paths):
+        photo, degraded = degraded_pair(path, index, options.max_size)
+        bicubic = enlarge(degraded, photo.shape[-2:])
+        result = pipeline(
+            degraded,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            color_fix=None if options.color_fix == "none" else options.color_fix,
+            generator=torch.Generator().manual_seed(0),
+            output_type="pt",
+        ).images
+        for name, image in (("bicubic", bicubic), (options.model, result)):
+            for metric, value in evaluate(photo, image).items():
+                metrics[name][metric].append(value)
+        if options.pictures is not None:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+            nearest = torch.nn.functional.interpolate(degraded, scale_factor=SCALE)
+            side_by_side([nearest, bicubic, result, photo]).save(options.pictures / f"{path.stem}.png")
+
+    rows = {name: {metric: sum(v) / len(v) for metric, v in values.items()} for name, values in metrics.items()}
+    print(f"| {len(paths)} photos | " + " | ".join(rows["bicubic"]) + " |")
+    print("|---|" + "---|" * len(rows["bicubic"]))
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
+    ratios = [rows[options.model][metric] / rows["bicubic"][metric] for metric in rows["bicubic"]]
+    print("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Trains a small Stable-Diffusion-shaped text-to-image base: UNet, CLIP text encoder and its tokenizer.
+
+    accelerate launch training/train_base.py --config training/recipes/base_small.yaml \
+        --train_data_dir PHOTOS --vae runs/vae --output_dir runs/base
+
+The result is a stock `StableDiffusionPipeline` folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from diffusers_sr.data.dataset import PhotoCrops, list_images, read_tags
+from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
+from diffusers_sr.training import (
+    TrainingArguments,
+    denoising_loss,
+    draw_noise,
+    draw_timesteps,
+    draw_uniform,
+    encode_text,
+    exclude_listed,
+    num_samples,
+    option,
+    parse_arguments,
+    train,
+)
+
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+@dataclass
+class BaseArguments(TrainingArguments):
+    """Trains UNet and text encoder from scratch on captioned photographs with a given autoencoder."""
+
+    vae: str | None = option(None, "Folder of the trained AutoencoderKL.")
+    tags_file: str | None = option(None, "CSV with the columns file and tags: the captions.")
+    null_text_ratio: float = option(0.2, "Share of samples whose caption is left out.")
+    block_out_channels: list[int] = field(
+        default_factory=lambda: [64, 96, 128], metadata={"help": "UNet channels a level; attention at the last level."}
+    )
+    layers_per_block: int = option(2, "Residual layers a level.")
+    attention_head_dim: int = option(32, "Channels of an attention head.")
+    text_hidden_size: int = option(64, "Width of the text encoder.")
+    text_num_layers: int = option(2, "Layers of the text encoder.")
+    vocabulary_size: int = option(1024, "Size of the byte-pair vocabulary learnt from the captions.")
+    prediction_type: str = option("v_prediction", "What the UNet predicts: epsilon or v_prediction.")
+
+
+class BaseLoss(nn.Module):
+    """Denoising of the latents of `target` given its caption."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: DDPMScheduler,
+        null_text_ratio: float,
+    ):
+        super().__init__()
+        self.vae = vae.requires_grad_(False)
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.unet = unet
+        self.scheduler = scheduler
+        self.null_text_ratio = null_text_ratio
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        seeds, device = batch["seed"], batch["target"].device
+        with torch.no_grad():
+            latents = self.vae.encode(batch["target"] * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
+        noise = draw_noise(seeds, latents.shape[1:], latents.dtype, device)
+        timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, device)
+        dropped = draw_uniform(seeds, stream=1) < self.null_text_ratio
+        captions = ["" if drop else text for drop, text in zip(dropped, batch["tags"], strict=True)]
+        text = encode_text(self.tokenizer, self.text_encoder, captions)
+        prediction = self.unet(self.scheduler.add_noise(latents, noise, timesteps), timesteps, text).sample
+        return {"mse": denoising_loss(self.scheduler, prediction, latents, noise, timesteps)}
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> CLIPTokenizer:
+    """A CLIPTokenizer whose byte-pair merges are learnt from `texts`; any other text is spelt in bytes."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocabulary_size, end_of_word_suffix="</w>", show_progress=False)
+    )
+    merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
+    tokens = [*BYTES, *(byte + "</w>" for byte in BYTES), *("".join(merge) for merge in merges)]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=77
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, hidden_size: int, num_layers: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=4 * hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=hidden_size // 32,
+            max_position_embeddings=tokenizer.model_max_length,
+            projection_dim=hidden_size,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(arguments: BaseArguments, vae: AutoencoderKL) -> UNet2DConditionModel:
+    channels = tuple(arguments.block_out_channels)
+    without = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=arguments.resolution // 2 ** (len(vae.config.block_out_channels) - 1),
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        # Attention at the coarsest level only: its cost grows with the square of the photo's area.
+        down_block_types=("DownBlock2D",) * without + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * without,
+        block_out_channels=channels,
+        layers_per_block=arguments.layers_per_block,
+        attention_head_dim=tuple(width // arguments.attention_head_dim for width in channels),
+        cross_attention_dim=arguments.text_hidden_size,
+        norm_num_groups=8,
+        use_linear_projection=True,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(BaseArguments, argv)
+    torch.manual_seed(arguments.seed)
+    tags = read_tags(arguments.tags_file)
+    # The words of the quality prompts occur in every call, so they deserve tokens of their own.
+    negative_prompt = SeeSRPipeline._call_defaults["negative_prompt"]
+    tokenizer = train_tokenizer([*tags.values(), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size)
+    vae = AutoencoderKL.from_pretrained(arguments.vae)
+    text_encoder = build_text_encoder(tokenizer, arguments.text_hidden_size, arguments.text_num_layers)
+    unet = build_unet(arguments, vae)
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=arguments.prediction_type,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
+    if arguments.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
+    dataset = PhotoCrops(paths, arguments.resolution, num_samples(arguments), arguments.seed, tags=tags)
+
+    def save(output_dir: Path) -> None:
+        StableDiffusionPipeline(
+            vae=vae.to("cpu"),
+            text_encoder=text_encoder.to("cpu").eval(),
+            tokenizer=tokenizer,
+            unet=unet.to("cpu").eval(),
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(output_dir)
+
+    module = BaseLoss(vae, text_encoder, tokenizer, unet, scheduler, arguments.null_text_ratio)
+    train(module, dataset, arguments, save)
+
+
+if __name__ == "__main__":
+    main()

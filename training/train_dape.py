@@ -1,0 +1,94 @@
+"""Trains SeeSR's degradation-aware prompt extractor (paper, section 3.2): a tagger's LoRA on degraded images.
+
+    accelerate launch training/train_dape.py --train_data_dir PHOTOS --tagger TAGGER_FOLDER --output_dir runs/dape
+
+The teacher is the frozen tagger on the clean image, the student the same tagger with a LoRA on the degraded one. The
+LoRA is merged before saving: the result is a plain tagger folder.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_sr.data.dataset import PhotoCrops, list_images
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
+from diffusers_sr.training import (
+    TrainingArguments,
+    enlarge,
+    exclude_listed,
+    num_samples,
+    option,
+    parse_arguments,
+    train,
+)
+
+
+@dataclass
+class DAPEArguments(TrainingArguments):
+    """Distils a clean-image tagger into its LoRA on degraded images; defaults are the official options."""
+
+    tagger: str | None = option(None, "Folder of the tagger that is teacher and start.")
+    train_batch_size: int = option(8, "Samples per process and step.")
+    learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
+    adam_weight_decay: float = option(0.0, "AdamW weight decay.")
+    max_train_steps: int = option(20_000, "Optimiser steps (the paper's; the official options run on to 300,000).")
+    logits_weight: float = option(1.0, "Weight of the loss on the logits.")
+
+
+class DAPELoss(nn.Module):
+    """Mean squared error of the representations plus cross-entropy with the teacher's probabilities as targets."""
+
+    def __init__(self, teacher: Tagger, student: Tagger, logits_weight: float):
+        super().__init__()
+        self.teacher = teacher.requires_grad_(False)
+        self.student = student
+        self.logits_weight = logits_weight
+
+    def train(self, mode: bool = True) -> DAPELoss:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        target = batch["target"]
+        with torch.no_grad():
+            clean = self.teacher(self.teacher.preprocess(target))
+        degraded = self.student(self.student.preprocess(enlarge(batch["degraded"], target.shape[-2:])))
+        # The official code takes logarithms of probabilities, which overflow when saturated; this is the same loss.
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(
+            degraded.logits.float(), clean.logits.float().sigmoid()
+        )
+        return {
+            "representation": nn.functional.mse_loss(degraded.representation.float(), clean.representation.float()),
+            "logits": self.logits_weight * cross_entropy,
+        }
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(DAPEArguments, argv)
+    torch.manual_seed(arguments.seed)
+    student = Tagger.from_pretrained(arguments.tagger)
+    teacher = copy.deepcopy(student)
+    student.add_adapter(dape_lora_config(student))
+    if arguments.gradient_checkpointing:
+        student.enable_gradient_checkpointing()
+    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
+    dataset = PhotoCrops(
+        paths, arguments.resolution, num_samples(arguments), arguments.seed, degradation=DegradationConfig()
+    )
+
+    def save(output_dir: Path) -> None:
+        merge_lora(student.to("cpu").eval()).save_pretrained(output_dir)
+
+    train(DAPELoss(teacher, student, arguments.logits_weight), dataset, arguments, save)
+
+
+if __name__ == "__main__":
+    main()
