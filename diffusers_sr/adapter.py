@@ -77,8 +77,8 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
     ("mid_block.attentions.0") to what has to be known to build the adapter's part for it. A subclass builds its
     weights from them, and implements `prepare_conditioning` and `site_hook`.
 
-    Attached without conditioning, a host computes bit for bit what it computes without an adapter; so attach once and
-    stay attached (attaching on every call would make `torch.compile` recompile on every call) and scope only the
+    Attached without conditioning, a host computes bit for bit what it computes without an adapter; so stay attached
+    (to attach and detach around every call would make `torch.compile` recompile on every call) and scope only the
     conditioning::
 
         adapter.attach(unet).attach(controlnet)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr upscale`."""
-    # What needs torch is imported by the commands, so that --help and wrong arguments are answered at once.
+    # Imported here, and torch with them, because --help and wrong arguments can be answered without.
     from .files import ImageFileError, check_output, read_photo, write_photo
     from .images import output_size
 

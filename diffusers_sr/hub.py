@@ -36,10 +36,10 @@ def load_pipeline(model: str, *, device: str = "cpu", dtype: torch.dtype = torch
     """
     components: dict[str, Any] = {}
     if model in EMBEDDED:
-        base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, torch_dtype=dtype, safety_checker=None)
+        base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
         components = {name: base.components[name] for name in BASE_COMPONENTS}
     path = str(MODELS / model) if model in EMBEDDED else model
     name = DiffusionPipeline.load_config(path)["_class_name"]
     if name not in PIPELINES:
         raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(sorted(PIPELINES))}.")
-    return PIPELINES[name].from_pretrained(path, torch_dtype=dtype, **components).to(device)
+    return PIPELINES[name].from_pretrained(path, dtype=dtype, **components).to(device)

@@ -8,13 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DiffusionPipeline,
-    ImagePipelineOutput,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
@@ -58,12 +52,7 @@ class SuperResolutionPipeline(
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _callback_tensor_inputs: ClassVar[list[str]] = [
-        "latents",
-        "noise_pred",
-        "prompt_embeds",
-        "negative_prompt_embeds",
-    ]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
     _call_defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -221,7 +210,6 @@ class SuperResolutionPipeline(
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         self._guidance_scale = guidance_scale
-        self._interrupt = False
         device = self._execution_device
 
         # 2. Read the image and enlarge it to the size the models work at
@@ -243,28 +231,24 @@ class SuperResolutionPipeline(
             lora_scale=(cross_attention_kwargs or {}).get("scale"),
             **description,
         )
-        prompt_embeds = for_each_result(prompt_embeds, "prompt", num_images, num_images_per_prompt)
+        each = partial(for_each_result, num_images=num_images, num_images_per_prompt=num_images_per_prompt)
+        prompt_embeds = each(prompt_embeds, "prompt")
         if negative_prompt_embeds is not None:
-            negative_prompt_embeds = for_each_result(
-                negative_prompt_embeds, "negative_prompt", num_images, num_images_per_prompt
-            )
-        conditioning = {
-            name: for_each_result(value, name, num_images, num_images_per_prompt)
-            for name, value in conditioning.items()
-        }
+            negative_prompt_embeds = each(negative_prompt_embeds, "negative_prompt")
+        conditioning = {name: each(value, name) for name, value in conditioning.items()}
 
         # 4. Start latents
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         noise = self.prepare_noise(control_image, num_images_per_prompt, generator, latents)
         image_latents = None
         if start_point == "lr":
-            image_latents = self.encode_image(control_image, num_images_per_prompt, tile_size, tile_overlap, generator)
+            image_latents = self.encode_image(control_image, tile_size, tile_overlap, num_images_per_prompt, generator)
         latents = self.prepare_latents(noise, image_latents)
 
         # 5. Denoise
         latents = self.denoise(
             latents,
-            control_image.repeat_interleave(num_images_per_prompt, dim=0),
+            control_image,
             prompt_embeds,
             negative_prompt_embeds,
             conditioning=conditioning,
@@ -387,9 +371,9 @@ class SuperResolutionPipeline(
     def encode_image(
         self,
         image: torch.Tensor,
+        tile_size: int,
+        tile_overlap: int,
         num_images_per_prompt: int = 1,
-        tile_size: int = 768,
-        tile_overlap: int = 32,
         generator: Generators = None,
     ) -> torch.Tensor:
         """Scaled latents of `image` `[B, 3, H, W]` in [0, 1], drawn from the VAE's posterior, tile by tile.
@@ -399,7 +383,7 @@ class SuperResolutionPipeline(
 
         def moments(tiles: torch.Tensor, _: int) -> torch.Tensor:
             encoded = self.vae.encode(tiles)
-            # An AutoencoderTiny has no posterior.
+            # An AutoencoderTiny has no posterior, and so no mean and variance, which are twice as many channels.
             return encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
 
         windows = self._windows(image, self.vae_scale_factor, tile_size, tile_overlap)
@@ -432,9 +416,9 @@ class SuperResolutionPipeline(
         *,
         conditioning: dict[str, torch.Tensor],
         guidance_scale: float,
+        tile_size: int,
+        tile_overlap: int,
         controlnet_conditioning_scale: float = 1.0,
-        tile_size: int = 768,
-        tile_overlap: int = 32,
         tile_batch_size: int = 1,
         generator: Generators = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
@@ -445,7 +429,8 @@ class SuperResolutionPipeline(
 
         Args:
             latents: `[B, channels, H, W]`, of `prepare_latents`.
-            control_image: `[B, 3, H * vae_scale_factor, W * vae_scale_factor]` in [0, 1].
+            control_image: `[images, 3, H * vae_scale_factor, W * vae_scale_factor]` in [0, 1]; each is embedded once,
+                and serves `B / images` latents next to each other.
             prompt_embeds, negative_prompt_embeds: `[B, tokens, channels]`; without the second, or with a
                 `guidance_scale` up to 1, there is no guidance.
             conditioning: what the adapter is conditioned on, each with a first axis of `B`.
@@ -461,19 +446,19 @@ class SuperResolutionPipeline(
             negative_prompt_embeds = negative_prompt_embeds.to(latents.device, dtype)
         conditioning = {name: value.to(latents.device, self.adapter.dtype) for name, value in conditioning.items()}
         windows = self._windows(latents, 1, tile_size, tile_overlap)
-        # What the ControlNet makes of the image does not change from step to step, nor with the prompt.
         self.adapter.attach(self.unet).attach(self.controlnet)
-        conditions = [
-            embed_condition(self.controlnet, crop_tiles(control_image, group, self.vae_scale_factor)).to(
-                latents.device
-            )
-            for group in tile_groups(windows, tile_batch_size)
-        ]
+        # What the ControlNet makes of the image does not change from step to step, nor with the prompt.
+        copies = len(latents) // len(control_image)
+        tiles = (
+            crop_tiles(control_image, group, self.vae_scale_factor) for group in tile_groups(windows, tile_batch_size)
+        )
+        conditions = [embed_condition(self.controlnet, tile).repeat_interleave(copies, dim=0) for tile in tiles]
         timesteps = self.scheduler.timesteps
         step_accepts = inspect.signature(self.scheduler.step).parameters
         step_kwargs = {"generator": generator} if "generator" in step_accepts else {}
         self._guidance_scale = guidance_scale
         self._num_timesteps = len(timesteps)
+        self._interrupt = False
 
         with self.adapter.conditioning(**conditioning), self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, timestep in enumerate(timesteps):
@@ -482,7 +467,6 @@ class SuperResolutionPipeline(
                 texts = [prompt_embeds]
                 if self.do_classifier_free_guidance and negative_prompt_embeds is not None:
                     texts = [negative_prompt_embeds, prompt_embeds]
-
                 predict = partial(
                     self.predict_noise,
                     timestep=timestep,
@@ -554,7 +538,7 @@ class SuperResolutionPipeline(
         negative_noise_pred, noise_pred = noise_pred.chunk(2)
         return negative_noise_pred + self.guidance_scale * (noise_pred - negative_noise_pred)
 
-    def decode(self, latents: torch.Tensor, tile_size: int = 768, tile_overlap: int = 32) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
         """Images `[B, 3, H, W]`, float32 in [0, 1], from scaled latents, tile by tile."""
 
         def decode_tiles(tiles: torch.Tensor, _: int) -> torch.Tensor:
@@ -595,4 +579,4 @@ def embed_condition(controlnet: ControlNetModel, image: torch.Tensor) -> torch.T
     embedding = controlnet.controlnet_cond_embedding
     weight = embedding.conv_in.weight
     device = image.device if weight.is_meta else weight.device
-    return embedding(image.to(device, controlnet.dtype))
+    return embedding(image.to(device, controlnet.dtype)).to(image.device)

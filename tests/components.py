@@ -51,6 +51,7 @@ def inputs(method: str) -> dict[str, Any]:
     return {
         "image": tiny_image(),
         "prompt": "a sharp photo",
+        "tags": "cat, tree",
         "negative_prompt": "blur",
         "upscale": 4.0,
         "process_size": 16,

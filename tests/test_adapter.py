@@ -300,6 +300,21 @@ def test_copy_of_an_attached_host_has_its_own_weights(models: Models) -> None:
     assert torch.equal(models.conditioned_outputs(), expected)
 
 
+def test_copy_of_an_attached_controlnet_embeds_with_its_own_weights(models: Models) -> None:
+    original = models.attach().controlnet
+    expected = models.controlnet_output()
+    models.controlnet = copy.deepcopy(original)
+    assert torch.equal(models.controlnet_output(), expected)
+    with torch.no_grad():
+        models.controlnet.controlnet_cond_embedding.conv_out.weight.mul_(-1)
+    changed = models.controlnet_output()
+    assert difference(changed, expected) > 1e-2
+    embedding = models.controlnet.controlnet_cond_embedding(models.image)
+    assert torch.equal(models.controlnet_output(embedding), changed)
+    models.controlnet = original
+    assert torch.equal(models.controlnet_output(), expected)
+
+
 def test_copy_of_an_adapter_is_attached_to_nothing(models: Models) -> None:
     models.attach()
     models.adapter.set_conditioning(representation=models.representation)

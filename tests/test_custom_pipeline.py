@@ -45,7 +45,8 @@ def test_the_last_custom_pipeline_does_not_stand_in_the_way(method, folder, tmp_
     """All local folders share one module in diffusers; another pipeline's class may still be in it."""
     other = tmp_path / "other"
     other.mkdir()
-    code = "from diffusers import DiffusionPipeline\n\n\nclass OtherPipeline(DiffusionPipeline):\n    pass\n"
+    code = "from diffusers import DiffusionPipeline\n\n\nclass OtherPipeline(DiffusionPipeline):\n"
+    code += "    def __init__(self):\n        super().__init__()\n"
     (other / "pipeline.py").write_text(code)
     pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(other), trust_remote_code=True)
     assert type(pipeline).__name__ == "OtherPipeline"

@@ -26,17 +26,17 @@ def main() -> None:
     parser.add_argument("--call-defaults", type=json.loads, default={}, help="JSON object of arguments by name")
     options = parser.parse_args()
 
-    base = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float16, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
     base.save_pretrained(MODELS / BASE)
     SeeSRPipeline(
         vae=None,
         text_encoder=None,
         tokenizer=None,
         unet=None,
-        controlnet=ControlNetModel.from_pretrained(options.seesr / "controlnet", torch_dtype=torch.float16),
-        adapter=SeeSRAdapter.from_pretrained(options.seesr / "adapter", torch_dtype=torch.float16),
+        controlnet=ControlNetModel.from_pretrained(options.seesr / "controlnet", dtype=torch.float16),
+        adapter=SeeSRAdapter.from_pretrained(options.seesr / "adapter", dtype=torch.float16),
         scheduler=DDPMScheduler.from_config(base.scheduler.config),
-        tagger=Tagger.from_pretrained(options.seesr / "tagger", torch_dtype=torch.float16),
+        tagger=Tagger.from_pretrained(options.seesr / "tagger", dtype=torch.float16),
         call_defaults=options.call_defaults,
     ).save_pretrained(MODELS / "seesr-small")
     for name in (BASE, "seesr-small"):

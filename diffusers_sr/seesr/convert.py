@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def convert(
     ram: PathLike | None = None,
     dape: PathLike | None = None,
     ram_tags: PathLike | None = None,
-    base: str | None = None,
+    base: PathLike | None = None,
 ) -> None:
     """Write a folder for `SeeSRPipeline.from_pretrained` from the official SeeSR, RAM and DAPE files.
 
@@ -167,7 +166,7 @@ def _model(model_class: Any, folder: PathLike) -> Any:
     return model_class.from_config(config)
 
 
-def _take_from_base(base: str, unet: UNet2DConditionModel) -> tuple[UNet2DConditionModel, dict[str, Any]]:
+def _take_from_base(base: PathLike, unet: UNet2DConditionModel) -> tuple[UNet2DConditionModel, dict[str, Any]]:
     """Load the frozen parts from the base, and its UNet in place of the checkpoint's if the two are equal."""
     try:
         base_unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
@@ -179,13 +178,13 @@ def _take_from_base(base: str, unet: UNet2DConditionModel) -> tuple[UNet2DCondit
         }
     except OSError as error:
         raise OSError(
-            f"The base {base!r} could not be loaded. Stability's own Stable Diffusion 2 repositories have left the "
+            f"The base '{base}' could not be loaded. Stability's own Stable Diffusion 2 repositories have left the "
             f"Hub; {BASE_MIRROR!r} is a mirror, and a folder with the same files will do as well. ({error})"
         ) from error
     width = components["text_encoder"].config.hidden_size
     if width != unet.config.cross_attention_dim:
         raise ValueError(
-            f"The text encoder of {base!r} gives {width} channels, but the checkpoint's UNet expects "
+            f"The text encoder of '{base}' gives {width} channels, but the checkpoint's UNet expects "
             f"{unet.config.cross_attention_dim}: this is not the base it was trained on."
         )
     different = differing_keys(unet.state_dict(), base_unet.state_dict())
@@ -195,7 +194,7 @@ def _take_from_base(base: str, unet: UNet2DConditionModel) -> tuple[UNet2DCondit
     shown = ", ".join(different[:5]) + (", …" if len(different) > 5 else "")
     logger.warning(
         "The checkpoint's UNet is not that of %s, and is kept: %d of its %d tensors differ (%s).",
-        os.fspath(base),
+        base,
         len(different),
         len(unet.state_dict()),
         shown,

@@ -28,8 +28,8 @@ class SeeSRPipeline(SuperResolutionPipeline):
     latents that overlap by 4. With an sd-turbo base take `num_inference_steps=2, guidance_scale=1`.
 
     Args:
-        tagger: may be None for calls with `representation`, and with `tags` or `prompt_embeds` unless no tags are
-            wanted.
+        tagger: may be None, said explicitly (`from_pretrained(..., tagger=None)`), for calls with `representation`,
+            and with `tags` or `prompt_embeds` unless no tags are wanted.
 
     The others are those of `SuperResolutionPipeline`.
 
@@ -40,7 +40,6 @@ class SeeSRPipeline(SuperResolutionPipeline):
     """
 
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
-    _optional_components: ClassVar[list[str]] = ["tagger"]
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
         "num_inference_steps": 50,
@@ -61,7 +60,7 @@ class SeeSRPipeline(SuperResolutionPipeline):
         controlnet: ControlNetModel,
         adapter: SeeSRAdapter,
         scheduler: KarrasDiffusionSchedulers,
-        tagger: Tagger | None = None,
+        tagger: Tagger | None,
         call_defaults: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)

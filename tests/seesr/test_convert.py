@@ -259,9 +259,10 @@ def test_half_precision_checkpoint_of_the_base_takes_the_base(official, original
     convert_all(official, tmp_path / "output")
     pipeline = SeeSRPipeline.from_pretrained(tmp_path / "output")
     assert torch.equal(pipeline.unet.conv_in.weight, original["unet"].conv_in.weight)
-    assert torch.equal(pipeline.adapter.unet.mid_block__attentions__0.norm.weight, half[
-        "mid_block.image_attentions.0.norm.weight"
-    ].float())
+    assert torch.equal(
+        pipeline.adapter.unet.mid_block__attentions__0.norm.weight,
+        half["mid_block.image_attentions.0.norm.weight"].float(),
+    )
 
 
 def test_other_base_keeps_the_checkpoint_and_says_so(official, original, tmp_path, caplog):
@@ -274,7 +275,9 @@ def test_other_base_keeps_the_checkpoint_and_says_so(official, original, tmp_pat
 
 
 def test_base_with_another_text_encoder(official, original, tmp_path):
-    config = original["text_encoder"].config.__class__(**{**original["text_encoder"].config.to_dict(), "hidden_size": 64})
+    config = original["text_encoder"].config.__class__(
+        **{**original["text_encoder"].config.to_dict(), "hidden_size": 64}
+    )
     type(original["text_encoder"])(config).save_pretrained(official / "base" / "text_encoder")
     with pytest.raises(ValueError, match="gives 64 channels, but the checkpoint's UNet expects 32"):
         convert_all(official, tmp_path / "output")
@@ -407,7 +410,7 @@ def test_tag_lists_have_to_match_the_weights(official):
 
 def test_threshold_that_is_no_number(official):
     (official / "tags" / "ram_tag_list_threshold.txt").write_text("0.65\nmuch\n0.5\n")
-    with pytest.raises(ValueError, match="'much' in .*ram_tag_list_threshold.txt is no number"):
+    with pytest.raises(ValueError, match=r"'much' in .*ram_tag_list_threshold.txt is no number"):
         load_tagger(official / "ram.pth", None, official / "tags")
 
 

@@ -135,7 +135,7 @@ def test_without_tagger(pipeline):
     embeds = pipeline.encode_prompt("a", "b", tags="c")
     given |= {"prompt": None, "negative_prompt": None, "prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
     assert torch.equal(run(bare, **given), run(pipeline, prompt="a", negative_prompt="b", tags="c"))
-    with pytest.raises(ValueError, match="no tagger.*representation="):
+    with pytest.raises(ValueError, match=r"no tagger.*representation="):
         run(bare)
 
 
@@ -150,7 +150,9 @@ def test_one_representation_serves_all_images(pipeline):
 
 def test_save_and_load_without_tagger(tmp_path):
     build(tagger=None).save_pretrained(tmp_path)
-    assert SeeSRPipeline.from_pretrained(tmp_path).tagger is None
+    assert SeeSRPipeline.from_pretrained(tmp_path, tagger=None).tagger is None
+    with pytest.raises(ValueError, match="expected .*'tagger'"):
+        SeeSRPipeline.from_pretrained(tmp_path)
     tagger = components("seesr")["tagger"]
     assert SeeSRPipeline.from_pretrained(tmp_path, tagger=tagger).tagger is tagger
 

@@ -113,7 +113,7 @@ def test_tags_and_thresholds_have_to_match():
 
 
 def test_image_size_has_to_be_whole_windows():
-    with pytest.raises(ValueError, match="`image_size` is 224.*multiple of 384"):
+    with pytest.raises(ValueError, match=r"`image_size` is 224.*multiple of 384"):
         Tagger(tags=TAGS, thresholds=[0.5] * 5, image_size=224)
 
 
