@@ -1,9 +1,30 @@
 """Real-world image super-resolution with Stable Diffusion: pipelines and attention adapters for diffusers."""
 
-from .hub import load_pipeline
-from .pipeline import SuperResolutionPipeline
-from .seesr.adapter import SeeSRAdapter
-from .seesr.pipeline import SeeSRPipeline
-from .seesr.tagger import Tagger
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .hub import load_pipeline
+    from .pipeline import SuperResolutionPipeline
+    from .seesr.adapter import SeeSRAdapter
+    from .seesr.pipeline import SeeSRPipeline
+    from .seesr.tagger import Tagger
 
 __all__ = ["SeeSRAdapter", "SeeSRPipeline", "SuperResolutionPipeline", "Tagger", "load_pipeline"]
+
+_MODULES = {
+    "SeeSRAdapter": ".seesr.adapter",
+    "SeeSRPipeline": ".seesr.pipeline",
+    "SuperResolutionPipeline": ".pipeline",
+    "Tagger": ".seesr.tagger",
+    "load_pipeline": ".hub",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch and diffusers takes seconds; `diffusers-sr --help` and its argument errors need neither.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)
