@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import CLIPTextModel, CLIPTokenizer, HfArgumentParser
 
+from .data.dataset import PhotoCrops, list_images
+
 logger = logging.getLogger(__name__)
 
 TRAINABLE_FILE = "trainable.safetensors"
@@ -92,26 +94,31 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) ->
     return kind(**namespace)
 
 
-def exclude_listed(paths: Sequence[Path], exclude_data: str | None) -> list[Path]:
-    """The paths whose file name is not listed in the file `exclude_data`.
+def photo_crops(arguments: TrainingArguments, **options: Any) -> PhotoCrops:
+    """The run's samples: crops of the photos in `train_data_dir` that `exclude_data` does not list.
+
+    Args:
+        options: the further arguments of `PhotoCrops`.
 
     Raises:
-        ValueError: if a listed name is not among the paths, so that a typing error does not leak test photos.
+        ValueError: if a listed photo is not in the folder, so that a typing error does not leak test photos.
     """
-    if exclude_data is None:
-        return list(paths)
-    names = set(Path(exclude_data).read_text().split())
-    if missing := sorted(names - {path.name for path in paths}):
-        raise ValueError(f"{exclude_data} lists photos that are not in the folder: {missing}.")
-    return [path for path in paths if path.name not in names]
+    paths = list_images(arguments.train_data_dir)
+    if arguments.exclude_data is not None:
+        names = set(Path(arguments.exclude_data).read_text().split())
+        if missing := sorted(names - {path.name for path in paths}):
+            raise ValueError(f"{arguments.exclude_data} lists photos that are not in the folder: {missing}.")
+        paths = [path for path in paths if path.name not in names]
+    return PhotoCrops(paths, arguments.resolution, num_samples(arguments), arguments.seed, **options)
 
 
 def num_samples(arguments: TrainingArguments) -> int:
     """Length of the run's sample stream, over all processes."""
-    num_processes = PartialState().num_processes
-    return (
-        arguments.max_train_steps * arguments.gradient_accumulation_steps * arguments.train_batch_size * num_processes
-    )
+    return arguments.max_train_steps * _samples_per_step(arguments, PartialState().num_processes)
+
+
+def _samples_per_step(arguments: TrainingArguments, num_processes: int) -> int:
+    return arguments.gradient_accumulation_steps * arguments.train_batch_size * num_processes
 
 
 def draw_noise(
@@ -273,7 +280,7 @@ def _batches(
     dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, first_step: int
 ) -> Iterator[dict[str, Any]]:
     """Batches from optimiser step `first_step` on: the stream of samples is cut, never re-drawn."""
-    per_step = arguments.gradient_accumulation_steps * arguments.train_batch_size * accelerator.num_processes
+    per_step = _samples_per_step(arguments, accelerator.num_processes)
     rest = Subset(dataset, range(first_step * per_step, arguments.max_train_steps * per_step))
     loader = DataLoader(
         rest,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -11,10 +12,10 @@ from diffusers_sr.training import (
     TrainingArguments,
     draw_noise,
     draw_timesteps,
-    exclude_listed,
     num_samples,
     option,
     parse_arguments,
+    photo_crops,
     train,
 )
 
@@ -144,10 +145,17 @@ def test_recipe_gives_defaults_that_options_override(tmp_path: Path) -> None:
         parse_arguments(ExampleArguments, ["--config", str(recipe)])
 
 
-def test_excluded_photos_have_to_exist(tmp_path: Path) -> None:
+def test_excluded_photos_are_left_out_and_have_to_exist(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     listed = tmp_path / "held_out.txt"
+    arguments = TrainingArguments(
+        train_data_dir=str(tmp_path), output_dir="unused", resolution=8, max_train_steps=3, exclude_data=str(listed)
+    )
     listed.write_text("b.png\n")
-    assert exclude_listed([Path("a.png"), Path("b.png")], str(listed)) == [Path("a.png")]
+    crops = photo_crops(arguments)
+    assert [path.name for path in crops.paths] == ["a.png"]
+    assert len(crops) == 6
     listed.write_text("c.png\n")
     with pytest.raises(ValueError, match=r"c\.png"):
-        exclude_listed([Path("a.png")], str(listed))
+        photo_crops(arguments)

@@ -14,15 +14,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images
 from diffusers_sr.training import (
     TrainingArguments,
     draw_noise,
-    exclude_listed,
     latents_std,
-    num_samples,
     option,
     parse_arguments,
+    photo_crops,
     train,
 )
 
@@ -73,8 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         # Attention over all pixels of a level would not scale to photographs.
         mid_block_add_attention=False,
     )
-    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
-    dataset = PhotoCrops(paths, arguments.resolution, num_samples(arguments), arguments.seed)
+    dataset = photo_crops(arguments)
 
     def save(output_dir: Path) -> None:
         vae.eval().to("cpu")

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images, read_tags
+from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.training import (
     TrainingArguments,
@@ -29,10 +29,9 @@ from diffusers_sr.training import (
     draw_timesteps,
     draw_uniform,
     encode_text,
-    exclude_listed,
-    num_samples,
     option,
     parse_arguments,
+    photo_crops,
     train,
 )
 
@@ -163,8 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
-    dataset = PhotoCrops(paths, arguments.resolution, num_samples(arguments), arguments.seed, tags=tags)
+    dataset = photo_crops(arguments, tags=tags)
 
     def save(output_dir: Path) -> None:
         StableDiffusionPipeline(

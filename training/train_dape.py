@@ -16,16 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images
 from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
 from diffusers_sr.training import (
     TrainingArguments,
     enlarge,
-    exclude_listed,
-    num_samples,
     option,
     parse_arguments,
+    photo_crops,
     train,
 )
 
@@ -79,10 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     student.add_adapter(dape_lora_config(student))
     if arguments.gradient_checkpointing:
         student.enable_gradient_checkpointing()
-    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
-    dataset = PhotoCrops(
-        paths, arguments.resolution, num_samples(arguments), arguments.seed, degradation=DegradationConfig()
-    )
+    dataset = photo_crops(arguments, degradation=DegradationConfig())
 
     def save(output_dir: Path) -> None:
         merge_lora(student.to("cpu").eval()).save_pretrained(output_dir)

@@ -16,7 +16,7 @@ import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images, read_tags
+from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
@@ -28,10 +28,9 @@ from diffusers_sr.training import (
     draw_uniform,
     encode_text,
     enlarge,
-    exclude_listed,
-    num_samples,
     option,
     parse_arguments,
+    photo_crops,
     train,
 )
 
@@ -120,12 +119,8 @@ def main(argv: list[str] | None = None) -> None:
         for model in (base.unet, controlnet, adapter):
             model.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
-    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
-    dataset = PhotoCrops(
-        paths,
-        arguments.resolution,
-        num_samples(arguments),
-        arguments.seed,
+    dataset = photo_crops(
+        arguments,
         degradation=DegradationConfig(),
         sharpen_target=arguments.sharpen_target,
         tags=read_tags(arguments.tags_file),

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images, read_tags
+from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training import (
     TrainingArguments,
-    exclude_listed,
-    num_samples,
     option,
     parse_arguments,
+    photo_crops,
     train,
 )
 
@@ -77,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         tagger.enable_gradient_checkpointing()
-    paths = exclude_listed(list_images(arguments.train_data_dir), arguments.exclude_data)
-    dataset = PhotoCrops(paths, arguments.resolution, num_samples(arguments), arguments.seed, tags=tags)
+    dataset = photo_crops(arguments, tags=tags)
 
     def save(output_dir: Path) -> None:
         tagger.to("cpu").eval().save_pretrained(output_dir)
