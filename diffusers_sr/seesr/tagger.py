@@ -34,7 +34,8 @@ class TaggerOutput(BaseOutput):
     """
 
     logits: torch.Tensor
-    representation: torch.Tensor
+    # accelerate's offloading rebuilds an output from a dictionary alone, which takes a default here.
+    representation: torch.Tensor = None  # type: ignore[assignment]
 
 
 class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from diffusers import ModelMixin
 
-from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
+from diffusers_sr.seesr.tagger import Tagger, TaggerOutput, dape_lora_config, merge_lora
 
 TAGS = ["bridge", "cat", "flower", "house", "tree"]
 
@@ -244,3 +245,11 @@ def test_pipelines_see_the_arguments_of_save_pretrained():
     import inspect
 
     assert inspect.signature(Tagger.save_pretrained) == inspect.signature(ModelMixin.save_pretrained)
+
+
+def test_output_can_be_moved_between_devices_by_accelerate():
+    output = TaggerOutput(logits=torch.ones(1, 2), representation=torch.zeros(1, 3, 4))
+    moved = send_to_device(output, "meta")
+    assert isinstance(moved, TaggerOutput)
+    assert moved.logits.is_meta and moved.representation.is_meta
+    assert moved.representation.shape == (1, 3, 4)
