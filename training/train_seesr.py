@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.seesr.adapter import SeeSRAdapter
+from diffusers_sr.seesr.pipeline import full_prompts
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training import (
     TrainingArguments,
@@ -43,6 +44,7 @@ class SeeSRArguments(TrainingArguments):
     tagger: str | None = option(None, "Folder of the degradation-aware tagger.")
     tags_file: str | None = option(None, "CSV with the columns file and tags: tags of the clean photos.")
     null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
+    inference_prompt: bool = option(False, "Prompt as inference does, with the quality prompt after the tags.")
     sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
 
 
@@ -57,6 +59,7 @@ class SeeSRLoss(nn.Module):
         tagger: Tagger,
         scheduler: DDPMScheduler,
         null_text_ratio: float,
+        inference_prompt: bool,
     ):
         super().__init__()
         self.vae = base.vae.requires_grad_(False)
@@ -68,6 +71,7 @@ class SeeSRLoss(nn.Module):
         self.tokenizer = base.tokenizer
         self.scheduler = scheduler
         self.null_text_ratio = null_text_ratio
+        self.inference_prompt = inference_prompt
 
     def train(self, mode: bool = True) -> SeeSRLoss:
         super().train(mode)
@@ -80,6 +84,8 @@ class SeeSRLoss(nn.Module):
         condition = enlarge(batch["degraded"], target.shape[-2:])
         dropped = draw_uniform(seeds, stream=1) < self.null_text_ratio
         captions = ["" if drop else tags for drop, tags in zip(dropped, batch["tags"], strict=True)]
+        if self.inference_prompt:
+            captions = full_prompts(captions, [""])
         with torch.no_grad():
             posterior = self.vae.encode(target * 2 - 1).latent_dist
             shape = posterior.mean.shape[1:]
@@ -130,7 +136,9 @@ def main(argv: list[str] | None = None) -> None:
         for name, model in (("controlnet", controlnet), ("adapter", adapter), ("tagger", tagger)):
             model.to("cpu").eval().save_pretrained(output_dir / name)
 
-    module = SeeSRLoss(base, controlnet, adapter, tagger, scheduler, arguments.null_text_ratio)
+    module = SeeSRLoss(
+        base, controlnet, adapter, tagger, scheduler, arguments.null_text_ratio, arguments.inference_prompt
+    )
     train(module, dataset, arguments, save)
 
 
