@@ -87,10 +87,9 @@ class SeeSRLoss(nn.Module):
         if self.inference_prompt:
             captions = full_prompts(captions, [""])
         with torch.no_grad():
-            posterior = self.vae.encode(target * 2 - 1).latent_dist
-            shape = posterior.mean.shape[1:]
-            sampled = posterior.mean + posterior.std * draw_noise(seeds, shape, posterior.mean.dtype, target.device, 2)
-            latents = sampled * self.vae.config.scaling_factor
+            # The official script draws from the posterior, which Stable Diffusion's autoencoder makes so narrow that
+            # it is its mean; a small autoencoder's is wide, and its noise would be part of what has to be denoised.
+            latents = self.vae.encode(target * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
             text = encode_text(self.tokenizer, self.text_encoder, captions)
             representation = self.tagger(self.tagger.preprocess(condition)).representation
         noise = draw_noise(seeds, latents.shape[1:], latents.dtype, target.device)
