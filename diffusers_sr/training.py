@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +15,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
-from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import CLIPTextModel, CLIPTokenizer, HfArgumentParser
+from transformers import HfArgumentParser
 
-from .data.dataset import PhotoCrops, list_images
+from .data.dataset import PhotoCrops, list_images, listed_names
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingArguments:
     """What every trainer takes."""
 
@@ -56,7 +56,7 @@ class TrainingArguments:
     adam_epsilon: float = option(1e-8, "AdamW epsilon.")
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
     ema_decay: float = option(0.0, "Decay of an exponential moving average of the weights; 0 saves the last weights.")
-    mixed_precision: str = option("no", "Autocast type: no, fp16 or bf16.")
+    mixed_precision: str | None = option(None, "Autocast type: no, fp16 or bf16; by default as accelerate is set up.")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     dataloader_num_workers: int = option(0, "Worker processes that read and degrade; does not change the samples.")
     checkpointing_steps: int = option(500, "A checkpoint to resume from is written every so many steps.")
@@ -101,75 +101,13 @@ def photo_crops(arguments: TrainingArguments, **options: Any) -> PhotoCrops:
         options: the further arguments of `PhotoCrops`.
 
     Raises:
-        ValueError: if a listed photo is not in the folder, so that a typing error does not leak test photos.
+        ValueError: if a listed photo is not in the folder.
     """
     paths = list_images(arguments.train_data_dir)
     if arguments.exclude_data is not None:
-        names = set(Path(arguments.exclude_data).read_text().split())
-        if missing := sorted(names - {path.name for path in paths}):
-            raise ValueError(f"{arguments.exclude_data} lists photos that are not in the folder: {missing}.")
-        paths = [path for path in paths if path.name not in names]
-    return PhotoCrops(paths, arguments.resolution, num_samples(arguments), arguments.seed, **options)
-
-
-def num_samples(arguments: TrainingArguments) -> int:
-    """Length of the run's sample stream, over all processes."""
-    return arguments.max_train_steps * _samples_per_step(arguments, PartialState().num_processes)
-
-
-def _samples_per_step(arguments: TrainingArguments, num_processes: int) -> int:
-    return arguments.gradient_accumulation_steps * arguments.train_batch_size * num_processes
-
-
-def draw_noise(
-    seeds: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, stream: int = 0
-) -> Tensor:
-    """Standard normal noise [B, *shape], each sample from its own seed; `stream` tells several draws apart."""
-    noise = [torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed) + stream)) for seed in seeds]
-    return torch.stack(noise).to(device=device, dtype=dtype)
-
-
-def draw_timesteps(seeds: Tensor, num_train_timesteps: int, device: torch.device) -> Tensor:
-    """Uniform timesteps [B] in 0 .. num_train_timesteps - 1, each sample from its own seed."""
-    # The low bits of the seed are as random as any; noise uses the seed as a whole.
-    return (seeds % num_train_timesteps).to(device)
-
-
-def draw_uniform(seeds: Tensor, stream: int) -> Tensor:
-    """One uniform number in [0, 1) a sample, [B], from its own seed; `stream` tells several draws apart."""
-    draws = [torch.rand((), generator=torch.Generator().manual_seed(int(seed) + stream)) for seed in seeds]
-    return torch.stack(draws)
-
-
-def enlarge(image: Tensor, size: Sequence[int]) -> Tensor:
-    """A low-resolution image [B, 3, h, w] enlarged bicubically to `size` (height, width), within [0, 1]."""
-    return nn.functional.interpolate(image, size=tuple(size), mode="bicubic").clamp(0, 1)
-
-
-def encode_text(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: Sequence[str]) -> Tensor:
-    """Last hidden states [B, tokens, width] of `texts`, padded and truncated to the tokenizer's length."""
-    tokens = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-    )
-    return text_encoder(tokens.input_ids.to(text_encoder.device)).last_hidden_state
-
-
-def denoising_loss(
-    scheduler: DDPMScheduler, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor
-) -> Tensor:
-    """Mean squared error of the network's output against what the scheduler says it predicts.
-
-    Raises:
-        ValueError: for a prediction type other than epsilon and v_prediction.
-    """
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        target = noise
-    elif kind == "v_prediction":
-        target = scheduler.get_velocity(latents, noise, timesteps)
-    else:
-        raise ValueError(f"prediction_type is {kind!r}; training knows 'epsilon' and 'v_prediction'.")
-    return nn.functional.mse_loss(prediction.float(), target.float())
+        excluded = listed_names(arguments.exclude_data, paths)
+        paths = [path for path in paths if path.name not in excluded]
+    return PhotoCrops(paths, arguments.resolution, arguments.seed, **options)
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -189,9 +127,14 @@ def train(
         module: one module that holds everything the step needs; `module(batch)` returns the losses by name,
             each a scalar tensor; their sum is minimised. Parameters with `requires_grad` are trained. It is one
             module because distributed data parallelism only synchronises what runs through its own forward.
-        dataset: samples in the order of the run, `num_samples(arguments)` of them.
+        dataset: `dataset[index]` for every index from 0 on: the run's samples, in order.
         save: writes the finished weights to a folder (called on the main process, with averaged weights if
-            `ema_decay` is set).
+            `ema_decay` is set). It may fail and be tried again: the last checkpoint is the finished state.
+
+    Raises:
+        ValueError: if the output folder holds checkpoints that this run would overwrite, or there is nothing to
+            resume from.
+        RuntimeError: if the loss is not finite.
     """
     output_dir = Path(arguments.output_dir)
     accelerator = Accelerator(
@@ -219,19 +162,20 @@ def train(
     prepared, optimizer, schedule = accelerator.prepare(module, optimizer, schedule)
     average = EMAModel(parameters.values(), decay=arguments.ema_decay) if arguments.ema_decay else None
     if average is not None:
-        average.to(accelerator.device)
         accelerator.register_for_checkpointing(average)
     _checkpoint_trainable_only(accelerator, parameters)
     if arguments.report_to:
         accelerator.init_trackers("diffusers-sr", config={k: str(v) for k, v in vars(arguments).items()})
 
     first_step = _resume(accelerator, arguments)
+    if average is not None:
+        average.to(accelerator.device)  # after resuming, which leaves it on the CPU
     accelerator.print(
         f"{sum(p.numel() for p in parameters.values()):,} trainable parameters in {len(parameters)} tensors, "
         f"steps {first_step} to {arguments.max_train_steps}, {accelerator.num_processes} process(es)"
     )
     prepared.train()
-    step, clock, running = first_step, time.perf_counter(), dict[str, float]()
+    step, clock, running, count = first_step, time.perf_counter(), dict[str, float](), 0
     for batch in _batches(dataset, arguments, accelerator, first_step):
         with accelerator.accumulate(prepared):
             losses = prepared(batch)
@@ -244,6 +188,7 @@ def train(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
+        count += 1
         for name, value in losses.items():
             running[name] = running.get(name, 0.0) + float(value.detach())
         if not accelerator.sync_gradients:
@@ -252,9 +197,8 @@ def train(
         if average is not None:
             average.step(parameters.values())
         if step % arguments.log_every == 0:
-            count = arguments.log_every * arguments.gradient_accumulation_steps
             values = {name: value / count for name, value in running.items()}
-            seconds = (time.perf_counter() - clock) / arguments.log_every
+            seconds = (time.perf_counter() - clock) / count * arguments.gradient_accumulation_steps
             accelerator.log(values, step=step)
             accelerator.print(
                 f"step {step} "
@@ -262,17 +206,18 @@ def train(
                 + f" lr {schedule.get_last_lr()[0]:.2e} {seconds:.2f} s/step",
                 flush=True,
             )
-            running.clear()
-            clock = time.perf_counter()
-        if step % arguments.checkpointing_steps == 0 and step < arguments.max_train_steps:
+            clock, running, count = time.perf_counter(), {}, 0
+        if step % arguments.checkpointing_steps == 0 or step == arguments.max_train_steps:
             _save_checkpoint(accelerator, arguments, step)
 
-    accelerator.wait_for_everyone()
     if average is not None:
         average.copy_to(parameters.values())
     if accelerator.is_main_process:
-        save(output_dir)
-        (output_dir / "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
+        # Complete before it takes the place of an earlier result.
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
+            save(Path(unfinished))
+            Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
+            shutil.copytree(unfinished, output_dir, dirs_exist_ok=True)
     accelerator.end_training()
 
 
@@ -280,12 +225,14 @@ def _batches(
     dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, first_step: int
 ) -> Iterator[dict[str, Any]]:
     """Batches from optimiser step `first_step` on: the stream of samples is cut, never re-drawn."""
-    per_step = _samples_per_step(arguments, accelerator.num_processes)
+    per_step = arguments.gradient_accumulation_steps * arguments.train_batch_size * accelerator.num_processes
     rest = Subset(dataset, range(first_step * per_step, arguments.max_train_steps * per_step))
     loader = DataLoader(
         rest,
         batch_size=arguments.train_batch_size,
         num_workers=arguments.dataloader_num_workers,
+        # A loader draws a seed for its workers. Not from the global generator: a resumed run draws it once more.
+        generator=torch.Generator(),
         pin_memory=accelerator.device.type == "cuda",
     )
     yield from accelerator.prepare(loader)
@@ -314,35 +261,49 @@ def _checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, n
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
-    return sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return sorted(output_dir.glob("checkpoint-*"), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def _save_checkpoint(accelerator: Accelerator, arguments: TrainingArguments, step: int) -> None:
     output_dir = Path(arguments.output_dir)
     # Under a temporary name first: an interrupted save must not look like the latest checkpoint.
     unfinished = output_dir / "unfinished-checkpoint"
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    accelerator.wait_for_everyone()
     accelerator.save_state(str(unfinished))
+    # Every process writes its own random state into the folder.
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         unfinished.rename(output_dir / f"checkpoint-{step}")
         for old in _checkpoints(output_dir)[: -arguments.checkpoints_total_limit]:
             shutil.rmtree(old)
+    accelerator.wait_for_everyone()
 
 
 def _resume(accelerator: Accelerator, arguments: TrainingArguments) -> int:
     """Loads the checkpoint the arguments ask for and returns the number of steps it has behind it."""
-    if arguments.resume_from_checkpoint is None:
-        return 0
+    checkpoints = _checkpoints(Path(arguments.output_dir))
+    path = None
     if arguments.resume_from_checkpoint == "latest":
-        checkpoints = _checkpoints(Path(arguments.output_dir))
-        if not checkpoints:
-            return 0
-        path = checkpoints[-1]
-    else:
+        path = checkpoints[-1] if checkpoints else None
+    elif arguments.resume_from_checkpoint is not None:
         path = Path(arguments.resume_from_checkpoint)
         if not path.is_dir():
             raise ValueError(f"There is no checkpoint {str(path)!r}: give a checkpoint-N folder or 'latest'.")
-    accelerator.load_state(str(path))
-    return int(path.name.split("-")[1])
+    first_step = _step(path) if path is not None else 0
+    if later := [checkpoint.name for checkpoint in checkpoints if _step(checkpoint) > first_step]:
+        raise ValueError(
+            f"{arguments.output_dir!r} already holds {later}, which a run from step {first_step} would overwrite: "
+            "continue with --resume_from_checkpoint latest, or choose another --output_dir."
+        )
+    if path is not None:
+        accelerator.load_state(str(path))
+    return first_step
 
 
 def latents_std(encode: Callable[[Tensor], Tensor], dataset: Dataset[Any], count: int = 64) -> float:

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -126,5 +127,7 @@ def test_recipes_name_options_their_stage_has(recipe: Path) -> None:
     (kind,) = (
         value for name, value in vars(stage).items() if name.endswith("Arguments") and value != TrainingArguments
     )
-    arguments = parse_arguments(kind, ["--config", str(recipe), "--train_data_dir", "photos", "--output_dir", "runs"])
+    required = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
+    given = [word for name in required for word in (f"--{name}", "some")]
+    arguments = parse_arguments(kind, ["--config", str(recipe), *given])
     assert arguments.max_train_steps > 0

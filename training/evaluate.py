@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffusers_sr import load_pipeline
-from diffusers_sr.data.dataset import list_images, read_image, sample_generator
+from diffusers_sr.data.dataset import list_images, listed_names, read_image, sample_generator
 from diffusers_sr.data.degradation import DegradationConfig, degrade
 from diffusers_sr.evaluation import evaluate
-from diffusers_sr.training import enlarge
+from diffusers_sr.images import resize
 
 SCALE = 4
 
@@ -68,14 +68,14 @@ def main() -> None:
 
     paths = list_images(options.data)
     if options.list is not None:
-        names = set(Path(options.list).read_text().split())
+        names = listed_names(options.list, paths)
         paths = [path for path in paths if path.name in names]
     pipeline = load_pipeline(options.model)
     pipeline.set_progress_bar_config(disable=True)
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
     for index, path in enumerate(paths):
         photo, degraded = degraded_pair(path, index, options.max_size)
-        bicubic = enlarge(degraded, photo.shape[-2:])
+        bicubic = resize(degraded, photo.shape[-2:])
         result = pipeline(
             degraded,
             num_inference_steps=options.steps,

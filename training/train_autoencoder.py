@@ -14,9 +14,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from diffusers_sr.losses import draw_noise
 from diffusers_sr.training import (
     TrainingArguments,
-    draw_noise,
     latents_std,
     option,
     parse_arguments,
@@ -25,7 +25,7 @@ from diffusers_sr.training import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AutoencoderArguments(TrainingArguments):
     """Trains an AutoencoderKL from scratch: L1 on pixels plus a small Kullback-Leibler term."""
 
@@ -48,7 +48,7 @@ class AutoencoderLoss(nn.Module):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["target"] * 2 - 1
         posterior = self.vae.encode(image).latent_dist
-        noise = draw_noise(batch["seed"], posterior.mean.shape[1:], posterior.mean.dtype, image.device)
+        noise = draw_noise(batch["seed"], posterior.mean.shape[1:], image.device)
         reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample
         return {
             "l1": (reconstruction.float() - image).abs().mean(),

@@ -21,14 +21,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
+from diffusers_sr.texts import encode_texts
 from diffusers_sr.training import (
     TrainingArguments,
-    denoising_loss,
-    draw_noise,
-    draw_timesteps,
-    draw_uniform,
-    encode_text,
     option,
     parse_arguments,
     photo_crops,
@@ -38,11 +35,11 @@ from diffusers_sr.training import (
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BaseArguments(TrainingArguments):
     """Trains UNet and text encoder from scratch on captioned photographs with a given autoencoder."""
 
-    vae: str | None = option(None, "Folder of the trained AutoencoderKL.")
+    vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL."})
     tags_file: str | None = option(None, "CSV with the columns file and tags: the captions.")
     null_text_ratio: float = option(0.2, "Share of samples whose caption is left out.")
     block_out_channels: list[int] = field(
@@ -80,11 +77,11 @@ class BaseLoss(nn.Module):
         seeds, device = batch["seed"], batch["target"].device
         with torch.no_grad():
             latents = self.vae.encode(batch["target"] * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
-        noise = draw_noise(seeds, latents.shape[1:], latents.dtype, device)
+        latents = latents.float()  # the scheduler computes in the type of its input
+        noise = draw_noise(seeds, latents.shape[1:], device)
         timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, device)
-        dropped = draw_uniform(seeds, stream=1) < self.null_text_ratio
-        captions = ["" if drop else text for drop, text in zip(dropped, batch["tags"], strict=True)]
-        text = encode_text(self.tokenizer, self.text_encoder, captions)
+        captions = drop_texts(seeds, batch["tags"], self.null_text_ratio)
+        text = encode_texts(captions, self.tokenizer, self.text_encoder, device)
         prediction = self.unet(self.scheduler.add_noise(latents, noise, timesteps), timesteps, text).sample
         return {"mse": denoising_loss(self.scheduler, prediction, latents, noise, timesteps)}
 

@@ -9,7 +9,7 @@ LoRA is merged before saving: the result is a plain tagger folder.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.images import resize
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
 from diffusers_sr.training import (
     TrainingArguments,
-    enlarge,
     option,
     parse_arguments,
     photo_crops,
@@ -28,11 +28,11 @@ from diffusers_sr.training import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DAPEArguments(TrainingArguments):
     """Distils a clean-image tagger into its LoRA on degraded images; defaults are the official options."""
 
-    tagger: str | None = option(None, "Folder of the tagger that is teacher and start.")
+    tagger: str = field(metadata={"help": "Folder of the tagger that is teacher and start."})
     train_batch_size: int = option(8, "Samples per process and step.")
     learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
     adam_weight_decay: float = option(0.0, "AdamW weight decay.")
@@ -58,7 +58,7 @@ class DAPELoss(nn.Module):
         target = batch["target"]
         with torch.no_grad():
             clean = self.teacher(self.teacher.preprocess(target))
-        degraded = self.student(self.student.preprocess(enlarge(batch["degraded"], target.shape[-2:])))
+        degraded = self.student(self.student.preprocess(resize(batch["degraded"], target.shape[-2:])))
         # The official code takes logarithms of probabilities, which overflow when saturated; this is the same loss.
         cross_entropy = nn.functional.binary_cross_entropy_with_logits(
             degraded.logits.float(), clean.logits.float().sigmoid()

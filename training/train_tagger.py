@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.dataset import read_tags, split_tags
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training import (
     TrainingArguments,
@@ -26,11 +26,11 @@ from diffusers_sr.training import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TaggerArguments(TrainingArguments):
     """Trains a tagger with binary cross-entropy on each tag."""
 
-    tags_file: str | None = option(None, "CSV with the columns file and tags (comma-separated).")
+    tags_file: str = field(metadata={"help": "CSV with the columns file and tags (comma-separated)."})
     threshold: float = option(0.5, "Probability above which a tag is given, for every tag.")
     image_size: int = option(96, "Side of the tagger's square input.")
     embed_dim: int = option(48, "Channels of the first Swin stage.")
@@ -51,7 +51,7 @@ class TaggerLoss(nn.Module):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["target"]
         logits = self.tagger(self.tagger.preprocess(image)).logits
-        given = [set(text.split(", ")) for text in batch["tags"]]
+        given = [set(split_tags(text)) for text in batch["tags"]]
         names = self.tagger.config.tags
         labels = torch.tensor([[name in tags for name in names] for tags in given], device=image.device)
         return {"bce": nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())}
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(TaggerArguments, argv)
     torch.manual_seed(arguments.seed)
     tags = read_tags(arguments.tags_file)
-    names = sorted({tag for text in tags.values() for tag in text.split(", ")})
+    names = sorted({tag for text in tags.values() for tag in split_tags(text)})
     tagger = Tagger(
         tags=names,
         thresholds=[arguments.threshold] * len(names),

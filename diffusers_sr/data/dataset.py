@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import OrderedDict
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from diffusers_sr.data.degradation import DegradationConfig, degrade, usm_sharpe
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# Decoding a photo costs more than degrading a crop of it; small folders stay decoded in every worker.
-_DECODED_IMAGES_PER_WORKER = 160
+# Decoding a photo costs more than degrading a crop of it. A folder of up to this many stays decoded in every worker;
+# a larger one would fill the memory, and a photo would be thrown out before its next turn.
+_MOST_DECODED_PHOTOS = 160
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -58,14 +59,31 @@ def read_tags(path: str | Path | None) -> dict[str, str]:
         return {row["file"]: row["tags"] for row in rows}
 
 
-def sample_generator(seed: int, index: int) -> torch.Generator:
-    """The CPU generator of sample `index` of a run: all that is random about a sample comes from here."""
-    # One multiplication by a large odd constant (splitmix64's) keeps neighbouring runs and samples apart.
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + index) % (1 << 63))
+def split_tags(text: str) -> list[str]:
+    """The tags of a comma-separated list."""
+    return [tag.strip() for tag in text.split(",") if tag.strip()]
+
+
+def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
+    """The file names that a text file lists, one a line.
+
+    Raises:
+        ValueError: if one of them is not among the photos, so that a typing error does not leak or lose a photo.
+    """
+    names = set(Path(path).read_text(encoding="utf-8").split("\n")) - {""}
+    if missing := sorted(names - {photo.name for photo in photos}):
+        raise ValueError(f"{path} lists photos that are not in the folder: {missing}.")
+    return names
+
+
+def sample_generator(seed: int, purpose: int | str) -> torch.Generator:
+    """A CPU generator for one purpose under a seed: sample `purpose` of a run, or one draw of a sample."""
+    # Python hashes the text, so that neighbouring seeds and samples have nothing in common.
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{purpose}").getrandbits(32))
 
 
 class PhotoCrops(Dataset[dict[str, Tensor | str]]):
-    """Random crops of photographs: sample `index` is the same crop whatever the number of workers or processes.
+    """Random crops of photographs, without end; sample `index` is the same whatever the number of workers.
 
     Every pass over the photos is a new permutation of them. A crop is flipped left to right half of the time.
 
@@ -79,7 +97,6 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     Args:
         paths: the photos.
         crop_size: side of the square crop in pixels; a photo smaller than this raises ValueError when it is read.
-        length: number of samples of the run (steps x batch size), across all passes.
         seed: seed of the run.
         degradation: how crops are degraded; None gives clean crops.
         sharpen_target: whether the crop is sharpened before it is degraded.
@@ -91,7 +108,6 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self,
         paths: Sequence[Path],
         crop_size: int,
-        length: int,
         seed: int = 0,
         degradation: DegradationConfig | None = None,
         sharpen_target: bool = True,
@@ -100,16 +116,12 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     ):
         self.paths = list(paths)
         self.crop_size = crop_size
-        self.length = length
         self.seed = seed
         self.degradation = degradation
         self.sharpen_target = sharpen_target
         self.scale = scale
         self.tags = tags or {}
-        self._decoded: OrderedDict[Path, Tensor] = OrderedDict()
-
-    def __len__(self) -> int:
-        return self.length
+        self._decoded: dict[Path, Tensor] = {}
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         path = self._path(index)
@@ -125,7 +137,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
 
     def _path(self, index: int) -> Path:
         epoch, position = divmod(index, len(self.paths))
-        order = torch.randperm(len(self.paths), generator=sample_generator(self.seed, -1 - epoch))
+        order = torch.randperm(len(self.paths), generator=sample_generator(self.seed, f"pass {epoch}"))
         return self.paths[int(order[position])]
 
     def _crop(self, path: Path, generator: torch.Generator) -> Tensor:
@@ -142,8 +154,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         return crop.flip(-1) if torch.rand((), generator=generator) < 0.5 else crop
 
     def _decode(self, path: Path) -> Tensor:
+        if len(self.paths) > _MOST_DECODED_PHOTOS:
+            return read_image(path)
         if path not in self._decoded:
             self._decoded[path] = read_image(path)
-            if len(self._decoded) > _DECODED_IMAGES_PER_WORKER:
-                self._decoded.popitem(last=False)
         return self._decoded[path]
