@@ -82,6 +82,7 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
                 pipeline = _load(options.model, device, options.dtype)
                 if pipeline is None:
                     return 1
+                _check(parser, pipeline, options)
             for note in photo.notes:
                 _report(source, note)
             start = time.perf_counter()
@@ -109,22 +110,13 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, options: a
     """
     import torch
 
-    arguments = {
-        "prompt": options.prompt,
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance_scale,
-        "tile_size": options.tile_size,
-    }
-    if options.color_fix is not None:
-        arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix
     pipeline.set_progress_bar_config(desc=name)
     try:
         (images,) = pipeline(
             image=image,
-            upscale=options.upscale,
             generator=torch.Generator("cpu").manual_seed(options.seed),
             return_dict=False,
-            **arguments,
+            **_call_arguments(options),
         )
     except (RuntimeError, MemoryError) as error:
         # CUDA has a class for it; the other devices say it in words only.
@@ -207,9 +199,33 @@ def images_in(folder: Path) -> list[Path]:
     )
 
 
+def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What all images of a command are enlarged with."""
+    arguments = {
+        "prompt": options.prompt,
+        "upscale": options.upscale,
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "tile_size": options.tile_size,
+        "tile_overlap": options.tile_overlap,
+    }
+    if options.color_fix is not None:
+        arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix
+    return arguments
+
+
+def _check(parser: argparse.ArgumentParser, pipeline: SuperResolutionPipeline, options: argparse.Namespace) -> None:
+    """Exit with status 2 if an argument does not suit the pipeline, which is so for every image."""
+    try:
+        pipeline.check_inputs(**_call_arguments(options))
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def _load(model: str, device: str, dtype: str | None) -> SuperResolutionPipeline | None:
     import torch
 
+    _quiet_libraries()
     from .hub import load_pipeline
 
     dtype = dtype or ("float16" if torch.device(device).type == "cuda" else "float32")
@@ -218,6 +234,23 @@ def _load(model: str, device: str, dtype: str | None) -> SuperResolutionPipeline
     except (OSError, ValueError) as error:
         print(f"diffusers-sr: the model {model} could not be loaded: {error}", file=sys.stderr)
         return None
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to the progress of images and of downloads: what libraries say and count while loading."""
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its `__all__`
+        are_progress_bars_disabled,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging as transformers_logging
+
+    downloads_are_shown = not are_progress_bars_disabled()
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    if downloads_are_shown:  # transformers hides them with its own
+        enable_progress_bars()
 
 
 def _device(parser: argparse.ArgumentParser, name: str | None) -> str:
@@ -262,6 +295,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--prompt", help="what is in the image, added to what the model sees in it")
     command.add_argument(
         "--tile-size", type=_positive_int, help="in output pixels; less needs less memory (the model's default)"
+    )
+    command.add_argument(
+        "--tile-overlap", type=int, help="in output pixels, less than the tile size (the model's default)"
     )
     command.add_argument("--color-fix", choices=("adain", "wavelet", "none"), help="how colours are kept (adain)")
     command.add_argument("--skip-existing", action="store_true", help="leave results that exist, to resume a folder")

@@ -15,7 +15,7 @@ def adain(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """
     deviation, mean = _deviation_and_mean(image)
     reference_deviation, reference_mean = _deviation_and_mean(reference)
-    return ((image - mean) / deviation * reference_deviation + reference_mean).clamp(0, 1)
+    return (image - mean).mul_(reference_deviation / deviation).add_(reference_mean).clamp_(0, 1)
 
 
 def wavelet(image: torch.Tensor, reference: torch.Tensor, levels: int = 5) -> torch.Tensor:
@@ -24,10 +24,15 @@ def wavelet(image: torch.Tensor, reference: torch.Tensor, levels: int = 5) -> to
     Both are split in an à trous wavelet decomposition of `levels` levels; as it is linear, what remains after all
     levels of the difference of the two is what has to be added to `image`.
     """
-    coarse = reference - image
-    for level in range(levels):
-        coarse = _binomial_blur(coarse, 2**level)
-    return (image + coarse).clamp(0, 1)
+    result = torch.empty_like(image)
+    # One channel at a time: with its intermediates an image at once would need several times its own memory.
+    planes = (tensor.flatten(0, 1).split(1) for tensor in (result, image, reference))
+    for result_plane, image_plane, reference_plane in zip(*planes, strict=True):
+        coarse = reference_plane - image_plane
+        for level in range(levels):
+            coarse = _binomial_blur(coarse, 2**level)
+        result_plane.copy_(coarse.add_(image_plane).clamp_(0, 1))
+    return result
 
 
 COLOR_FIXES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"adain": adain, "wavelet": wavelet}
@@ -38,8 +43,13 @@ def _deviation_and_mean(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return (variance + 1e-5).sqrt(), mean
 
 
-def _binomial_blur(image: torch.Tensor, step: int) -> torch.Tensor:
-    """Blur along both axes with the kernel [1/4, 1/2, 1/4] on pixels `step` apart; the border is replicated."""
-    padded = F.pad(image, (step, step, step, step), mode="replicate")
-    rows = padded[:, :, : -2 * step] / 4 + padded[:, :, step:-step] / 2 + padded[:, :, 2 * step :] / 4
-    return rows[..., : -2 * step] / 4 + rows[..., step:-step] / 2 + rows[..., 2 * step :] / 4
+def _binomial_blur(plane: torch.Tensor, step: int) -> torch.Tensor:
+    """Blur `[1, H, W]` by [1/4, 1/2, 1/4] on pixels `step` apart along both axes; the border is replicated."""
+    plane = F.pad(plane, (step, step, step, step), mode="replicate")
+    for axis in (-2, -1):
+        length = plane.shape[axis] - 2 * step
+        blurred = plane.narrow(axis, step, length) / 2
+        for start in (0, 2 * step):
+            blurred.add_(plane.narrow(axis, start, length), alpha=1 / 4)
+        plane = blurred
+    return plane

@@ -21,7 +21,9 @@ BASE = "base-small"
 BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet")
 
 
-def load_pipeline(model: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> SuperResolutionPipeline:
+def load_pipeline(
+    model: str = "seesr-small", *, device: str = "cpu", dtype: torch.dtype = torch.float32, **components: Any
+) -> SuperResolutionPipeline:
     """Loads a super-resolution pipeline of this package, whatever its method.
 
     Args:
@@ -29,15 +31,15 @@ def load_pipeline(model: str, *, device: str = "cpu", dtype: torch.dtype = torch
             or `diffusers-sr convert`, or a Hub id.
         device: torch device the pipeline is moved to.
         dtype: floating-point type of the weights.
+        components: models that take the place of the stored ones, or that the folder leaves open.
 
     Raises:
         ValueError: if the folder or repository holds a pipeline that is not of this package.
         OSError: if it cannot be found.
     """
-    components: dict[str, Any] = {}
     if model in EMBEDDED:
         base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
-        components = {name: base.components[name] for name in BASE_COMPONENTS}
+        components = {name: base.components[name] for name in BASE_COMPONENTS} | components
     path = str(MODELS / model) if model in EMBEDDED else model
     name = DiffusionPipeline.load_config(path)["_class_name"]
     if name not in PIPELINES:

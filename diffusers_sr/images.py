@@ -132,7 +132,10 @@ def _pil_to_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
         # 16-bit grey; Pillow's own conversion to RGB would clip it at 255.
         return np.asarray(image, dtype=np.float32) / np.float32(65535)
     if "A" in image.getbands() or "transparency" in image.info:
-        logger.warning("The image is transparent in parts: it is put on white, and the result has no alpha channel.")
         image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+        if image.getchannel("A").getextrema() != (255, 255):
+            logger.warning(
+                "The image is transparent in parts: it is put on white, and the result has no alpha channel."
+            )
+            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 
@@ -15,25 +17,27 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 def check_inputs(
     *,
-    prompt: str | list[str] | None,
-    prompt_embeds: torch.Tensor | None,
-    negative_prompt: str | list[str] | None,
-    negative_prompt_embeds: torch.Tensor | None,
-    upscale: float,
     num_inference_steps: int,
+    guidance_scale: float,
+    controlnet_conditioning_scale: float,
     start_point: str,
     tile_size: int,
     tile_overlap: int,
-    tile_batch_size: int,
-    color_fix: str | None,
     process_size: int,
-    num_images_per_prompt: int,
-    output_type: str,
-    callback_on_step_end_tensor_inputs: Sequence[str],
     vae_scale_factor: int,
     callback_tensor_inputs: Sequence[str],
+    prompt: str | list[str] | None = None,
+    prompt_embeds: torch.Tensor | None = None,
+    negative_prompt: str | list[str] | None = None,
+    negative_prompt_embeds: torch.Tensor | None = None,
+    upscale: float = 4.0,
+    tile_batch_size: int = 1,
+    color_fix: str | None = "adain",
+    num_images_per_prompt: int = 1,
+    output_type: str = "pil",
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
 ) -> None:
-    """Raise ValueError for the first argument with a value that is not allowed.
+    """Raise ValueError for the first argument with a value that is not allowed. Numbers may be those of numpy.
 
     Args:
         vae_scale_factor: pixels to one latent, the unit of tiles.
@@ -49,19 +53,25 @@ def check_inputs(
             raise ValueError(f"Both `{name}` and `{name}_embeds` are given: give one of them.")
         if text is not None and not is_texts(text):
             raise ValueError(f"{name}={text!r}, expected a text, or a list with one text for each image.")
-    if not 0 < upscale < float("inf"):
+    if not _is_number(upscale) or upscale <= 0:
         raise ValueError(f"upscale={upscale!r}, expected a factor above 0.")
+    for name, scale in (
+        ("guidance_scale", guidance_scale),
+        ("controlnet_conditioning_scale", controlnet_conditioning_scale),
+    ):
+        if not _is_number(scale):
+            raise ValueError(f"{name}={scale!r}, expected a number.")
     for name, number in (
         ("num_inference_steps", num_inference_steps),
         ("tile_batch_size", tile_batch_size),
         ("num_images_per_prompt", num_images_per_prompt),
     ):
-        if not isinstance(number, int) or number < 1:
+        if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name}={number!r}, expected a whole number from 1 on.")
-    if process_size < 0:
-        raise ValueError(f"process_size={process_size}, expected a number of pixels from 0 on.")
+    if not _is_number(process_size) or process_size < 0:
+        raise ValueError(f"process_size={process_size!r}, expected a number of pixels from 0 on.")
     for name, pixels in (("tile_size", tile_size), ("tile_overlap", tile_overlap)):
-        if not isinstance(pixels, int) or pixels < 0 or pixels % vae_scale_factor:
+        if not isinstance(pixels, Integral) or pixels < 0 or pixels % vae_scale_factor:
             raise ValueError(
                 f"{name}={pixels!r}, expected a multiple of {vae_scale_factor}, the pixels to one latent."
             )
@@ -78,3 +88,7 @@ def check_inputs(
         raise ValueError(
             f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {list(callback_tensor_inputs)}."
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)

@@ -45,7 +45,9 @@ class SuperResolutionPipeline(
         adapter: the method's new attention. It is attached to `unet` and `controlnet` by the first call and stays
             attached; outside a call it has no effect on them.
         call_defaults: what `__call__` uses for arguments that are None, where it differs from the method's own. It is
-            saved with the pipeline.
+            saved with the pipeline. Given to `from_pretrained`, it replaces all that are saved, also those it does not
+            name; to change one, call
+            `pipeline.register_to_config(call_defaults={**pipeline.config.call_defaults, name: value})`.
 
     Raises:
         ValueError: if `call_defaults` names something that has no such default.
@@ -199,6 +201,8 @@ class SuperResolutionPipeline(
             negative_prompt_embeds=negative_prompt_embeds,
             upscale=upscale,
             num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
             start_point=start_point,
             tile_size=tile_size,
             tile_overlap=tile_overlap,
@@ -275,7 +279,12 @@ class SuperResolutionPipeline(
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def check_inputs(self, **arguments: Any) -> None:
-        """Raise ValueError for the first argument of `__call__` that is not allowed (`diffusers_sr.inputs`)."""
+        """Raise ValueError for the first argument of `__call__` that is not allowed (`diffusers_sr.inputs`).
+
+        Arguments that are not given have their defaults, so that some can be checked before there is an image.
+        """
+        for name in self.config.call_defaults.keys() - {"negative_prompt"}:  # may be given as embeddings instead
+            arguments[name] = self._or_default(name, arguments.get(name))
         check_inputs(
             **arguments,
             vae_scale_factor=self.vae_scale_factor,

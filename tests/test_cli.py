@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_every_option_reaches_the_pipeline(run):
         "wavelet": result("--color-fix", "wavelet"),
         "none": result("--color-fix", "none"),
         "tiles": result("--tile-size", "16"),
+        "overlap": result("--tile-size", "16", "--tile-overlap", "0"),
     }
     for name, other in changed.items():
         assert not np.array_equal(plain, other), name
@@ -98,6 +100,7 @@ def test_every_option_reaches_the_pipeline(run):
         guided, result("--steps", "3", "--guidance-scale", "7", "--prompt", "a red cat, 9 zebras")
     )
     assert not np.array_equal(changed["wavelet"], changed["none"])
+    assert not np.array_equal(changed["tiles"], changed["overlap"])
     bfloat16 = result("--dtype", "bfloat16")
     assert 0 < np.abs(bfloat16 - plain).mean() < 8
 
@@ -184,11 +187,27 @@ def test_model_that_cannot_be_had(run, capsys):
     assert files() == ["photo.png"]
 
 
-def test_argument_that_the_pipeline_refuses(run, capsys):
-    tiny_image().save("photo.png")
-    assert run("photo.png", "-o", "big.png", "--tile-size", "13") == 1
-    assert "photo.png: " in capsys.readouterr().err
-    assert files() == ["photo.png"]
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tile-size", "13"), "tile_size=13, expected a multiple of 8"),
+        (("--tile-size", "8"), "tile_overlap=8, expected less than tile_size=8"),
+        (("--tile-overlap", "64"), "tile_overlap=64, expected less than tile_size=64"),
+        (("--tile-overlap", "-8"), "tile_overlap=-8, expected a multiple of 8"),
+        (("--guidance-scale", "nan"), "guidance_scale=nan, expected a number"),
+    ],
+)
+def test_argument_that_the_pipeline_refuses(run, capsys, arguments, message):
+    """It is wrong for all images, and said once, before the first of them."""
+    for name in ("a.png", "b.png"):
+        tiny_image().save(name)
+    with pytest.raises(SystemExit) as exit:
+        run("a.png", "b.png", "-o", "out", *arguments)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count(message) == 1
+    assert ".png" not in error
+    assert files() == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(
@@ -447,3 +466,19 @@ def test_progress_and_reports_stay_off_standard_output(run, capfd):
     tiny_image().save("photo.png")
     assert run("photo.png", "-o", "big.png") == 0
     assert capfd.readouterr().out.count("\n") == 1
+
+
+def test_only_the_images_progress_is_shown(model, tmp_path):
+    tiny_image().save(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "diffusers_sr.cli", "upscale", "photo.png", "-o", "big.png", "--model", model]
+    folder = Path(diffusers_sr.cli.__file__).parents[1]
+    done = subprocess.run(
+        [*command, "--upscale", "2", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "photo.png: 100%" in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("photo.png: ")] == []

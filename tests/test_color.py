@@ -1,5 +1,10 @@
+import weakref
+
+import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffusers_sr.color import adain, wavelet
 
@@ -51,3 +56,31 @@ def test_an_image_does_not_depend_on_its_batch():
     for fix in (adain, wavelet):
         torch.testing.assert_close(fix(image, reference)[1:], fix(image[1:], reference[1:]))
         assert fix(image * 3, reference * 3).max() <= 1
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that the tensors made in the context hold at one time."""
+
+    peak = 0
+
+    def __init__(self):
+        super().__init__()
+        self.tensors = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, torch.Tensor)}
+        output = function(*args, **kwargs or {})
+        for tensor in tree_leaves(output):
+            if tensor.untyped_storage().data_ptr() not in given:  # no view
+                self.tensors.add(tensor)
+        self.peak = max(self.peak, sum(tensor.untyped_storage().nbytes() for tensor in self.tensors))
+        return output
+
+
+@pytest.mark.parametrize(("fix", "copies"), [(adain, 1.1), (wavelet, 2.4)])
+def test_images_fit_into_memory(fix, copies):
+    """A result of 12000 × 9000 pixels is 1.3 GB; these are the times that a fix needs in addition."""
+    image, reference = torch.rand(2, 1, 3, 600, 800)
+    with PeakMemory() as memory:
+        fix(image, reference)
+    assert image.nbytes <= memory.peak <= copies * image.nbytes

@@ -58,9 +58,11 @@ def test_16_bit_and_float_grey_keep_their_range():
     torch.testing.assert_close(read_images(Image.fromarray((grey / 65535).astype(np.float32))), expected)
 
 
-def test_what_is_transparent_is_put_on_white_and_said():
+def test_what_is_transparent_is_put_on_white_and_said(caplog):
     image = Image.fromarray(PIXELS).convert("RGBA")
     torch.testing.assert_close(read_images(image), EXPECTED)
+    read_images(Image.fromarray(PIXELS).convert("LA"))
+    assert not caplog.text  # nothing of these is transparent
     image.putpixel((2, 1), (10, 20, 30, 0))
     image.putpixel((3, 1), (0, 0, 0, 51))
     tensor = read_images(image)
@@ -69,7 +71,7 @@ def test_what_is_transparent_is_put_on_white_and_said():
     palette = Image.fromarray(PIXELS[..., 0], "P")
     palette.info["transparency"] = int(PIXELS[0, 0, 0])
     assert read_images(palette)[0, :, 0, 0].tolist() == [1, 1, 1]
-    read_images(Image.fromarray(PIXELS).convert("LA"))
+    assert caplog.text.count("transparent in parts") == 2
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,7 @@ def test_what_is_transparent_is_put_on_white_and_said():
         (np.zeros((5, 7, 3), dtype=np.int64), TypeError, "torch.int64"),
         ("photo.png", TypeError, "is a str"),
         (["photo.png"], TypeError, "is a str"),
+        (Image.new("RGBA", (0, 5)), ValueError, "0×5 pixels is empty"),
     ],
 )
 def test_what_cannot_be_read_is_said(image, error, message):

@@ -114,8 +114,13 @@ def test_grey_and_transparent_images(pipeline, method):
     grey = tiny_image().convert("L")
     as_rgb = Image.merge("RGB", [grey] * 3)
     assert torch.equal(run(pipeline, method, image=grey), run(pipeline, method, image=as_rgb))
-    transparent = tiny_image().convert("RGBA")
+    transparent, on_white = tiny_image().convert("RGBA"), tiny_image()
     assert torch.equal(run(pipeline, method, image=transparent), run(pipeline, method))
+    hole = (4, 2, 12, 9)
+    transparent.paste((200, 0, 90, 0), hole)
+    on_white.paste("white", hole)
+    assert torch.equal(run(pipeline, method, image=transparent), run(pipeline, method, image=on_white))
+    assert difference(run(pipeline, method, image=on_white), run(pipeline, method)) > 1e-2
 
 
 def test_output_types(pipeline, method):
@@ -488,8 +493,29 @@ def test_save_and_load(pipeline, method, tmp_path):
     loaded = PIPELINES[method].from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(run(loaded, method), result)
-    changed = PIPELINES[method].from_pretrained(tmp_path, call_defaults={"num_inference_steps": 3})
-    assert changed.config.call_defaults == {**pipeline.config.call_defaults, "num_inference_steps": 3}
+
+
+def test_defaults_are_saved_and_can_be_replaced_or_changed(method, tmp_path):
+    own = {"num_inference_steps": 3, "process_size": 16, "guidance_scale": 1.0, "negative_prompt": "blur"}
+    saved = build(method, call_defaults=own)
+    official = build(method).config.call_defaults
+    saved.save_pretrained(tmp_path)
+    load = PIPELINES[method].from_pretrained
+
+    loaded = load(tmp_path)
+    assert loaded.config.call_defaults == {**official, **own}
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded(tiny_image(), output_type="np").images.shape == (1, 64, 64, 3)
+    assert (loaded.num_timesteps, loaded.guidance_scale) == (3, 1.0)
+
+    # All of them are replaced: what is not named is the method's own again.
+    assert load(tmp_path, call_defaults={"guidance_scale": 2.0}).config.call_defaults == {
+        **official,
+        "guidance_scale": 2.0,
+    }
+    loaded.register_to_config(call_defaults={**loaded.config.call_defaults, "guidance_scale": 2.0})
+    loaded.save_pretrained(tmp_path / "changed")
+    assert load(tmp_path / "changed").config.call_defaults == {**official, **own, "guidance_scale": 2.0}
 
 
 def test_components_added_to_a_stock_pipeline(pipeline, method, tmp_path):
@@ -557,6 +583,15 @@ def test_defaults_of_the_pipeline(method):
         ({"num_inference_steps": 2.5}, "num_inference_steps=2.5"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
         ({"tile_batch_size": 0}, "tile_batch_size=0"),
+        ({"upscale": "2"}, "upscale='2', expected"),
+        ({"num_inference_steps": "2"}, "num_inference_steps='2', expected a whole number from 1"),
+        ({"guidance_scale": "high"}, "guidance_scale='high', expected a number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan, expected a number"),
+        ({"controlnet_conditioning_scale": [1.0]}, r"controlnet_conditioning_scale=\[1.0\], expected a number"),
+        ({"tile_size": "64"}, "tile_size='64', expected a multiple of 8"),
+        ({"tile_overlap": 8.0}, "tile_overlap=8.0, expected a multiple of 8"),
+        ({"process_size": "16"}, "process_size='16', expected a number of pixels from 0"),
+        ({"process_size": float("inf")}, "process_size=inf, expected a number of pixels from 0"),
         ({"tile_size": 60}, "tile_size=60, expected a multiple of 8"),
         ({"tile_size": 0, "tile_overlap": 0}, "tile_overlap=0, expected less than tile_size=0"),
         ({"tile_size": 64, "tile_overlap": 64}, "tile_overlap=64, expected less than tile_size=64"),
@@ -585,6 +620,24 @@ def test_defaults_of_the_pipeline(method):
 def test_what_is_not_allowed_is_said(pipeline, method, arguments, message):
     with pytest.raises(ValueError, match=message):
         run(pipeline, method, **arguments)
+
+
+def test_numbers_of_numpy_are_numbers(pipeline, method):
+    image = tiny_image(24, 16)
+    whole = {"num_inference_steps": 2, "tile_size": 64, "tile_overlap": 16, "tile_batch_size": 2, "process_size": 16}
+    whole["num_images_per_prompt"] = 2
+    real = {"upscale": 4.0, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.5}
+    expected = run(pipeline, method, image=image, **whole, **real)
+    whole = {name: np.int64(value) for name, value in whole.items()}
+    real = {name: np.float32(value) for name, value in real.items()}
+    assert difference(run(pipeline, method, image=image, **whole, **real), expected) < 1e-5
+
+
+def test_arguments_can_be_checked_without_a_call(method):
+    pipeline = build(method, call_defaults={"tile_overlap": 32})
+    pipeline.check_inputs(tile_size=64, num_inference_steps=None)
+    with pytest.raises(ValueError, match="tile_overlap=32, expected less than tile_size=32"):
+        pipeline.check_inputs(tile_size=32)
 
 
 def test_an_unknown_argument(pipeline, method):

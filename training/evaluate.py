@@ -3,7 +3,7 @@
     python training/evaluate.py --data PHOTOS --list training/recipes/held_out_photos.txt --model seesr-small
 
 Photo number i is degraded with seed i, so that every run measures the same inputs. It prints a Markdown table of
-means; `--pictures` also writes input, bicubic, result and original side by side for each photo.
+means; `--pictures` also writes each photo's input, and input, bicubic, result and original side by side.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--model", default="seesr-small", help="what diffusers_sr.load_pipeline loads")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, help="guidance scale; the model's own by default")
-    parser.add_argument("--color-fix", default="adain", choices=("adain", "wavelet", "none"))
+    parser.add_argument("--color-fix", default="default", help="adain, wavelet or none; the model's own by default")
     parser.add_argument("--max-size", type=int, help="cut longer sides to this many pixels around the centre")
     parser.add_argument("--pictures", type=Path, help="folder for comparison pictures")
     options = parser.parse_args()
@@ -90,7 +90,9 @@ def main() -> None:
         if options.pictures is not None:
             options.pictures.mkdir(parents=True, exist_ok=True)
             nearest = torch.nn.functional.interpolate(degraded, scale_factor=SCALE)
-            side_by_side([nearest, bicubic, result, photo]).save(options.pictures / f"{path.stem}.png")
+            to_pil(degraded).save(options.pictures / f"{path.stem}_input.png")
+            comparison = side_by_side([nearest, bicubic, result, photo])
+            comparison.save(options.pictures / f"{path.stem}_comparison.jpg", quality=90)
 
     rows = {name: {metric: sum(v) / len(v) for metric, v in values.items()} for name, values in metrics.items()}
     print(f"| {len(paths)} photos | " + " | ".join(rows["bicubic"]) + " |")

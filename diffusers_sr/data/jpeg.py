@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusers_sr.images import pad_to_multiple
+
 # ITU-T T.81 annex K, tables K.1 and K.2.
 LUMINANCE_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -72,11 +74,6 @@ def _code_plane(plane: Tensor, table: Tensor) -> Tensor:
     return blocks.transpose(2, 3).reshape(planes, height, width)
 
 
-def _pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    height, width = image.shape[-2:]
-    return F.pad(image[None], (0, -width % multiple, 0, -height % multiple), mode="replicate")[0]
-
-
 def jpeg(image: Tensor, quality: float) -> Tensor:
     """Encode and decode an image as JPEG: standard tables, 4:2:0 chroma, smooth chroma upsampling as in libjpeg.
 
@@ -98,7 +95,8 @@ def jpeg(image: Tensor, quality: float) -> Tensor:
         raise ValueError(f"quality={quality!r}: a JPEG quality has to be between 1 and 100.")
     height, width = image.shape[-2:]
     rgb = (image * 255).round().clamp(0, 255)
-    ycbcr = _pad_to_multiple(torch.einsum("dc,chw->dhw", _rgb_to_ycbcr_matrix().to(rgb), rgb), 16)
+    ycbcr = torch.einsum("dc,chw->dhw", _rgb_to_ycbcr_matrix().to(rgb), rgb)
+    ycbcr = pad_to_multiple(ycbcr[None], 16)[0]
 
     luma = _code_plane(ycbcr[:1].round() - 128, quantization_table(LUMINANCE_TABLE, quality)) + 128
     chroma = F.avg_pool2d(ycbcr[1:], 2).round()

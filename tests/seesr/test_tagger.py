@@ -6,6 +6,7 @@ from accelerate.utils import send_to_device
 from diffusers import ModelMixin
 
 from diffusers_sr.seesr.tagger import Tagger, TaggerOutput, dape_lora_config, merge_lora
+from diffusers_sr.seesr.tagging_head import TaggingHead
 
 TAGS = ["bridge", "cat", "flower", "house", "tree"]
 
@@ -75,6 +76,61 @@ def test_every_weight_matters(tagger, pixel_values):
     # A key's bias shifts all scores of a query alike, which the softmax does not see.
     idle = [name for name, weight in tagger.named_parameters() if not name.endswith((".k_proj.bias", ".key.bias"))]
     assert all(tagger.get_parameter(name).grad.abs().max() > 0 for name in idle)
+
+
+class Query2Label(torch.nn.Module):
+    """RAM's tagging head of stock modules: what BERT's layers are without self-attention, one query for each tag."""
+
+    def __init__(self, head: TaggingHead, num_heads: int) -> None:
+        super().__init__()
+        hidden_size, representation_dim = head.label_proj.weight.shape
+        self.head = head
+        self.layers = torch.nn.ModuleList()
+        for layer in head.layers:
+            attention = torch.nn.MultiheadAttention(
+                hidden_size, num_heads, kdim=representation_dim, vdim=representation_dim, batch_first=True
+            )
+            with torch.no_grad():
+                attention.q_proj_weight.copy_(layer.query.weight)
+                attention.k_proj_weight.copy_(layer.key.weight)
+                attention.v_proj_weight.copy_(layer.value.weight)
+                attention.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key.bias, layer.value.bias]))
+            attention.out_proj.load_state_dict(layer.attention_output.state_dict())
+            norms = [torch.nn.LayerNorm(hidden_size, eps=1e-12) for _ in range(2)]
+            norms[0].load_state_dict(layer.attention_norm.state_dict())
+            norms[1].load_state_dict(layer.feed_forward_norm.state_dict())
+            width = layer.intermediate.out_features
+            feed_forward = torch.nn.Sequential(
+                torch.nn.Linear(hidden_size, width), torch.nn.GELU("none"), torch.nn.Linear(width, hidden_size)
+            )
+            feed_forward[0].load_state_dict(layer.intermediate.state_dict())
+            feed_forward[2].load_state_dict(layer.feed_forward_output.state_dict())
+            self.layers.append(torch.nn.ModuleList([attention, norms[0], feed_forward, norms[1]]))
+
+    def forward(self, representation: torch.Tensor) -> torch.Tensor:
+        labels = torch.einsum("td,hd->th", self.head.label_embed, self.head.label_proj.weight)
+        hidden_states = (labels + self.head.label_proj.bias).clamp(min=0).repeat(len(representation), 1, 1)
+        for attention, attention_norm, feed_forward, feed_forward_norm in self.layers:
+            attended, _ = attention(hidden_states, representation, representation)
+            hidden_states = attention_norm(hidden_states + attended)
+            hidden_states = feed_forward_norm(hidden_states + feed_forward(hidden_states))
+        return hidden_states @ self.head.classifier.weight[0] + self.head.classifier.bias
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_logits_are_those_of_query2label(tagger, scale):
+    """At the smaller scale what the norms see varies by less than torch's epsilon of 1e-5: BERT's own is 1e-12."""
+    representation = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(2))
+    head = tagger.tagging_head
+    with torch.no_grad():
+        for module in (head.label_proj, *head.layers.children()):
+            for name, parameter in module.named_parameters():
+                if not name.startswith(("query", "key", "value", "intermediate", "feed_forward_norm")):
+                    parameter.mul_(scale)
+        expected = Query2Label(head, num_heads=4).eval()(representation)
+        logits = head(representation)
+    assert logits.std(dim=1).min() > 1e-3
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_preprocess_resizes_and_normalises(tagger):
