@@ -122,7 +122,7 @@ class SuperResolutionPipeline(
         tile_size: int | None = None,
         tile_overlap: int | None = None,
         tile_batch_size: int = 1,
-        color_fix: str | None = "adain",
+        color_fix: str | None = "default",
         process_size: int | None = None,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
@@ -157,7 +157,7 @@ class SuperResolutionPipeline(
             tile_batch_size: tiles the denoiser takes at once. The VAE, which needs more memory for a tile than the
                 denoiser, takes one.
             color_fix: "adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.color`), None
-                leaves it as it is decoded.
+                leaves it as it is decoded; "default" is what `pipeline.config.call_defaults` has.
             process_size: images whose shorter side would be below this many pixels are processed at this size, and
                 the result is reduced to what was asked for.
             generator: for all noise; a list of one for each result makes each independent of the others in the batch.
@@ -190,6 +190,8 @@ class SuperResolutionPipeline(
         tile_size = self._or_default("tile_size", tile_size)
         tile_overlap = self._or_default("tile_overlap", tile_overlap)
         process_size = self._or_default("process_size", process_size)
+        if color_fix == "default":  # None says that there is to be none
+            color_fix = self.config.call_defaults["color_fix"]
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
@@ -283,7 +285,8 @@ class SuperResolutionPipeline(
 
         Arguments that are not given have their defaults, so that some can be checked before there is an image.
         """
-        for name in self.config.call_defaults.keys() - {"negative_prompt"}:  # may be given as embeddings instead
+        # A negative prompt may be given as embeddings instead, and a colour fix of None is one.
+        for name in self.config.call_defaults.keys() - {"negative_prompt", "color_fix"}:
             arguments[name] = self._or_default(name, arguments.get(name))
         check_inputs(
             **arguments,

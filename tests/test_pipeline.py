@@ -658,6 +658,9 @@ def test_colour_fixes(pipeline, method):
         assert difference(result, plain) > 1e-2
     assert difference(plain.mean((0, 1, 2)), colour) > 0.05
     assert difference(*results.values()) > 1e-2
+    assert torch.equal(run(pipeline, method), results["adain"])
+    for color_fix, expected in (("wavelet", results["wavelet"]), (None, plain)):
+        assert torch.equal(run(build(method, call_defaults={"color_fix": color_fix}), method), expected)
 
 
 # Precision

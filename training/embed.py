@@ -9,21 +9,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from diffusers import ControlNetModel, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from diffusers_sr import SeeSRAdapter, SeeSRPipeline, Tagger
 from diffusers_sr.hub import BASE, MODELS
+
+# Chosen on held-out photographs. One step gives a smooth picture, more of them give texture; four along Karras' sigmas
+# give about as much as the originals have. The small text encoder has little to say, so there is no guidance. The
+# wavelet colour fix keeps colours locally.
+CALL_DEFAULTS = {
+    "num_inference_steps": 4,
+    "guidance_scale": 1.0,
+    "tile_size": 512,
+    "tile_overlap": 128,
+    "process_size": 64,
+    "color_fix": "wavelet",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="output folder of train_base.py")
     parser.add_argument("--seesr", type=Path, required=True, help="output folder of train_seesr.py")
-    parser.add_argument("--call-defaults", type=json.loads, default={}, help="JSON object of arguments by name")
     options = parser.parse_args()
 
     base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
@@ -35,9 +45,9 @@ def main() -> None:
         unet=None,
         controlnet=ControlNetModel.from_pretrained(options.seesr / "controlnet", dtype=torch.float16),
         adapter=SeeSRAdapter.from_pretrained(options.seesr / "adapter", dtype=torch.float16),
-        scheduler=DDPMScheduler.from_config(base.scheduler.config),
+        scheduler=DPMSolverMultistepScheduler.from_config(base.scheduler.config, use_karras_sigmas=True),
         tagger=Tagger.from_pretrained(options.seesr / "tagger", dtype=torch.float16),
-        call_defaults=options.call_defaults,
+        call_defaults=CALL_DEFAULTS,
     ).save_pretrained(MODELS / "seesr-small")
     for name in (BASE, "seesr-small"):
         size = sum(path.stat().st_size for path in (MODELS / name).rglob("*") if path.is_file())

@@ -49,6 +49,7 @@ class SeeSRPipeline(SuperResolutionPipeline):
         "tile_size": 768,
         "tile_overlap": 32,
         "process_size": 512,
+        "color_fix": "adain",
     }
 
     def __init__(

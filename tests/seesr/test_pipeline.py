@@ -167,4 +167,5 @@ def test_official_defaults():
         "tile_size": 768,
         "tile_overlap": 32,
         "process_size": 512,
+        "color_fix": "adain",
     }

@@ -1,0 +1,98 @@
+"""The model the package ships: it loads, gives the sizes asked for, and restores photographs it has never seen."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from diffusers_sr import load_pipeline
+from diffusers_sr.data.dataset import sample_generator
+from diffusers_sr.data.degradation import DegradationConfig, degrade
+from diffusers_sr.evaluation import evaluate
+from diffusers_sr.hub import BASE, MODELS
+from diffusers_sr.images import resize
+
+TILE_SIZE, TILE_OVERLAP = 160, 64
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipeline = load_pipeline("seesr-small")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def photo(name: str) -> torch.Tensor:
+    pixels = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1).float() / 255
+    return pixels[:, 20:276, 100:356]
+
+
+@pytest.mark.parametrize(("folder", "megabytes"), [(BASE, 20), ("seesr-small", 15)])
+def test_it_is_small_and_in_half_precision(folder, megabytes):
+    assert sum(path.stat().st_size for path in (MODELS / folder).rglob("*") if path.is_file()) <= megabytes * 1e6
+    parameters = [p for model in load_pipeline("seesr-small", dtype=torch.float16).components.values()
+                  if isinstance(model, torch.nn.Module) for p in model.parameters()]  # fmt: skip
+    assert all(torch.equal(parameter, parameter.half()) for parameter in parameters)
+
+
+def test_names_that_are_no_pipeline_of_ours(tmp_path):
+    with pytest.raises(ValueError, match="holds a StableDiffusionPipeline; this package loads SeeSRPipeline"):
+        load_pipeline(str(MODELS / BASE))
+    with pytest.raises(OSError, match="nowhere"):
+        load_pipeline(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("size", [(33, 57), (96, 64)])
+def test_any_size(pipeline, size):
+    image = Image.fromarray(skimage.data.coffee()).resize(size, Image.Resampling.LANCZOS)
+    assert pipeline(image).images[0].size == (4 * size[0], 4 * size[1])
+    assert pipeline(image, upscale=2.5).images[0].size == (round(2.5 * size[0]), round(2.5 * size[1]))
+
+
+def test_it_is_better_than_bicubic(pipeline):
+    """Means over three photos it has not seen, against the limits the model was accepted with."""
+    results, bicubics = [], []
+    for index, name in enumerate(("astronaut", "coffee", "chelsea")):
+        original = photo(name)
+        degraded = degrade(original, sample_generator(0, index), DegradationConfig())[None]
+        result = pipeline(degraded, generator=torch.Generator().manual_seed(0), output_type="pt").images
+        results.append(evaluate(original[None], result))
+        bicubics.append(evaluate(original[None], resize(degraded, original.shape[-2:])))
+    ours, bicubic = ({name: np.mean([row[name] for row in rows]) for name in rows[0]} for rows in (results, bicubics))
+    assert ours["log_power_spectrum_distance"] <= 0.7 * bicubic["log_power_spectrum_distance"]
+    assert ours["gmsd"] <= 1.2 * bicubic["gmsd"]
+    assert ours["psnr_y"] >= bicubic["psnr_y"] - 3
+    assert ours["mean_color_difference"] <= bicubic["mean_color_difference"] + 2
+
+
+def seam(difference: torch.Tensor, columns: list[int]) -> float:
+    """How much more a difference of two images, [H, W], changes across some columns than across all the others."""
+    change = (difference[:, 1:] - difference[:, :-1]).abs().mean(0)
+    near = torch.zeros_like(change, dtype=torch.bool)
+    for column in columns:
+        near[max(column - 2, 0) : column + 2] = True
+    return float(change[near].mean() / change[~near].mean())
+
+
+def test_borders_of_tiles_cannot_be_seen(pipeline):
+    degraded = degrade(photo("coffee"), sample_generator(0, 0), DegradationConfig())[None]
+    whole, tiled = (
+        pipeline(
+            degraded,
+            tile_size=tile_size,
+            tile_overlap=TILE_OVERLAP,
+            generator=torch.Generator().manual_seed(0),
+            color_fix=None,
+            output_type="pt",
+        ).images[0]
+        for tile_size in (256, TILE_SIZE)
+    )
+    difference = (whole - tiled).mean(0)
+    assert difference.abs().max() > 1e-3, "the tiled result is another computation"
+    # Of 256 pixels, tiles take 0 to 160 and 96 to 256: they begin and end at 96 and 160, and hand over at 128.
+    borders = [96, 128, 160]
+    step = 0.01 * (torch.arange(256) >= 128)
+    assert seam(difference + step, borders) > 1.25, "a seam of 2.5/255 would be found"
+    for rows_or_columns in (difference, difference.T):
+        assert seam(rows_or_columns, borders) <= 1.25
