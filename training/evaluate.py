@@ -2,8 +2,9 @@
 
     python training/evaluate.py --data PHOTOS --list training/recipes/held_out_photos.txt --model seesr-small
 
-Photo number i is degraded with seed i, so that every run measures the same inputs. It prints a Markdown table of
-means; `--pictures` also writes each photo's input, and input, bicubic, result and original side by side.
+Photo number i is degraded with seed `--first-seed` + i, so that every run measures the same inputs. It prints a
+Markdown table of means; `--pictures` also writes each photo's input, and input, bicubic, result and original side by
+side.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from diffusers_sr.images import resize
 SCALE = 4
 
 
-def degraded_pair(path: Path, index: int, max_size: int | None = None) -> tuple[Tensor, Tensor]:
+def degraded_pair(path: Path, seed: int, max_size: int | None = None) -> tuple[Tensor, Tensor]:
     """The photo cut to a multiple of the scale, [1, 3, H, W], and its degraded version, [1, 3, H / 4, W / 4].
 
     With `max_size` a longer side is cut, not shrunk, to that many pixels around the centre.
@@ -35,7 +36,7 @@ def degraded_pair(path: Path, index: int, max_size: int | None = None) -> tuple[
     height, width = (min(side, max_size or side) // SCALE * SCALE for side in photo.shape[-2:])
     top, left = (photo.shape[-2] - height) // 2, (photo.shape[-1] - width) // 2
     photo = photo[:, top : top + height, left : left + width]
-    return photo[None], degrade(photo, sample_generator(0, index), DegradationConfig(), SCALE)[None]
+    return photo[None], degrade(photo, sample_generator(0, seed), DegradationConfig(), SCALE)[None]
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -62,6 +63,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, help="guidance scale; the model's own by default")
     parser.add_argument("--color-fix", default="default", help="adain, wavelet or none; the model's own by default")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="seed the first photo is degraded with (%(default)s)"
+    )
     parser.add_argument("--max-size", type=int, help="cut longer sides to this many pixels around the centre")
     parser.add_argument("--pictures", type=Path, help="folder for comparison pictures")
     options = parser.parse_args()
@@ -74,7 +78,7 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
     for index, path in enumerate(paths):
-        photo, degraded = degraded_pair(path, index, options.max_size)
+        photo, degraded = degraded_pair(path, options.first_seed + index, options.max_size)
         bicubic = resize(degraded, photo.shape[-2:])
         result = pipeline(
             degraded,
