@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -10,6 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .data.dataset import sample_generator
+from .denoiser import Denoiser
 
 
 def draw_noise(seeds: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -30,6 +32,19 @@ def drop_texts(seeds: Tensor, texts: Sequence[str], ratio: float) -> list[str]:
     return ["" if chance < ratio else text for chance, text in zip(chances, texts, strict=True)]
 
 
+def predicted_latents(scheduler: DDPMScheduler, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """The clean latents that the network's output [B, C, h, w] at `timesteps` [B] stands for.
+
+    Raises:
+        ValueError: for a prediction type other than epsilon and v_prediction.
+    """
+    signal = scheduler.alphas_cumprod.to(noisy.device)[timesteps].sqrt()[:, None, None, None]
+    noise = (1 - scheduler.alphas_cumprod.to(noisy.device)[timesteps]).sqrt()[:, None, None, None]
+    if _prediction_type(scheduler) == "epsilon":
+        return (noisy - noise * prediction) / signal
+    return signal * noisy - noise * prediction
+
+
 def denoising_loss(
     scheduler: DDPMScheduler, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
@@ -38,11 +53,31 @@ def denoising_loss(
     Raises:
         ValueError: for a prediction type other than epsilon and v_prediction.
     """
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        target = noise
-    elif kind == "v_prediction":
+    target = noise
+    if _prediction_type(scheduler) == "v_prediction":
         target = scheduler.get_velocity(latents, noise, timesteps)
-    else:
-        raise ValueError(f"prediction_type is {kind!r}; training knows 'epsilon' and 'v_prediction'.")
     return nn.functional.mse_loss(prediction.float(), target.float())
+
+
+class DenoisingLoss(nn.Module):
+    """The training objective of Stable Diffusion, with a method's denoiser: noise on the target's latents."""
+
+    def __init__(self, denoiser: Denoiser, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scheduler = scheduler
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        seeds = batch["seed"]
+        latents = self.denoiser.encode(batch["target"])
+        noise = draw_noise(seeds, latents.shape[1:], latents.device)
+        timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, latents.device)
+        prediction = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps, batch)
+        return {"mse": denoising_loss(self.scheduler, prediction, latents, noise, timesteps)}
+
+
+def _prediction_type(scheduler: DDPMScheduler) -> str:
+    kind: str = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"prediction_type is {kind!r}; training knows 'epsilon' and 'v_prediction'.")
+    return kind

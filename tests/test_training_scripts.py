@@ -65,6 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
     )  # fmt: skip
     dape = run("train_dape", runs / "dape", "--tagger", tagger)
     run("train_seesr", runs / "seesr", "--base", base, "--tagger", dape, *tags, "--learning_rate", 1e-2)
+    run("train_seesr_one_step", runs / "one_step", "--base", base, "--seesr", runs / "seesr", *tags)
     return runs
 
 
@@ -102,6 +103,12 @@ def test_seesr_trains_controlnet_and_adapter(runs: Path) -> None:
     for role in (adapter.unet, adapter.controlnet):
         assert all(transformer.proj_out.weight.abs().sum() > 0 for transformer in role.values())
     assert not changed(*(runs / stage / WEIGHTS for stage in ("dape", "seesr/tagger")))
+
+
+def test_one_step_fine_tuning_moves_what_seesr_trained(runs: Path) -> None:
+    for model in ("controlnet", "adapter"):
+        assert changed(*(runs / stage / model / WEIGHTS for stage in ("seesr", "one_step")))
+    assert not changed(*(runs / stage / "tagger" / WEIGHTS for stage in ("seesr", "one_step")))
 
 
 def test_the_result_is_a_pipeline(runs: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import Self
 
 from ..adapter import AdapterHook, AttentionAdapter, Host, site_key
+from ..feed_forward import ChunkedFeedForward
 from ..processors import RepresentationAttnProcessor, SelfAttnProcessor, keep_processor
 
 SITE_OPTIONS = (
@@ -151,9 +152,11 @@ def _text_transformers(host: Host) -> dict[str, dict[str, Any]]:
 
 
 def _transformers(sites: dict[str, dict[str, Any]], representation_dim: int) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {
-            site_key(site): Transformer2DModel(cross_attention_dim=representation_dim, **options)
-            for site, options in sites.items()
-        }
-    )
+    transformers = {
+        site_key(site): Transformer2DModel(cross_attention_dim=representation_dim, **options)
+        for site, options in sites.items()
+    }
+    for transformer in transformers.values():
+        for block in transformer.transformer_blocks:
+            block.ff = ChunkedFeedForward(transformer.inner_dim, activation_fn="geglu")
+    return nn.ModuleDict(transformers)
