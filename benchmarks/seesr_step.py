@@ -6,8 +6,10 @@ Random weights of Stable Diffusion 2's shapes; about 7 GB of memory for them in 
 measured in one process, by turns, on a batch of two: the two halves of classifier-free guidance. The stock step is
 what a stock pipeline does, embedding the condition image in every step; SeeSR's is what this package's pipeline
 does, with the embedding and the representation's keys and values prepared before. The arithmetic is counted on the
-shapes, for steps that prepare nothing: at full size the adapter's is 547 of 1,635 GFLOP for each half. Peak memory is
-a step's own (activations) plus the weights it uses.
+shapes, for steps that prepare nothing: at full size the adapter's is 547 of 1,635 GFLOP for each half. A
+transformer's GFLOP take longer than a convolution's, of which only the stock step has any; so each representation
+transformer is also timed beside the stock text transformer it follows. Peak memory is a step's own (activations) plus
+the weights it uses.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +79,43 @@ class Bench:
         negative, positive = self.unet(*call, **residuals, return_dict=False)[0].chunk(2)
         negative + 5.5 * (positive - negative)
 
+    def transformers(self) -> list[tuple[Callable[[], None], Callable[[], None]]]:
+        """For each kind of site in the UNet a call of its text transformer and one of the representation transformer
+        that follows it, which do the same work on the same hidden states, but for the length of what they attend to.
+        """
+        self.prepare("SeeSR")
+        self.adapter.detach()
+        calls = []
+        for level, channels in enumerate(self.unet.config.block_out_channels[:-1]):
+            site = f"down_blocks.{level}.attentions.0"
+            size = self.latents.shape[-1] >> level
+            hidden_states = torch.randn(2, channels, size, size).to(self.latents)
+            text = partial(self.unet.get_submodule(site), hidden_states, self.text)
+            calls.append((text, partial(self.adapter, "attend_to_representation", "unet", site, hidden_states)))
+        return calls
+
     def weights(self, kind: str) -> int:
         """Bytes."""
         models = [self.unet, self.controlnet, *([self.adapter] if kind == "SeeSR" else [])]
         return sum(tensor.numel() * tensor.element_size() for model in models for tensor in model.parameters())
 
 
-def measure(step: Callable[[], None], device: torch.device) -> tuple[float, int]:
-    """Seconds of a step, and the bytes it needs at its peak beyond what was there before."""
-    before = memory(device, reset=True)
+def measure(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of a step."""
     synchronise(device)
     start = time.perf_counter()
     step()
     synchronise(device)
-    return time.perf_counter() - start, memory(device) - before
+    return time.perf_counter() - start
+
+
+def peak_memory(step: Callable[[], None], device: torch.device) -> int:
+    """The bytes a step needs at its peak beyond what was there before. It gives memory back to the system first, which
+    the step has to ask for again: not a step to be timed."""
+    before = memory(device, reset=True)
+    step()
+    synchronise(device)
+    return memory(device) - before
 
 
 def memory(device: torch.device, reset: bool = False) -> int:
@@ -131,21 +157,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latent-size", type=int, default=64, help="side of the latents; 8 pixels each")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", type=torch.device, default="cpu")
-    parser.add_argument("--rounds", type=int, default=3, help="measured steps of each kind, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each kind, after two others")
     options = parser.parse_args(arguments)
 
     flops = count_flops(options.size, options.latent_size)
     bench = Bench(options.size, options.latent_size, DTYPES[options.dtype], options.device)
     conditions = {"stock": bench.image, "SeeSR": bench.embedding}
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    peaks = dict.fromkeys(KINDS, 0)
-    for turn in range(options.rounds + 1):
+    peaks: dict[str, int] = {}
+    for turn in range(options.rounds + 2):
         for kind in KINDS:
             bench.prepare(kind)
-            elapsed, needed = measure(lambda kind=kind: bench.step(conditions[kind]), options.device)
-            if turn:
-                seconds[kind].append(elapsed)
-                peaks[kind] = max(peaks[kind], bench.weights(kind) + needed)
+            step = partial(bench.step, conditions[kind])
+            if turn == 0:
+                peaks[kind] = bench.weights(kind) + peak_memory(step, options.device)
+            elif turn == 1:
+                step()
+            else:
+                seconds[kind].append(measure(step, options.device))
 
     print(f"{options.size}, {options.latent_size}×{options.latent_size} latents, {options.dtype}, {options.device}")
     for kind in KINDS:
@@ -158,6 +187,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"time: {ratio:.3f} times the stock step's; the arithmetic is {arithmetic:.3f} times as much")
     print(f"step above its arithmetic: {100 * (ratio / arithmetic - 1):+.1f} %")
     print(f"adapter alone above its arithmetic: {100 * ((ratio - 1) / (arithmetic - 1) - 1):+.1f} % (at most +10 %)")
+    for level, calls in enumerate(bench.transformers()):
+        pairs = [[measure(call, options.device) for call in calls] for _ in range(options.rounds + 1)][1:]
+        cost = statistics.median(representation / text for text, representation in pairs)
+        print(f"level {level}: a representation transformer takes {cost:.3f} times its text transformer's time")
     print(f"memory: {peaks['SeeSR'] / peaks['stock']:.3f} times the stock step's")
 
 
