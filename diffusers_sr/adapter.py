@@ -106,7 +106,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         """
         host, role = _host(model)
         hooks = {site: self.site_hook(role, site, _site_module(host, site)) for site in self.sites(role)}
-        if role == "controlnet" and host.config.controlnet_conditioning_channel_order != "rgb":
+        if _embeds_image(host) and host.config.controlnet_conditioning_channel_order != "rgb":
             raise ValueError(
                 "The ControlNet's `controlnet_conditioning_channel_order` is "
                 f"{host.config.controlnet_conditioning_channel_order!r}, but only 'rgb' can take a condition image "
@@ -119,7 +119,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             if self._hook_names(module):
                 continue
             _register(module, hook, name)
-        if role == "controlnet" and not _has_condition_hook(host):
+        if _embeds_image(host) and not _has_condition_hook(host):
             _register(host.controlnet_cond_embedding, ConditionEmbeddingHook(), _CONDITION_EMBEDDING)
         self._hosts.add(host)
         return self
@@ -145,7 +145,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         """Whether every site of this adapter in `model` has its hook. It is read from `model`, not remembered."""
         host, role = _host(model)
         modules = dict(host.named_modules())
-        return (role == "unet" or _has_condition_hook(host)) and all(
+        return (not _embeds_image(host) or _has_condition_hook(host)) and all(
             site in modules and self._hook_names(modules[site]) for site in self.sites(role)
         )
 
@@ -232,6 +232,11 @@ def _adapter_hooks(module: nn.Module) -> dict[str, AdapterHook]:
     registry = getattr(module, "_diffusers_hook", None)
     hooks = registry.hooks if registry is not None else {}
     return {name: hook for name, hook in hooks.items() if isinstance(hook, AdapterHook)}
+
+
+def _embeds_image(host: Host) -> bool:
+    """Whether this is a ControlNet whose condition is an image, and not latents."""
+    return isinstance(getattr(host, "controlnet_cond_embedding", None), ControlNetConditioningEmbedding)
 
 
 def _has_condition_hook(host: Host) -> bool:

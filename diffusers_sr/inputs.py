@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 
@@ -88,6 +90,18 @@ def check_inputs(
         raise ValueError(
             f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {list(callback_tensor_inputs)}."
         )
+
+
+def split_inputs(inputs: Mapping[str, Any], *steps: Callable[..., Any]) -> list[dict[str, Any]]:
+    """Give each step those of the inputs that are among its parameters.
+
+    Raises:
+        TypeError: if one is no step's.
+    """
+    names = [inspect.signature(step).parameters.keys() for step in steps]
+    if unknown := sorted(inputs.keys() - set().union(*names)):
+        raise TypeError(f"There are no arguments {', '.join(unknown)}: see the signatures of the call and its steps.")
+    return [{name: inputs[name] for name in inputs if name in own} for own in names]
 
 
 def _is_number(value: object) -> bool:

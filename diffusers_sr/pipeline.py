@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
@@ -22,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .adapter import AttentionAdapter
 from .color import COLOR_FIXES
 from .images import ImageInput, output_size, pad_to_multiple, read_images, resize, working_size
-from .inputs import check_inputs
+from .inputs import check_inputs, split_inputs
 from .texts import as_texts, encode_texts
 from .tiling import Window, crop_tiles, tile_groups, tile_windows, tiled_map
 
@@ -36,7 +37,8 @@ class SuperResolutionPipeline(
     """Super-resolution by Stable Diffusion with a ControlNet and an attention adapter on both.
 
     The base of the methods' pipelines. A method says what it reads from the image (`describe`), how that enters the
-    text (`encode_prompt`) and the adapter, and what its defaults are (`_call_defaults`).
+    text (`encode_prompt`) and the adapter, and what its defaults are (`_call_defaults`). What it takes in a call
+    beside the common arguments are parameters of the steps that need them: of `describe`, `prepare_control`, `decode`.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a Stable Diffusion model, or of any fine-tune of its shape.
@@ -172,14 +174,14 @@ class SuperResolutionPipeline(
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors it
                 returns replace those of the call.
             callback_on_step_end_tensor_inputs: which tensors it gets, of `_callback_tensor_inputs`.
-            method_inputs: of the method; see its `describe`.
+            method_inputs: of the method; see its `describe`, `prepare_control` and `decode`.
 
         Returns:
             The images, as an `ImagePipelineOutput` or the only element of a tuple.
 
         Raises:
             ValueError: if an argument has a value that is not allowed, or two do not fit each other.
-            TypeError: if an image is of an unknown kind.
+            TypeError: if an image is of an unknown kind, or there is no such argument.
         """
         num_inference_steps = self._or_default("num_inference_steps", num_inference_steps)
         guidance_scale = self._or_default("guidance_scale", guidance_scale)
@@ -196,6 +198,9 @@ class SuperResolutionPipeline(
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check what can be checked without the image
+        describe_inputs, control_inputs, decode_inputs = split_inputs(
+            method_inputs, self.describe, self.prepare_control, self.decode
+        )
         self.check_inputs(
             prompt=prompt,
             prompt_embeds=prompt_embeds,
@@ -227,7 +232,7 @@ class SuperResolutionPipeline(
         num_images = len(low_resolution)
 
         # 3. Describe it, in words and for the adapter
-        description, conditioning = self.describe(low_resolution, **method_inputs)
+        description, conditioning = self.describe(low_resolution, **describe_inputs)
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             prompt,
             negative_prompt,
@@ -252,19 +257,25 @@ class SuperResolutionPipeline(
         latents = self.prepare_latents(noise, image_latents)
 
         # 5. Denoise
+        sampling: dict[str, Any] = {
+            "tile_size": tile_size,
+            "tile_overlap": tile_overlap,
+            "tile_batch_size": tile_batch_size,
+            "generator": generator,
+            "cross_attention_kwargs": cross_attention_kwargs,
+        }
+        control = self.prepare_control(
+            control_image, image_latents, latents, prompt_embeds, negative_prompt_embeds, sampling, **control_inputs
+        )
         latents = self.denoise(
             latents,
-            control_image,
+            control,
             prompt_embeds,
             negative_prompt_embeds,
             conditioning=conditioning,
             guidance_scale=guidance_scale,
             controlnet_conditioning_scale=controlnet_conditioning_scale,
-            tile_size=tile_size,
-            tile_overlap=tile_overlap,
-            tile_batch_size=tile_batch_size,
-            generator=generator,
-            cross_attention_kwargs=cross_attention_kwargs,
+            **sampling,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
@@ -272,7 +283,8 @@ class SuperResolutionPipeline(
         # 6. Decode, take the padding off, match the colours, and give the size that was asked for
         images: Any = latents
         if output_type != "latent":
-            images = self.decode(latents, tile_size, tile_overlap)[..., : enlarged.shape[-2], : enlarged.shape[-1]]
+            images = self.decode(latents, control_image, tile_size, tile_overlap, **decode_inputs)
+            images = images[..., : enlarged.shape[-2], : enlarged.shape[-1]]
             if color_fix is not None:
                 images = COLOR_FIXES[color_fix](images, enlarged.repeat_interleave(num_images_per_prompt, dim=0))
             images = self.image_processor.postprocess(resize(images, final_size), output_type)
@@ -285,8 +297,10 @@ class SuperResolutionPipeline(
 
         Arguments that are not given have their defaults, so that some can be checked before there is an image.
         """
-        # A negative prompt may be given as embeddings instead, and a colour fix of None is one.
-        for name in self.config.call_defaults.keys() - {"negative_prompt", "color_fix"}:
+        # A negative prompt may be given as embeddings instead, and a colour fix of None is one. What only this method
+        # has is checked where it is used.
+        common = inspect.signature(check_inputs).parameters.keys() - {"negative_prompt", "color_fix"}
+        for name in self.config.call_defaults.keys() & common:
             arguments[name] = self._or_default(name, arguments.get(name))
         check_inputs(
             **arguments,
@@ -388,7 +402,7 @@ class SuperResolutionPipeline(
         num_images_per_prompt: int = 1,
         generator: Generators = None,
     ) -> torch.Tensor:
-        """Scaled latents of `image` `[B, 3, H, W]` in [0, 1], drawn from the VAE's posterior, tile by tile.
+        """Scaled latents of `image` `[B, 3, H, W]` in [0, 1] from the VAE's posterior (`draw_latents`), tile by tile.
 
         Each tile of each image is encoded once; every one of its `num_images_per_prompt` results has its own draw.
         """
@@ -402,8 +416,12 @@ class SuperResolutionPipeline(
         latents = tiled_map(moments, (2 * image - 1).to(self.vae.dtype), windows, input_scale=self.vae_scale_factor)
         latents = latents.repeat_interleave(num_images_per_prompt, dim=0)
         if latents.shape[1] == 2 * self.unet.config.in_channels:
-            latents = DiagonalGaussianDistribution(latents).sample(generator)
+            latents = self.draw_latents(DiagonalGaussianDistribution(latents), generator)
         return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
+
+    def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
+        """Latents `[B, channels, H, W]` of an image from the VAE's posterior: a sample of it."""
+        return posterior.sample(generator)
 
     def prepare_latents(self, noise: torch.Tensor, image_latents: torch.Tensor | None = None) -> torch.Tensor:
         """Latents at the first timestep: noise alone, or noise on the latents of the image.
@@ -419,10 +437,43 @@ class SuperResolutionPipeline(
             timestep = torch.tensor([self.scheduler.config.num_train_timesteps - 1], device=noise.device)
         return self.scheduler.add_noise(image_latents, noise, timestep)
 
+    def prepare_control(
+        self,
+        image: torch.Tensor,
+        image_latents: torch.Tensor | None,
+        latents: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        negative_prompt_embeds: torch.Tensor | None,
+        sampling: dict[str, Any],
+    ) -> Any:
+        """What `control_tiles` cuts into tiles: here the image itself.
+
+        Args:
+            image: `[images, 3, H * vae_scale_factor, W * vae_scale_factor]` in [0, 1].
+            image_latents: its latents `[B, channels, H, W]`, if sampling starts from them.
+            latents: what sampling starts from, `[B, channels, H, W]`.
+            prompt_embeds, negative_prompt_embeds: as `denoise` gets them.
+            sampling: tiles, generator and `cross_attention_kwargs` for a method that has to sample here, as `denoise`
+                takes them.
+        """
+        return image
+
+    def control_tiles(
+        self, control: Any, num_results: int, windows: Sequence[Window], tile_batch_size: int
+    ) -> list[Any]:
+        """What `predict_noise` gets for each group of tiles, computed once for all steps.
+
+        Here the embedding of the condition image, `[tiles * num_results, channels, h, w]`: what the ControlNet makes
+        of the image does not change from step to step, nor with the prompt.
+        """
+        copies = num_results // len(control)
+        tiles = (crop_tiles(control, group, self.vae_scale_factor) for group in tile_groups(windows, tile_batch_size))
+        return [embed_condition(self.controlnet, tile).repeat_interleave(copies, dim=0) for tile in tiles]
+
     def denoise(
         self,
         latents: torch.Tensor,
-        control_image: torch.Tensor,
+        control: Any,
         prompt_embeds: torch.Tensor,
         negative_prompt_embeds: torch.Tensor | None = None,
         *,
@@ -441,11 +492,11 @@ class SuperResolutionPipeline(
 
         Args:
             latents: `[B, channels, H, W]`, of `prepare_latents`.
-            control_image: `[images, 3, H * vae_scale_factor, W * vae_scale_factor]` in [0, 1]; each is embedded once,
-                and serves `B / images` latents next to each other.
+            control: what `prepare_control` returns, of one image for `B / images` latents next to each other.
             prompt_embeds, negative_prompt_embeds: `[B, tokens, channels]`; without the second, or with a
                 `guidance_scale` up to 1, there is no guidance.
-            conditioning: what the adapter is conditioned on, each with a first axis of `B`.
+            conditioning: what the adapter is conditioned on in all steps, each with a first axis of `B`; with nothing
+                it is left to `predict_noise`.
 
         The others are as in `__call__`.
 
@@ -459,12 +510,7 @@ class SuperResolutionPipeline(
         conditioning = {name: value.to(latents.device, self.adapter.dtype) for name, value in conditioning.items()}
         windows = self._windows(latents, 1, tile_size, tile_overlap)
         self.adapter.attach(self.unet).attach(self.controlnet)
-        # What the ControlNet makes of the image does not change from step to step, nor with the prompt.
-        copies = len(latents) // len(control_image)
-        tiles = (
-            crop_tiles(control_image, group, self.vae_scale_factor) for group in tile_groups(windows, tile_batch_size)
-        )
-        conditions = [embed_condition(self.controlnet, tile).repeat_interleave(copies, dim=0) for tile in tiles]
+        controls = self.control_tiles(control, len(latents), windows, tile_batch_size)
         timesteps = self.scheduler.timesteps
         step_accepts = inspect.signature(self.scheduler.step).parameters
         step_kwargs = {"generator": generator} if "generator" in step_accepts else {}
@@ -472,7 +518,8 @@ class SuperResolutionPipeline(
         self._num_timesteps = len(timesteps)
         self._interrupt = False
 
-        with self.adapter.conditioning(**conditioning), self.progress_bar(total=len(timesteps)) as progress_bar:
+        conditioned = self.adapter.conditioning(**conditioning) if conditioning else nullcontext()
+        with conditioned, self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue
@@ -482,7 +529,7 @@ class SuperResolutionPipeline(
                 predict = partial(
                     self.predict_noise,
                     timestep=timestep,
-                    conditions=conditions,
+                    controls=controls,
                     texts=texts,
                     controlnet_conditioning_scale=controlnet_conditioning_scale,
                     cross_attention_kwargs=cross_attention_kwargs,
@@ -511,7 +558,7 @@ class SuperResolutionPipeline(
         latents: torch.Tensor,
         group: int,
         timestep: torch.Tensor,
-        conditions: list[torch.Tensor],
+        controls: list[Any],
         texts: list[torch.Tensor],
         controlnet_conditioning_scale: float,
         cross_attention_kwargs: dict[str, Any] | None = None,
@@ -521,7 +568,7 @@ class SuperResolutionPipeline(
         Args:
             latents: `[tiles * B, channels, h, w]`, scaled for the model.
             group: the index of the group.
-            conditions: for each group the embedded tiles of the condition image, `[tiles * B, channels, h, w]`.
+            controls: of every group, from `control_tiles`.
             texts: embeddings `[B, tokens, channels]` of the prompt, or of negative prompt and prompt.
         """
         tiles = len(latents) // len(texts[0])
@@ -532,7 +579,7 @@ class SuperResolutionPipeline(
             latents,
             timestep,
             encoder_hidden_states=encoder_hidden_states,
-            controlnet_cond=conditions[group].repeat(len(texts), 1, 1, 1),
+            controlnet_cond=controls[group].repeat(len(texts), 1, 1, 1),
             conditioning_scale=controlnet_conditioning_scale,
             return_dict=False,
         )
@@ -545,13 +592,20 @@ class SuperResolutionPipeline(
             cross_attention_kwargs=cross_attention_kwargs,
             return_dict=False,
         )[0]
-        if len(texts) == 1:
-            return noise_pred
-        negative_noise_pred, noise_pred = noise_pred.chunk(2)
+        return self.guide(noise_pred.chunk(len(texts)))
+
+    def guide(self, noise_preds: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Classifier-free guidance, of the predictions for negative prompt and prompt; one alone is returned."""
+        if len(noise_preds) == 1:
+            return noise_preds[0]
+        negative_noise_pred, noise_pred = noise_preds
         return negative_noise_pred + self.guidance_scale * (noise_pred - negative_noise_pred)
 
-    def decode(self, latents: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
-        """Images `[B, 3, H, W]`, float32 in [0, 1], from scaled latents, tile by tile."""
+    def decode(self, latents: torch.Tensor, image: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
+        """Images `[B, 3, H, W]`, float32 in [0, 1], from scaled latents, tile by tile.
+
+        `image` is what was enlarged, as `prepare_control` gets it, for a method whose decoder looks at it.
+        """
 
         def decode_tiles(tiles: torch.Tensor, _: int) -> torch.Tensor:
             return self.vae.decode(tiles, return_dict=False)[0]

@@ -6,11 +6,13 @@ the reference one no matrix of attention scores is held in memory.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, XFormersAttnProcessor
+
+from .one_hot import Similarity, one_hot_attention
 
 
 class SelfAttnProcessor:
@@ -30,13 +32,13 @@ class SelfAttnProcessor:
         return _attend(self, attn, query, key, value)
 
 
-class RepresentationAttnProcessor:
-    """Cross-attention to an image representation whose keys and values are already computed.
+class PreparedAttnProcessor:
+    """Cross-attention to something whose keys and values are already computed.
 
     `encoder_hidden_states` holds, on its last axis, the keys and the values of every layer of the transformer one
-    after the other: `[B, L, layers * 2 * C]`. They are constant over the sampling steps, the tiles and the two
-    halves of classifier-free guidance; where the hidden states are `[k * B, N, C]` they are repeated `k` times, with
-    the image as the fastest index.
+    after the other: `[B, L, layers * 2 * C]`. They are the same in the two halves of classifier-free guidance, and
+    those of an image representation also at every step and in every tile; where the hidden states are
+    `[k * B, N, C]` they are repeated `k` times, with the image as the fastest index.
 
     The keys and values of the *text*, in the stock attention of the host, could be kept in the same way. They are
     not, on purpose: that would take processors on the host, which stand in the way of `set_default_attn_processor`,
@@ -67,7 +69,43 @@ class RepresentationAttnProcessor:
         return _attend(self, attn, attn.to_q(hidden_states), key, value)
 
 
-def keep_processor(attn: Attention, processor: SelfAttnProcessor | RepresentationAttnProcessor) -> None:
+class OneHotReferenceAttnProcessor:
+    """CoSeR's reference attention (paper, Eq. 5): each query takes the value of the one key most similar to it.
+
+    It is multi-headed as in the official code, and has no attention backend: no softmax is computed, and no matrix of
+    scores is held either (`diffusers_sr.one_hot`).
+
+    Args:
+        similarity: of `one_hot_attention`.
+    """
+
+    def __init__(self, similarity: Similarity) -> None:
+        self.similarity = similarity
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        query, key, value = (
+            projection(tokens).unflatten(-1, (attn.heads, -1))
+            for projection, tokens in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, encoder_hidden_states),
+                (attn.to_v, encoder_hidden_states),
+            )
+        )
+        hidden_states = one_hot_attention(query, key, value, self.similarity)
+        hidden_states = attn.to_out[0](hidden_states.flatten(2))
+        return attn.to_out[1](hidden_states)
+
+
+AttnProcessor: TypeAlias = SelfAttnProcessor | PreparedAttnProcessor | OneHotReferenceAttnProcessor
+
+
+def keep_processor(attn: Attention, processor: AttnProcessor) -> None:
     """Put `processor` on `attn` unless one of its kind is there already.
 
     Calls that replace every processor of a pipeline (`enable_xformers_memory_efficient_attention`) reach into an
@@ -75,7 +113,7 @@ def keep_processor(attn: Attention, processor: SelfAttnProcessor | Representatio
     """
     if isinstance(attn.processor, type(processor)):
         return
-    if isinstance(attn.processor, XFormersAttnProcessor):
+    if isinstance(attn.processor, XFormersAttnProcessor) and hasattr(processor, "_attention_backend"):
         processor._attention_backend = AttentionBackendName.XFORMERS
     attn.set_processor(processor)
 
@@ -96,7 +134,7 @@ def repeat_to_batch(tensor: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def _attend(
-    processor: SelfAttnProcessor | RepresentationAttnProcessor,
+    processor: SelfAttnProcessor | PreparedAttnProcessor,
     attn: Attention,
     query: torch.Tensor,
     key: torch.Tensor,

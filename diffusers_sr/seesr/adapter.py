@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ..adapter import AdapterHook, AttentionAdapter, Host, site_key
 from ..feed_forward import ChunkedFeedForward
-from ..processors import RepresentationAttnProcessor, SelfAttnProcessor, keep_processor
+from ..processors import PreparedAttnProcessor, SelfAttnProcessor, keep_processor
 
 SITE_OPTIONS = (
     "num_attention_heads",
@@ -140,7 +140,7 @@ class SeeSRAdapter(AttentionAdapter):
         for transformer in transformers:
             for layer, block in enumerate(transformer.transformer_blocks):
                 keep_processor(block.attn1, SelfAttnProcessor())
-                keep_processor(block.attn2, RepresentationAttnProcessor(layer))
+                keep_processor(block.attn2, PreparedAttnProcessor(layer))
 
 
 def _text_transformers(host: Host) -> dict[str, dict[str, Any]]:

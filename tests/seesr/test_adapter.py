@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnP
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
-from diffusers_sr.processors import RepresentationAttnProcessor, SelfAttnProcessor, repeat_to_batch
+from diffusers_sr.processors import PreparedAttnProcessor, SelfAttnProcessor, repeat_to_batch
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from tests.components import REPRESENTATION_DIM, TEXT_DIM, randomise, tiny_controlnet, tiny_unet
 
@@ -168,5 +168,5 @@ def test_own_processors_come_back_when_replaced() -> None:
         attention.set_processor(XFormersAttnProcessor())
     adapter.set_conditioning(representation=representation)
     for attention in attentions:
-        assert isinstance(attention.processor, SelfAttnProcessor | RepresentationAttnProcessor)
+        assert isinstance(attention.processor, SelfAttnProcessor | PreparedAttnProcessor)
         assert attention.processor._attention_backend == "xformers"
