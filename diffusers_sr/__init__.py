@@ -6,15 +6,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .coser.adapter import CoSeRAdapter
+    from .coser.cfw import ControllableFeatureWrapping
+    from .coser.cognition import CognitiveEncoder
+    from .coser.controlnet import LatentControlNetModel
+    from .coser.pipeline import CoSeRPipeline
     from .hub import load_pipeline
     from .pipeline import SuperResolutionPipeline
     from .seesr.adapter import SeeSRAdapter
     from .seesr.pipeline import SeeSRPipeline
     from .seesr.tagger import Tagger
 
-__all__ = ["SeeSRAdapter", "SeeSRPipeline", "SuperResolutionPipeline", "Tagger", "load_pipeline"]
+__all__ = [
+    "CoSeRAdapter",
+    "CoSeRPipeline",
+    "CognitiveEncoder",
+    "ControllableFeatureWrapping",
+    "LatentControlNetModel",
+    "SeeSRAdapter",
+    "SeeSRPipeline",
+    "SuperResolutionPipeline",
+    "Tagger",
+    "load_pipeline",
+]
 
 _MODULES = {
+    "CoSeRAdapter": ".coser.adapter",
+    "CoSeRPipeline": ".coser.pipeline",
+    "CognitiveEncoder": ".coser.cognition",
+    "ControllableFeatureWrapping": ".coser.cfw",
+    "LatentControlNetModel": ".coser.controlnet",
     "SeeSRAdapter": ".seesr.adapter",
     "SeeSRPipeline": ".seesr.pipeline",
     "SuperResolutionPipeline": ".pipeline",

@@ -16,10 +16,14 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.cfw import ControllableFeatureWrapping
+from diffusers_sr.coser.cognition import CognitiveEncoder
+from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
 
-METHODS = ("seesr",)
+METHODS = ("seesr", "coser")
 
 TEXT_DIM = 32
 REPRESENTATION_DIM = 16
@@ -32,16 +36,9 @@ def components(method: str) -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = tiny_unet()
-        controlnet = tiny_controlnet()
         tokenizer = tiny_tokenizer()
-        parts = {
-            "vae": tiny_vae(),
-            "text_encoder": tiny_text_encoder(tokenizer),
-            "unet": unet,
-            "controlnet": controlnet,
-            "adapter": randomise(SeeSRAdapter.from_hosts(unet, controlnet, REPRESENTATION_DIM)),
-            "tagger": tiny_tagger(),
-        }
+        parts = {"vae": tiny_vae(), "text_encoder": tiny_text_encoder(tokenizer), "unet": unet}
+        parts |= _seesr_parts(unet) if method == "seesr" else _coser_parts(unet, parts["vae"])
     return {**{name: part.eval() for name, part in parts.items()}, "tokenizer": tokenizer, "scheduler": scheduler()}
 
 
@@ -51,7 +48,7 @@ def inputs(method: str) -> dict[str, Any]:
     return {
         "image": tiny_image(),
         "prompt": "a sharp photo",
-        "tags": "cat, tree",
+        **({"tags": "cat, tree"} if method == "seesr" else {}),
         "negative_prompt": "blur",
         "upscale": 4.0,
         "process_size": 16,
@@ -59,6 +56,22 @@ def inputs(method: str) -> dict[str, Any]:
         "guidance_scale": 5.5,
         "generator": torch.Generator("cpu").manual_seed(0),
         "output_type": "np",
+    }
+
+
+def _seesr_parts(unet: UNet2DConditionModel) -> dict[str, Any]:
+    controlnet = tiny_controlnet()
+    adapter = randomise(SeeSRAdapter.from_hosts(unet, controlnet, REPRESENTATION_DIM))
+    return {"controlnet": controlnet, "adapter": adapter, "tagger": tiny_tagger()}
+
+
+def _coser_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
+    controlnet = randomise(LatentControlNetModel.for_unet(unet))
+    return {
+        "controlnet": controlnet,
+        "adapter": randomise(CoSeRAdapter.from_hosts(unet, controlnet)),
+        "cognitive_encoder": tiny_cognitive_encoder(),
+        "cfw": randomise(ControllableFeatureWrapping.from_vae(vae, num_rrdbs=1, growth_channels=4)),
     }
 
 
@@ -176,6 +189,21 @@ def tiny_tagger() -> Tagger:
         image = torch.from_numpy(np.array(tiny_image())).permute(2, 0, 1)[None] / 255
         tagger.tagging_head.classifier.bias -= tagger.eval()(tagger.preprocess(image)).logits.mean()
     return tagger
+
+
+def tiny_cognitive_encoder() -> CognitiveEncoder:
+    """A cognitive encoder of three queries as wide as the text, whose CLIP sees 28×28 pixels in five tokens."""
+    clip = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 16, "num_hidden_layers": 2}
+    qformer = {"hidden_size": TEXT_DIM, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return randomise(
+        CognitiveEncoder(
+            num_queries=3,
+            srresnet_channels=8,
+            srresnet_blocks=1,
+            vision_config={**clip, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+            qformer_config={**qformer, "cross_attention_frequency": 2},
+        )
+    )
 
 
 def scheduler() -> DDPMScheduler:

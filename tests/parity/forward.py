@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.parity import seesr
+from tests.parity import coser, seesr
 
-METHODS = {"seesr": seesr.forward}
+METHODS = {"coser": coser.forward, "seesr": seesr.forward}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

@@ -1,0 +1,240 @@
+"""CoSeR's all-in-attention (paper, section 3.4): reference and LR attention before the decoder's self-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ModelMixin  # noqa: F401 (a pipeline looks its loader up in the component's module)
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from torch import nn
+from typing_extensions import Self
+
+from ..adapter import AdapterHook, AttentionAdapter, Host, site_key
+from ..one_hot import Similarity
+from ..processors import OneHotReferenceAttnProcessor, PreparedAttnProcessor, keep_processor, repeat_to_batch
+
+MIDDLE = -1
+
+
+class AllInAttention(nn.Module):
+    """What precedes one transformer block: it reads control features of the image and of its references.
+
+    Args:
+        channels: of the transformer block.
+        control_channels: of the control features; if they differ, a convolution brings them to `channels`.
+        num_attention_heads: of both attentions.
+        norm_num_groups: groups of the control features' normalisation.
+    """
+
+    def __init__(self, channels: int, control_channels: int, num_attention_heads: int, norm_num_groups: int) -> None:
+        super().__init__()
+        fits = control_channels == channels
+
+        def new_attention() -> Attention:
+            return Attention(channels, heads=num_attention_heads, dim_head=channels // num_attention_heads)
+
+        def new_conv() -> nn.Module:
+            return nn.Identity() if fits else nn.Conv2d(control_channels, channels, kernel_size=3, padding=1)
+
+        self.conv_lr = new_conv()
+        self.norm_lr = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
+        self.proj_lr = nn.Linear(channels, channels)
+        self.conv_reference = new_conv()
+        # The official code has a projection of the reference too, and never uses it.
+        self.norm_reference = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
+        self.attn_reference = new_attention()
+        self.out_reference = nn.Linear(channels, channels)
+        self.norm_hidden = nn.LayerNorm(channels)
+        self.attn_lr = new_attention()
+        self.out_lr = nn.Linear(channels, channels)
+
+    def prepare(self, lr: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What does not depend on the hidden states, and so is the same in both halves of the guidance.
+
+        Args:
+            lr: control features of the image, `[B, control_channels, h, w]`.
+            reference: of its references side by side, `[B, control_channels, h, w * references]`.
+
+        Returns:
+            The residual of the reference attention, `[B, h * w, channels]`, and keys and values of the LR attention,
+            `[B, h * w, 2 * channels]`.
+        """
+        lr = self.proj_lr(_tokens(self.norm_lr(self.conv_lr(lr))))
+        reference = _tokens(self.norm_reference(self.conv_reference(reference)))
+        residual = self.out_reference(self.attn_reference(lr, encoder_hidden_states=reference))
+        return residual, torch.cat([self.attn_lr.to_k(lr), self.attn_lr.to_v(lr)], dim=-1)
+
+    def forward(self, hidden_states: torch.Tensor, prepared: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """The hidden states `[k * B, N, channels]` with both residuals added; the official code's order."""
+        residual, keys_and_values = prepared
+        hidden_states = hidden_states + repeat_to_batch(residual, len(hidden_states))
+        attended = self.attn_lr(self.norm_hidden(hidden_states), encoder_hidden_states=keys_and_values)
+        return hidden_states + self.out_lr(attended)
+
+
+class AllInAttentionHook(AdapterHook):
+    """Puts all-in-attention before a transformer block."""
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.adapter.is_conditioned:
+            return args, kwargs
+        if args:
+            return (self.adapter("all_in_attention", self.site, args[0]), *args[1:]), kwargs
+        hidden_states = self.adapter("all_in_attention", self.site, kwargs["hidden_states"])
+        return args, {**kwargs, "hidden_states": hidden_states}
+
+
+class CoSeRAdapter(AttentionAdapter):
+    """One-hot reference attention and LR attention before every transformer block of the UNet's middle and decoder.
+
+    They read the features of one ControlNet (its residuals, which are not added to anything), run on the image's
+    latents and on the references'. The queries of the reference attention are the image's features, not the hidden
+    states.
+
+    Args:
+        unet_sites: the name of every such transformer block, "up_blocks.1.attentions.0.transformer_blocks.0", with
+            `channels`, `control_channels`, `num_attention_heads` and `norm_num_groups` of its `AllInAttention`, and
+            `control_index`: which of the ControlNet's down residuals it reads; -1 is the middle one. `from_hosts`
+            reads them from the models.
+        similarity: of the one-hot attention. "normalized" is the cosine similarity of the paper's Eq. 5; the released
+            weights want "scaled", the scaled dot product of the official code.
+    """
+
+    _no_split_modules = ["AllInAttention"]  # noqa: RUF012
+    _repeated_blocks = ["AllInAttention"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(self, unet_sites: dict[str, dict[str, Any]], similarity: Similarity = "normalized") -> None:
+        super().__init__()
+        self.unet = nn.ModuleDict(
+            {
+                site_key(site): AllInAttention(
+                    **{option: value for option, value in options.items() if option != "control_index"}
+                )
+                for site, options in unet_sites.items()
+            }
+        )
+        self._keep_processors()
+
+    @classmethod
+    def from_hosts(cls, unet: Host, controlnet: Host, similarity: Similarity = "normalized") -> Self:
+        """A new adapter for these models, to be trained.
+
+        As in the official code both attentions and the norms start from the block's own self-attention, and what is
+        added from zero, so that the conditioned UNet starts out as the stock one.
+        """
+        adapter = cls(_sites(unet, controlnet), similarity)
+        for site in adapter.config.unet_sites:
+            adapter._initialise(site, unet)
+        return adapter
+
+    def sites(self, role: str) -> dict[str, dict[str, Any]]:
+        return self.config.unet_sites if role == "unet" else {}
+
+    def prepare_conditioning(
+        self, lr: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """What every site adds and attends to, by site; see `AllInAttention.prepare`.
+
+        This is what `set_conditioning` and `conditioning` take: the residuals of the ControlNet, those of the down
+        blocks and then the middle one, each `[B, channels, h, w]`; `lr` for the image's latents, `reference` for those
+        of the references, which may lie side by side. A host may then be called with any multiple of `B` latents.
+
+        Raises:
+            ValueError: if the residuals are not those this adapter was made for.
+        """
+        self._keep_processors()
+        prepared = {}
+        for site, options in self.sites("unet").items():
+            index, channels = options["control_index"], options["control_channels"]
+            for name, features in (("lr", lr), ("reference", reference)):
+                if not -len(features) <= index < len(features) or features[index].shape[1] != channels:
+                    raise ValueError(
+                        f"`{name}` has features {[list(feature.shape) for feature in features]}, but {site!r} reads "
+                        f"{channels} channels of number {index}: give all residuals of the ControlNet this adapter "
+                        "was trained with, those of the down blocks and then that of the middle."
+                    )
+            prepared[site] = self._attention(site).prepare(lr[index], reference[index])
+        return prepared
+
+    def all_in_attention(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The hidden states `[k * B, N, channels]` of a site as its transformer block gets them."""
+        return self._attention(site)(hidden_states, self._conditioning[site])
+
+    def site_hook(self, role: str, site: str, module: nn.Module) -> AllInAttentionHook:
+        expected = self.sites(role)[site]["channels"]
+        if not isinstance(module, BasicTransformerBlock):
+            raise ValueError(
+                f"{site!r} of the {role} is a {type(module).__name__}, expected a BasicTransformerBlock: use the "
+                "adapter with the base model it was made for, or one of the same shape."
+            )
+        if module.norm1.normalized_shape[0] != expected:
+            raise ValueError(
+                f"{site!r} of the {role} has {module.norm1.normalized_shape[0]} channels, but the adapter expects "
+                f"{expected}: use the adapter with the base model it was made for, or one of the same shape."
+            )
+        return AllInAttentionHook(self, role, site)
+
+    def _attention(self, site: str) -> AllInAttention:
+        return self.unet[site_key(site)]  # type: ignore[return-value]  # a ModuleDict does not know of what
+
+    def _keep_processors(self) -> None:
+        attentions: list[Any] = list(self.unet.values())
+        for attention in attentions:
+            keep_processor(attention.attn_reference, OneHotReferenceAttnProcessor(self.config.similarity))
+            keep_processor(attention.attn_lr, PreparedAttnProcessor())
+
+    def _initialise(self, site: str, unet: Host) -> None:
+        new, transformer = self._attention(site), unet.get_submodule(site.rsplit(".transformer_blocks", 1)[0])
+        block: Any = unet.get_submodule(site)
+        new.norm_lr.load_state_dict(transformer.norm.state_dict())
+        new.norm_reference.load_state_dict(transformer.norm.state_dict())
+        # A base may project with a convolution of one pixel, which is the same.
+        weight = {
+            name: tensor.flatten(1) if tensor.ndim > 1 else tensor
+            for name, tensor in transformer.proj_in.state_dict().items()
+        }
+        new.proj_lr.load_state_dict(weight)
+        new.attn_reference.load_state_dict(block.attn1.state_dict())
+        new.attn_lr.load_state_dict(block.attn1.state_dict())
+        new.norm_hidden.load_state_dict(block.norm1.state_dict())
+        for out in (new.out_reference, new.out_lr):
+            nn.init.zeros_(out.weight)
+            nn.init.zeros_(out.bias)
+
+
+def _sites(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
+    """The first transformer block of every text transformer of the middle and the decoder.
+
+    A decoder's residual block reads the control feature that its skip connection comes with: the n-th of the decoder
+    the n-th from the end.
+    """
+    transformers = {"mid_block.attentions.0": MIDDLE} if getattr(unet.mid_block, "attentions", None) else {}
+    index = len(controlnet.controlnet_down_blocks)
+    for number, up_block in enumerate(unet.up_blocks):
+        for layer in range(len(up_block.resnets)):
+            index -= 1
+            if hasattr(up_block, "attentions"):
+                transformers[f"up_blocks.{number}.attentions.{layer}"] = index
+    sites = {}
+    for name, index in transformers.items():
+        transformer = unet.get_submodule(name)
+        control = controlnet.controlnet_mid_block if index == MIDDLE else controlnet.controlnet_down_blocks[index]
+        sites[f"{name}.transformer_blocks.0"] = {
+            "channels": transformer.inner_dim,
+            "control_channels": control.out_channels,
+            "num_attention_heads": transformer.num_attention_heads,
+            "norm_num_groups": transformer.norm.num_groups,
+            "control_index": index,
+        }
+    return sites
+
+
+def _tokens(features: torch.Tensor) -> torch.Tensor:
+    """`[B, C, h, w] -> [B, h * w, C]`."""
+    return features.flatten(2).transpose(1, 2)

@@ -1,0 +1,363 @@
+"""StableSR's controllable feature wrapping (CFW): a stock autoencoder decodes with features of the image it restores.
+
+The autoencoder stays stock. The new weights are a component of their own, and the autoencoder's blocks are hooked only
+while they encode or decode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.utils.torch_utils import unwrap_module
+from torch import nn
+from typing_extensions import Self
+
+from ..checkpoints import check_keys
+from ..tiling import Window, crop_tiles
+
+Features: TypeAlias = tuple[torch.Tensor, ...]
+
+_OFFICIAL = re.compile(r"(?P<prefix>|.*\.)decoder\.fusion_layer_\d+\.")
+_RENAMED = (
+    ("fusion_layers.", "decoder.fusion_layer_"),
+    (".resnet_in.", ".encode_enc_1."),
+    (".rrdbs.", ".encode_enc_2."),
+    (".resnet_out.", ".encode_enc_3."),
+    (".conv_shortcut.", ".conv_out."),
+)
+# With these, and with dense blocks that map zero to zero, what a fusion layer adds is zero. The last convolution would
+# not do: the residual block around it passes its input on.
+_ZERO_AT_FIRST = (".resnet_in.conv2.", ".resnet_in.conv_shortcut.", ".resnet_out.conv2.")
+_NO_TILING = "Call vae.disable_tiling(), and work on tiles of image and latents instead, as the pipeline does."
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each of which sees the input and the outputs of those before it: `x + 0.2 * conv5(...)`."""
+
+    def __init__(self, channels: int, growth_channels: int) -> None:
+        super().__init__()
+        conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+        self.conv1 = conv(channels, growth_channels)
+        self.conv2 = conv(channels + growth_channels, growth_channels)
+        self.conv3 = conv(channels + 2 * growth_channels, growth_channels)
+        self.conv4 = conv(channels + 3 * growth_channels, growth_channels)
+        self.conv5 = conv(channels + 4 * growth_channels, channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        states = hidden_states
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            states = torch.cat([states, F.leaky_relu(conv(states), 0.2)], dim=1)
+        return hidden_states + 0.2 * self.conv5(states)
+
+
+class RRDB(nn.Module):
+    """ESRGAN's residual-in-residual dense block: `x + 0.2 * rdb3(rdb2(rdb1(x)))`."""
+
+    def __init__(self, channels: int, growth_channels: int) -> None:
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(channels, growth_channels)
+        self.rdb2 = ResidualDenseBlock(channels, growth_channels)
+        self.rdb3 = ResidualDenseBlock(channels, growth_channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + 0.2 * self.rdb3(self.rdb2(self.rdb1(hidden_states)))
+
+
+class FusionLayer(nn.Module):
+    """What CFW adds to the decoder at one level, from the features of encoder and decoder there.
+
+    `encoder_features` and `decoder_features` are `[B, channels, h, w]`, and so is the result.
+    """
+
+    def __init__(self, channels: int, num_rrdbs: int, growth_channels: int, norm_num_groups: int) -> None:
+        super().__init__()
+        resnet = partial(ResnetBlock2D, out_channels=channels, temb_channels=None, groups=norm_num_groups, eps=1e-6)
+        self.resnet_in = resnet(in_channels=2 * channels)
+        self.rrdbs = nn.ModuleList(RRDB(channels, growth_channels) for _ in range(num_rrdbs))
+        self.resnet_out = resnet(in_channels=channels)
+
+    def forward(self, encoder_features: torch.Tensor, decoder_features: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.resnet_in(torch.cat([encoder_features, decoder_features], dim=1), temb=None)
+        for rrdb in self.rrdbs:
+            hidden_states = rrdb(hidden_states)
+        return self.resnet_out(hidden_states, temb=None)
+
+
+class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
+    """Fusion layers that bring what the encoder sees of the low-resolution image into the decoder.
+
+    StableSR (arXiv 2305.07015, "Fidelity-Realism Trade-off"): `h + w * F(cat[encoder features, h])` on the decoder
+    features `h` of a level, behind its residual blocks and before it is upsampled. `w` trades the realism of the
+    generated latents (0: the stock decoder, bit for bit) for fidelity to the image (1)::
+
+        posterior, features = cfw.encode(vae, image)
+        restored = cfw.decode(vae, latents, features, weight=0.5)
+
+    The defaults are those of StableSR's weights, which CoSeR uses too, for the autoencoder of Stable Diffusion.
+
+    Args:
+        levels: the levels of the autoencoder that are fused: level `l` has `1 / 2**l` of the image's height and width.
+            It is `encoder.down_blocks[l]`, and `decoder.up_blocks[-1 - l]`. Features come in this order.
+        channels: channels of each of these levels.
+        num_rrdbs: residual-in-residual dense blocks of a fusion layer.
+        growth_channels: channels each convolution of a dense block adds.
+        norm_num_groups: groups of the group norms; divides every number of channels.
+
+    Raises:
+        ValueError: if `levels` repeats a level, or there is not one number of `channels` for each.
+    """
+
+    _no_split_modules = ["FusionLayer"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        levels: Sequence[int] = (2, 1),
+        channels: Sequence[int] = (512, 256),
+        num_rrdbs: int = 2,
+        growth_channels: int = 32,
+        norm_num_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        if not len(set(levels)) == len(levels) == len(channels):
+            raise ValueError(
+                f"levels={list(levels)} and channels={list(channels)}, expected each level once, and one number of "
+                "channels for each."
+            )
+        self.fusion_layers = nn.ModuleDict(
+            {
+                str(level): FusionLayer(width, num_rrdbs, growth_channels, norm_num_groups)
+                for level, width in zip(levels, channels, strict=True)
+            }
+        )
+
+    @classmethod
+    def from_vae(
+        cls, vae: AutoencoderKL, levels: Sequence[int] = (2, 1), num_rrdbs: int = 2, growth_channels: int = 32
+    ) -> Self:
+        """New fusion layers for an autoencoder, to be trained: with them it still decodes as the stock one.
+
+        (StableSR starts from random ones.)
+
+        Args:
+            vae: gives channels and groups of the norms.
+            levels: as of the class. By default those with a quarter and a half of the image's height and width, as
+                in StableSR; an autoencoder of three levels has them too.
+            num_rrdbs, growth_channels: as of the class.
+
+        Raises:
+            TypeError: if `vae` is no `AutoencoderKL`.
+            ValueError: if `vae` lacks one of `levels`.
+        """
+        config = _autoencoder(vae).config
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        if unknown := [level for level in levels if level not in range(len(widths))]:
+            raise ValueError(
+                f"levels={list(levels)}, but this autoencoder has no level {unknown[0]}: choose from "
+                f"{list(range(len(widths)))}."
+            )
+        cfw = cls(list(levels), [widths[level] for level in levels], num_rrdbs, growth_channels, groups)
+        for name, parameter in cfw.named_parameters():
+            if any(part in name for part in _ZERO_AT_FIRST) or (".rrdbs." in name and name.endswith(".bias")):
+                nn.init.zeros_(parameter)
+        return cfw
+
+    def encode(self, vae: AutoencoderKL, image: torch.Tensor) -> tuple[DiagonalGaussianDistribution, Features]:
+        """The posterior of `vae.encode`, bit for bit, and the features that `decode` takes.
+
+        Args:
+            vae: the stock autoencoder. It is left as it was found.
+            image: `[B, 3, H, W]` in [-1, 1], where H and W are multiples of the pixels to one latent. StableSR gives
+                the low-resolution image, enlarged to the size of the result.
+
+        Returns:
+            The posterior, and for each of `levels` the features behind the residual blocks of that level of the
+            encoder, `[B, channels, H / 2**level, W / 2**level]`.
+
+        Raises:
+            TypeError: if `vae` is no `AutoencoderKL`.
+            ValueError: if `vae` is not of the shape this was made for, if H or W is no such multiple, or if the image
+                is so large that the autoencoder's own tiling would cut it.
+        """
+        encoder_blocks, _ = self._fused_blocks(vae)
+        height, width = image.shape[-2:]
+        multiple = 2 ** (len(_autoencoder(vae).config.block_out_channels) - 1)
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"`image` has {width}×{height} pixels, expected multiples of {multiple}: pad it (pad_to_multiple)."
+            )
+        # The autoencoder's `use_slicing` makes several passes of a batch.
+        passes: list[list[torch.Tensor]] = [[] for _ in encoder_blocks]
+
+        def keep(level: int, features: list[torch.Tensor], _: nn.Module, __: Any, output: torch.Tensor) -> None:
+            if output.shape[-2:] != (height >> level, width >> level):
+                raise ValueError(f"The autoencoder's own tiling cut an image of {width}×{height} pixels. {_NO_TILING}")
+            features.append(output)
+
+        hooks = (partial(keep, *where) for where in zip(self.config.levels, passes, strict=True))
+        with _hooked(encoder_blocks, hooks):
+            posterior = vae.encode(image).latent_dist
+        return posterior, tuple(torch.cat(features) for features in passes)
+
+    def decode(
+        self, vae: AutoencoderKL, latents: torch.Tensor, features: Sequence[torch.Tensor], weight: float
+    ) -> torch.Tensor:
+        """Decode latents with the features of an image.
+
+        An autoencoder that was compiled runs uncompiled in here, and in `encode`.
+
+        Args:
+            vae: the stock autoencoder. It is left as it was found.
+            latents: `[B, C, h, w]`, as `vae.decode` takes them.
+            features: from `encode` of an image that `latents` has the size of; for a tile of the latents, those of
+                the same tile of the image (see `crop_features`). Not read where `weight` is 0.
+            weight: from 0 (realism) to 1 (fidelity); 0.5 in CoSeR's official code.
+
+        Returns:
+            The image `[B, 3, H, W]`, about in [-1, 1]. With a `weight` of 0 it is that of `vae.decode`, bit for bit.
+
+        Raises:
+            TypeError: if `vae` is no `AutoencoderKL`.
+            ValueError: if `weight` is no number from 0 to 1, if `vae` is not of the shape this was made for, if
+                `features` do not fit `latents`, if the latents are so large that the autoencoder's own tiling would
+                cut them, or if the decoder would compute its blocks again, unhooked, for gradient checkpointing.
+        """
+        if not (isinstance(weight, Real) and 0 <= weight <= 1):
+            raise ValueError(f"weight={weight!r}, expected a number from 0 (realism) to 1 (fidelity).")
+        _, decoder_blocks = self._fused_blocks(vae)
+        if weight == 0:
+            return vae.decode(latents, return_dict=False)[0]
+        if [len(feature) for feature in features] != [len(latents)] * len(decoder_blocks):
+            raise ValueError(
+                f"`features` has tensors of {[list(feature.shape) for feature in features]} for latents of "
+                f"{list(latents.shape)}, expected one for each of the levels {list(self.config.levels)}, with as many "
+                "images as there are latents: give what `encode` returns for them."
+            )
+        if torch.is_grad_enabled() and _autoencoder(vae).decoder.gradient_checkpointing:
+            raise ValueError(
+                "The autoencoder checkpoints gradients, which would leave the fusion layers out of the backward pass: "
+                "call vae.disable_gradient_checkpointing()."
+            )
+        if vae.use_slicing and len(latents) > 1:
+            batch = zip(latents.split(1), *(feature.split(1) for feature in features), strict=True)
+            return torch.cat([self.decode(vae, latent, parts, weight) for latent, *parts in batch])
+
+        def fuse(level: int, feature: torch.Tensor, _: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+            return self(level, feature, output, float(weight))
+
+        hooks = (partial(fuse, *where) for where in zip(self.config.levels, features, strict=True))
+        with _hooked(decoder_blocks, hooks):
+            return vae.decode(latents, return_dict=False)[0]
+
+    def forward(
+        self, level: int, encoder_features: torch.Tensor, decoder_features: torch.Tensor, weight: float
+    ) -> torch.Tensor:
+        """Fuse the features of one level, both `[B, channels, h, w]`: `h + w * F(cat[encoder features, h])`.
+
+        All computation with this model's weights enters here, so that the hooks that bring offloaded weights to the
+        device see it. Its dtype may be another than the autoencoder's.
+        """
+        if encoder_features.shape != decoder_features.shape:
+            raise ValueError(
+                f"At level {level} the features are {list(encoder_features.shape)}, but the decoder's are "
+                f"{list(decoder_features.shape)}: give those of an image, or a tile, that the latents have the size "
+                f"of. {_NO_TILING}"
+            )
+        layer = self.fusion_layers[str(level)]
+        fused = layer(encoder_features.to(self.dtype), decoder_features.to(self.dtype))
+        return decoder_features + weight * fused.to(decoder_features.dtype)
+
+    def _fused_blocks(self, vae: AutoencoderKL) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The last residual blocks of the fused levels, in encoder and decoder."""
+        vae = _autoencoder(vae)
+        widths = dict(enumerate(vae.config.block_out_channels))
+        for level, expected in zip(self.config.levels, self.config.channels, strict=True):
+            if widths.get(level) != expected:
+                raise ValueError(
+                    f"These fusion layers expect {expected} channels at level {level} of the autoencoder, which has "
+                    f"{list(widths.values())}: use them with the autoencoder they were made for, or one of its shape."
+                )
+        return (
+            [vae.encoder.down_blocks[level].resnets[-1] for level in self.config.levels],
+            [vae.decoder.up_blocks[-1 - level].resnets[-1] for level in self.config.levels],
+        )
+
+
+def crop_features(features: Sequence[torch.Tensor], latents: torch.Tensor, group: Sequence[Window]) -> Features:
+    """The features under a group of tiles of `latents`, as `crop_tiles(latents, group)` gives their latents.
+
+    At the borders of a tile they differ from those of the image's own tile, being computed with what lies beyond.
+    """
+    return tuple(crop_tiles(feature, group, feature.shape[-1] // latents.shape[-1]) for feature in features)
+
+
+def cfw_state_dict(
+    official: Mapping[str, torch.Tensor], cfw: ControllableFeatureWrapping | None = None
+) -> dict[str, torch.Tensor]:
+    """The weights of `ControllableFeatureWrapping` out of StableSR's autoencoder (`vqgan_cfw_00011.ckpt`).
+
+    Its own encoder and decoder are those of Stable Diffusion and are not looked at. The fusion layer of level `l` is
+    its `decoder.fusion_layer_l`.
+
+    Args:
+        official: the content of the file, under its `state_dict`. The keys may all have one prefix, such as
+            "first_stage_model.".
+        cfw: the model the weights are for. By default one of StableSR's shape.
+
+    Raises:
+        ValueError: if keys of fusion layers are missing, unexpected or mis-shaped; all of them are listed.
+    """
+    if cfw is None:
+        with init_empty_weights():
+            cfw = ControllableFeatureWrapping()
+    found = {key: match["prefix"] for key in official if (match := _OFFICIAL.match(key))}
+    prefix = min(found.values(), default="")
+    names = {key: prefix + _official_key(key) for key in cfw.state_dict()}
+    check_keys(
+        {key: official[key] for key in found},
+        {names[key]: tensor.shape for key, tensor in cfw.state_dict().items()},
+        "the fusion layers",
+    )
+    return {key: official[name] for key, name in names.items()}
+
+
+def _official_key(key: str) -> str:
+    for own, official in _RENAMED:
+        key = key.replace(own, official)
+    return key
+
+
+def _autoencoder(vae: nn.Module) -> AutoencoderKL:
+    vae = unwrap_module(vae)
+    if not isinstance(vae, AutoencoderKL):
+        raise TypeError(
+            f"`vae` is an {type(vae).__name__}, expected an AutoencoderKL, whose encoder and decoder the fusion "
+            "layers join: without one, decode without them."
+        )
+    return vae
+
+
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], hooks: Iterator[Callable[..., Any]]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module, hook in zip(modules, hooks, strict=True)]
+    try:
+        # Code that was compiled before runs without hooks, and code that was compiled with them keeps them, unnoticed.
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,125 @@
+"""What `CoSeRPipeline` does beside the steps all methods share (tests/test_pipeline.py)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+
+from diffusers_sr.coser.pipeline import CoSeRPipeline
+from tests.components import components, inputs, tiny_image
+
+
+def build(**overrides: Any) -> CoSeRPipeline:
+    pipeline = CoSeRPipeline(**{**components("coser"), **overrides})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run(pipeline: CoSeRPipeline, **overrides: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.as_tensor(pipeline(**{**inputs("coser"), "generator": generator, **overrides}).images)
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    return (first - second).abs().max().item()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "a dog"},
+        {"negative_prompt": "dots"},
+        {"guidance_scale": 2.0},
+        {"image": tiny_image(seed=3)},
+        {"cognitive_embedding": torch.ones(1, 3, 32)},
+        {"num_references": 2},
+        {"reference_images": tiny_image(seed=9)},
+        {"reference_images": [tiny_image(seed=9), tiny_image(seed=8)]},
+        {"reference_guidance_scale": 1.5},
+        {"cfw_weight": 0.25},
+        {"cfw_weight": 0.0},
+        {"start_point": "noise"},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_every_argument_makes_a_difference(change: dict[str, Any]) -> None:
+    pipeline = build()
+    first = run(pipeline)
+    assert torch.equal(run(pipeline), first)
+    assert difference(run(pipeline, **change), first) > 1e-4
+
+
+def test_the_order_of_references_and_their_tiles() -> None:
+    """Side by side in one call, references are seen whole by every tile unless they were made for it."""
+    pipeline = build()
+    image, tiles = tiny_image(24, 16), {"tile_size": 48, "tile_overlap": 16}
+    generated = run(pipeline, image=image, **tiles)
+    assert generated.shape == (1, 64, 96, 3)
+    given = run(pipeline, image=image, reference_images=tiny_image(seed=9), **tiles)
+    assert difference(given, generated) > 1e-4
+    batched = run(pipeline, image=image, reference_images=tiny_image(seed=9), **tiles, tile_batch_size=4)
+    assert difference(batched, given) < 1e-5
+
+
+def test_work_is_shared_by_both_halves_of_the_guidance() -> None:
+    pipeline, counts = build(), Counter[str]()
+    attentions = list(pipeline.adapter.unet.values())
+    modules = {
+        "cognitive_encoder": [pipeline.cognitive_encoder],
+        "text_encoder": [pipeline.text_encoder],
+        "controlnet": [pipeline.controlnet],
+        "unet": [pipeline.unet],
+        "reference attention": [attention.attn_reference for attention in attentions],
+        "lr projection": [attention.proj_lr for attention in attentions],
+        "lr keys": [attention.attn_lr.to_k for attention in attentions],
+        "lr attention": [attention.attn_lr for attention in attentions],
+    }
+    for name, parts in modules.items():
+        for part in parts:
+            part.register_forward_hook(lambda *_, name=name: counts.update([name]))
+    steps, sites = 3, len(attentions)
+    run(pipeline, num_inference_steps=steps, guidance_scale=3.0, reference_guidance_scale=3.0)
+    assert counts == {
+        "cognitive_encoder": 1,
+        "text_encoder": 1,
+        "controlnet": 2 * steps,
+        "unet": 2 * steps + 2 * steps,  # for the reference, and for the result
+        "reference attention": sites * steps,
+        "lr projection": sites * steps,
+        "lr keys": sites * steps,
+        "lr attention": 2 * sites * steps,
+    }
+
+
+def test_a_scheduler_that_remembers_starts_anew_after_the_reference() -> None:
+    pipeline = build()
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    first = run(pipeline, num_references=2)
+    assert first.isfinite().all()
+    assert torch.equal(run(pipeline, num_references=2), first)
+
+
+def test_without_the_optional_components() -> None:
+    pipeline = build(cfw=None, cognitive_encoder=None)
+    embedding = components("coser")["cognitive_encoder"](torch.rand(1, 3, 16, 16)).embedding.detach()
+    assert run(pipeline, cognitive_embedding=embedding).isfinite().all()
+    with pytest.raises(ValueError, match="no cognitive encoder"):
+        run(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_references": 0}, "num_references=0"),
+        ({"num_references": "2"}, "num_references='2'"),
+        ({"cfw_weight": 2.0}, "weight=2.0"),
+        ({"cognitive_embedding": torch.ones(3, 3, 32), "prompt": ["a", "b"]}, "2 prompts for 3 images"),
+    ],
+)
+def test_what_is_not_allowed_is_said(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(build(), **arguments)
