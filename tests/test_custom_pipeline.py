@@ -38,7 +38,7 @@ def test_custom_pipeline_is_the_packages_own(method, folder):
         assert type(pipeline) is PIPELINES[method]
     expected = PIPELINES[method](**components(method))
     images = [torch.as_tensor(part(**{**inputs(method), "output_type": "np"}).images) for part in (pipeline, expected)]
-    assert torch.equal(*images)
+    assert (images[0] - images[1]).abs().max() < 1e-5  # weights of a file lie elsewhere in memory
 
 
 def test_the_last_custom_pipeline_does_not_stand_in_the_way(method, folder, tmp_path):

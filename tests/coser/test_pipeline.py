@@ -62,7 +62,7 @@ def test_the_order_of_references_and_their_tiles() -> None:
     given = run(pipeline, image=image, reference_images=tiny_image(seed=9), **tiles)
     assert difference(given, generated) > 1e-4
     batched = run(pipeline, image=image, reference_images=tiny_image(seed=9), **tiles, tile_batch_size=4)
-    assert difference(batched, given) < 1e-5
+    assert difference(batched, given) < 1e-4
 
 
 def test_work_is_shared_by_both_halves_of_the_guidance() -> None:
