@@ -299,7 +299,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--tile-overlap", type=int, help="in output pixels, less than the tile size (the model's default)"
     )
-    command.add_argument("--color-fix", choices=("adain", "wavelet", "none"), help="how colours are kept (the model's default)")
+    command.add_argument(
+        "--color-fix", choices=("adain", "wavelet", "none"), help="how colours are kept (the model's default)"
+    )
     command.add_argument("--skip-existing", action="store_true", help="leave results that exist, to resume a folder")
     command.add_argument("--seed", type=int, default=0, help="of the noise, for each image anew (%(default)s)")
     command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first of them that is there)")
