@@ -27,6 +27,7 @@ from typing_extensions import Self
 Host: TypeAlias = UNet2DConditionModel | ControlNetModel
 
 _CONDITION_EMBEDDING = "condition_embedding"
+_OTHER_HOST = "use the adapter with the base model it was made for, or one of the same shape."
 _attachments = itertools.count()
 
 
@@ -206,6 +207,23 @@ def site_key(site: str) -> str:
     return site.replace(".", "__")
 
 
+def check_site(role: str, site: str, module: nn.Module, kind: type[Any]) -> Any:
+    """The `module` a host has at `site`. Raises ValueError if it is not of the kind the adapter was made for."""
+    if not isinstance(module, kind):
+        raise ValueError(
+            f"{site!r} of the {role} is a {type(module).__name__}, expected a {kind.__name__}: {_OTHER_HOST}"
+        )
+    return module
+
+
+def check_site_channels(role: str, site: str, channels: int, expected: int) -> None:
+    """Raise ValueError if a site has another number of channels than the adapter was made for."""
+    if channels != expected:
+        raise ValueError(
+            f"{site!r} of the {role} has {channels} channels, but the adapter expects {expected}: {_OTHER_HOST}"
+        )
+
+
 def _host(model: nn.Module) -> tuple[Host, str]:
     model = unwrap_module(model)
     if isinstance(model, UNet2DConditionModel):
@@ -223,8 +241,7 @@ def _site_module(host: Host, site: str) -> nn.Module:
         return host.get_submodule(site)
     except AttributeError:
         raise ValueError(
-            f"The adapter has weights for {site!r}, but this {type(host).__name__} has no such module: use the "
-            "adapter with the base model it was made for, or one of the same shape."
+            f"The adapter has weights for {site!r}, but this {type(host).__name__} has no such module: {_OTHER_HOST}"
         ) from None
 
 

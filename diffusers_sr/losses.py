@@ -38,8 +38,8 @@ def predicted_latents(scheduler: DDPMScheduler, prediction: Tensor, noisy: Tenso
     Raises:
         ValueError: for a prediction type other than epsilon and v_prediction.
     """
-    signal = scheduler.alphas_cumprod.to(noisy.device)[timesteps].sqrt()[:, None, None, None]
-    noise = (1 - scheduler.alphas_cumprod.to(noisy.device)[timesteps]).sqrt()[:, None, None, None]
+    alphas_cumprod = scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
+    signal, noise = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
     if _prediction_type(scheduler) == "epsilon":
         return (noisy - noise * prediction) / signal
     return signal * noisy - noise * prediction

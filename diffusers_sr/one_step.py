@@ -89,12 +89,12 @@ class OneStepLoss(nn.Module):
         predicted = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
         picture = self.denoiser.decode(predicted)
 
+        made, _ = self.discriminator(picture.detach())
+        real, real_features = self.discriminator(target)
+        target_features = [feature.detach() for feature in real_features]
         self.discriminator.requires_grad_(False)
         score, features = self.discriminator(picture)
-        _, target_features = self.discriminator(target)
         self.discriminator.requires_grad_(True)
-        made, _ = self.discriminator(picture.detach())
-        real, _ = self.discriminator(target)
         return {
             "pixel": functional.l1_loss(picture, target),
             "latent": self.latent_weight * functional.l1_loss(predicted, latents),

@@ -607,12 +607,20 @@ class SuperResolutionPipeline(
         `image` is what was enlarged, as `prepare_control` gets it, for a method whose decoder looks at it.
         """
 
-        def decode_tiles(tiles: torch.Tensor, _: int) -> torch.Tensor:
-            return self.vae.decode(tiles, return_dict=False)[0]
+        def decode_tile(tile: torch.Tensor, _: int) -> torch.Tensor:
+            return self.vae.decode(tile, return_dict=False)[0]
 
-        windows = self._windows(latents, 1, tile_size, tile_overlap)
+        return self.decode_tiles(latents, self._windows(latents, 1, tile_size, tile_overlap), decode_tile)
+
+    def decode_tiles(
+        self,
+        latents: torch.Tensor,
+        windows: Sequence[Window],
+        decode_tile: Callable[[torch.Tensor, int], torch.Tensor],
+    ) -> torch.Tensor:
+        """Images as `decode` returns them; `decode_tile` gets unscaled latents of a tile, and the tile's number."""
         latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        images = tiled_map(decode_tiles, latents, windows, output_scale=self.vae_scale_factor)
+        images = tiled_map(decode_tile, latents, windows, output_scale=self.vae_scale_factor)
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     def _or_default(self, name: str, value: Any) -> Any:

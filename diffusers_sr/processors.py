@@ -97,9 +97,7 @@ class OneHotReferenceAttnProcessor:
                 (attn.to_v, encoder_hidden_states),
             )
         )
-        hidden_states = one_hot_attention(query, key, value, self.similarity)
-        hidden_states = attn.to_out[0](hidden_states.flatten(2))
-        return attn.to_out[1](hidden_states)
+        return _project_out(attn, one_hot_attention(query, key, value, self.similarity))
 
 
 AttnProcessor: TypeAlias = SelfAttnProcessor | PreparedAttnProcessor | OneHotReferenceAttnProcessor
@@ -145,5 +143,10 @@ def _attend(
     hidden_states = dispatch_attention_fn(
         query, key, value, backend=processor._attention_backend, parallel_config=processor._parallel_config
     )
+    return _project_out(attn, hidden_states)
+
+
+def _project_out(attn: Attention, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The output projection of `attn`, of `[B, N, heads, head_dim]`."""
     hidden_states = attn.to_out[0](hidden_states.flatten(2))
     return attn.to_out[1](hidden_states)

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import AdapterHook, AttentionAdapter, Host, site_key
+from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
 from ..one_hot import Similarity
 from ..processors import OneHotReferenceAttnProcessor, PreparedAttnProcessor, keep_processor, repeat_to_batch
 
@@ -168,16 +168,8 @@ class CoSeRAdapter(AttentionAdapter):
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> AllInAttentionHook:
         expected = self.sites(role)[site]["channels"]
-        if not isinstance(module, BasicTransformerBlock):
-            raise ValueError(
-                f"{site!r} of the {role} is a {type(module).__name__}, expected a BasicTransformerBlock: use the "
-                "adapter with the base model it was made for, or one of the same shape."
-            )
-        if module.norm1.normalized_shape[0] != expected:
-            raise ValueError(
-                f"{site!r} of the {role} has {module.norm1.normalized_shape[0]} channels, but the adapter expects "
-                f"{expected}: use the adapter with the base model it was made for, or one of the same shape."
-            )
+        found = check_site(role, site, module, BasicTransformerBlock)
+        check_site_channels(role, site, found.norm1.normalized_shape[0], expected)
         return AllInAttentionHook(self, role, site)
 
     def _attention(self, site: str) -> AllInAttention:

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..images import ImageInput, read_images, resize
 from ..pipeline import Generators, SuperResolutionPipeline
-from ..tiling import Window, crop_tiles, tile_groups, tiled_map
+from ..tiling import Window, crop_tiles, tile_groups
 from .adapter import CoSeRAdapter
 from .cfw import ControllableFeatureWrapping
 from .cognition import CognitiveEncoder
@@ -303,9 +303,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
             features = [feature.repeat_interleave(copies, dim=0) for feature in features]
             return self.cfw.decode(self.vae, tile, features, weight)
 
-        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        images = tiled_map(decode_tile, latents, windows, output_scale=self.vae_scale_factor)
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        return self.decode_tiles(latents, windows, decode_tile)
 
 
 def control_features(

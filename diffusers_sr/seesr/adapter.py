@@ -11,7 +11,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import AdapterHook, AttentionAdapter, Host, site_key
+from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
 from ..feed_forward import ChunkedFeedForward
 from ..processors import PreparedAttnProcessor, SelfAttnProcessor, keep_processor
 
@@ -120,16 +120,8 @@ class SeeSRAdapter(AttentionAdapter):
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> RepresentationHook:
         expected = self.sites(role)[site]["in_channels"]
-        if not isinstance(module, Transformer2DModel):
-            raise ValueError(
-                f"{site!r} of the {role} is a {type(module).__name__}, expected a Transformer2DModel: use the adapter "
-                "with the base model it was made for, or one of the same shape."
-            )
-        if module.in_channels != expected:
-            raise ValueError(
-                f"{site!r} of the {role} has {module.in_channels} channels, but the adapter expects {expected}: use "
-                "the adapter with the base model it was made for, or one of the same shape."
-            )
+        found = check_site(role, site, module, Transformer2DModel)
+        check_site_channels(role, site, found.in_channels, expected)
         return RepresentationHook(self, role, site)
 
     def _transformer(self, role: str, site: str) -> Transformer2DModel:

@@ -1,6 +1,6 @@
-"""CoSeR on weights in the official layout. Which of the sets is meant is seen from the files in WEIGHTS_DIR.
+"""CoSeR's networks on weights in the official layout.
 
-Networks: `unet_state_dict.npz`, `controlnet_state_dict.npz` and `config.json` in WEIGHTS_DIR, with `inputs.npz` (`x`,
+`unet_state_dict.npz`, `controlnet_state_dict.npz` and `config.json` in WEIGHTS_DIR, with `inputs.npz` (`x`,
 `lr`, `ref`, `timesteps`, `prompt_emb`, `cog_emb`, `neg_emb`), give `ctrl_lr_00…`, `ctrl_ref_00…`, `eps_cond`,
 `eps_uncond`, `gen_cond` and `gen_uncond`.
 """
@@ -11,24 +11,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffusers_sr.coser.convert_networks import networks_from_official
 from diffusers_sr.coser.pipeline import control_features
+from tests.parity.arrays import read_arrays
 
 Tensors = dict[str, torch.Tensor]
 
 
 def forward(weights: Path, inputs: Path, dtype: torch.dtype, cases: Path | None) -> Tensors:
-    return network_outputs(weights, read(inputs, dtype), dtype)
+    return network_outputs(weights, read_arrays(inputs, dtype), dtype)
 
 
 def network_outputs(weights: Path, given: Tensors, dtype: torch.dtype) -> Tensors:
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     unet, controlnet, adapter = networks_from_official(
-        read(weights / "unet_state_dict.npz", dtype),
-        read(weights / "controlnet_state_dict.npz", dtype),
+        read_arrays(weights / "unet_state_dict.npz", dtype),
+        read_arrays(weights / "controlnet_state_dict.npz", dtype),
         {**diffusers_config(config["unet"]), "up_block_types": block_types(config["unet"], "UpBlock2D")[::-1]},
         {**diffusers_config(config["controlnet"]), "conditioning_channels": config["unet"]["in_channels"]},
         str(weights),
@@ -67,9 +67,3 @@ def block_types(official: dict[str, Any], kind: str) -> list[str]:
     """The blocks of the encoder's levels: with attention where the official list has their factor."""
     levels = range(len(official["channel_mult"]))
     return [f"CrossAttn{kind}" if 2**level in official["attention_resolutions"] else kind for level in levels]
-
-
-def read(path: Path, dtype: torch.dtype) -> Tensors:
-    with np.load(path) as arrays:
-        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping, cfw_state_dict
+from tests.parity.arrays import read_arrays, read_state_dict
 
 LEVEL = 1  # the vectors are of a layer by itself: any level will do
 
 
 def forward(weights_dir: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    with np.load(weights_dir / "cfw_fuse.npz") as vectors:
-        official = {
-            f"decoder.fusion_layer_{LEVEL}.{name.removeprefix('sd.')}": torch.from_numpy(vectors[name])
-            for name in vectors
-            if name.startswith("sd.")
-        }
-        encoder_features, decoder_features, weight = (vectors[name] for name in ("enc_feat", "dec_feat", "w"))
+    path = weights_dir / "cfw_fuse.npz"
+    official = {f"decoder.fusion_layer_{LEVEL}.{name}": tensor for name, tensor in read_state_dict(path).items()}
+    *features, weight = read_arrays(path, dtype, ["enc_feat", "dec_feat", "w"]).values()
     growth_channels, channels = official[f"decoder.fusion_layer_{LEVEL}.encode_enc_2.0.rdb1.conv1.weight"].shape[:2]
     num_rrdbs = sum(name.endswith("rdb1.conv1.weight") for name in official)
     cfw = ControllableFeatureWrapping((LEVEL,), (channels,), num_rrdbs, growth_channels)
     cfw.load_state_dict(cfw_state_dict(official, cfw))
-    features = (torch.from_numpy(array).to(dtype) for array in (encoder_features, decoder_features))
     return {"out": cfw.to(dtype)(LEVEL, *features, float(weight))}

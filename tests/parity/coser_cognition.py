@@ -6,25 +6,23 @@ gives `cog_adapter.{out, target, loss}`, and `srresnet.npz` (`sd.*`; `image`), w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from diffusers_sr.coser.cognition import CognitiveEncoder, cognitive_loss, cognitive_target
 from diffusers_sr.coser.convert_cognition import cognitive_encoder_from_official
+from tests.parity.arrays import read_arrays, read_state_dict
 
 Tensors = dict[str, torch.Tensor]
 
 
 def forward(weights: Path, dtype: torch.dtype) -> Tensors:
     encoder = load_encoder(weights).to(dtype)
-    image_tokens, text, token_ids = read(
-        weights / "cog_adapter.npz", ["image_tokens", "text_emb", "text_tokens"], dtype
-    ).values()
-    (image,) = read(weights / "srresnet.npz", ["image"], dtype).values()
+    given = read_arrays(weights / "cog_adapter.npz", dtype, ["image_tokens", "text_emb", "text_tokens"])
+    image_tokens, text, token_ids = given.values()
+    (image,) = read_arrays(weights / "srresnet.npz", dtype, ["image"]).values()
     embedding = encoder.query(image_tokens)
     return {
         "cog_adapter.out": embedding,
@@ -38,15 +36,7 @@ def load_encoder(weights: Path) -> CognitiveEncoder:
     """The encoder of both files, with a CLIP that is never run: its tokens are given."""
     official: Tensors = {}
     for file, prefix in (("cog_adapter.npz", "global_adapter."), ("srresnet.npz", "pre_sr_model.")):
-        names = [name for name in np.load(weights / file).files if name.startswith("sd.")]
-        state = read(weights / file, names)
-        official |= {prefix + name.removeprefix("sd."): tensor for name, tensor in state.items()}
+        official |= {prefix + name: tensor for name, tensor in read_state_dict(weights / file).items()}
     width = official["global_adapter.Qformer.encoder.layer.0.crossattention.self.key.weight"].shape[1]
     config = CLIPVisionConfig(hidden_size=12, intermediate_size=1, num_hidden_layers=1, projection_dim=width)
     return cognitive_encoder_from_official(official, CLIPVisionModelWithProjection(config))
-
-
-def read(file: Path, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Tensors:
-    with np.load(file) as stored:
-        tensors = {name: torch.from_numpy(stored[name]) for name in names}
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
