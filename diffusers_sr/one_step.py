@@ -9,6 +9,7 @@ of its only step, against a discriminator, it learns to commit itself (adversari
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +18,20 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .denoiser import Denoiser, condition_image
+from .denoiser import Denoiser, DenoiserArguments, condition_image
 from .losses import draw_noise, predicted_latents
+from .training import option
+
+
+@dataclass(kw_only=True)
+class OneStepArguments(DenoiserArguments):
+    """What the one-step trainers take beside."""
+
+    null_text_ratio: float = option(0.0, "Share of samples whose tags are left out.")
+    sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
+    latent_weight: float = option(0.1, "Weight of the latents' absolute error beside the pixels'.")
+    feature_weight: float = option(0.1, "Weight of the discriminator features' absolute error.")
+    adversarial_weight: float = option(0.01, "Weight of the discriminator's judgement.")
 
 
 class PatchDiscriminator(nn.Module):
@@ -78,6 +91,13 @@ class OneStepLoss(nn.Module):
         self.latent_weight = latent_weight
         self.feature_weight = feature_weight
         self.adversarial_weight = adversarial_weight
+
+    @classmethod
+    def from_arguments(cls, denoiser: Denoiser, scheduler: DDPMScheduler, arguments: OneStepArguments) -> OneStepLoss:
+        """With the weights of the command line."""
+        return cls(
+            denoiser, scheduler, arguments.latent_weight, arguments.feature_weight, arguments.adversarial_weight
+        )
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         target = batch["target"]

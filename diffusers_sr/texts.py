@@ -22,6 +22,21 @@ def as_texts(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
+def token_ids(texts: list[str], tokenizer: CLIPTokenizer) -> torch.Tensor:
+    """The tokens of texts, padded to as many as the text encoder reads, `[texts, tokens]`.
+
+    What does not fit is left out, with a warning that says what.
+    """
+    length = tokenizer.model_max_length
+    for text, untruncated in zip(texts, tokenizer(texts).input_ids, strict=True):
+        if len(untruncated) > length:
+            lost = tokenizer.decode(untruncated[length - 1 : -1])
+            logger.warning(f"The text encoder reads {length} tokens: of {text!r} it does not read {lost!r}.")
+    padded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    tokens: torch.Tensor = padded.input_ids
+    return tokens
+
+
 def encode_texts(
     texts: list[str],
     tokenizer: CLIPTokenizer,
@@ -31,15 +46,9 @@ def encode_texts(
 ) -> torch.Tensor:
     """The last hidden states of the text encoder, `[texts, tokens, channels]`, from one call of it on `device`.
 
-    What does not fit into the tokens it reads is left out, with a warning that says what. `lora_scale` is the weight
-    of a LoRA in it.
+    `lora_scale` is the weight of a LoRA in it. See `token_ids` for texts that are too long.
     """
-    length = tokenizer.model_max_length
-    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    for text, untruncated in zip(texts, tokenizer(texts).input_ids, strict=True):
-        if len(untruncated) > length:
-            lost = tokenizer.decode(untruncated[length - 1 : -1])
-            logger.warning(f"The text encoder reads {length} tokens: of {text!r} it does not read {lost!r}.")
+    tokens = token_ids(texts, tokenizer)
     if lora_scale is not None:
         scale_lora_layers(text_encoder, lora_scale)
     embeds: torch.Tensor = text_encoder(tokens.to(device))[0]

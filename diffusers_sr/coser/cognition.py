@@ -16,6 +16,9 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel, CLIPVisionConfig
 
 from .srresnet import SRResNet
 
+CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""The CLIP of the paper, on the Hub."""
+
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -139,9 +142,19 @@ class CognitiveEncoder(ModelMixin, ConfigMixin):
         size = (self.clip.config.image_size, self.clip.config.image_size)
         precise = enlarged.to(torch.promote_types(enlarged.dtype, torch.float32))
         resized = F.interpolate(precise, size=size, mode="bicubic", align_corners=False, antialias=False)
-        mean = resized.new_tensor(IMAGE_MEAN).view(3, 1, 1)
-        std = resized.new_tensor(IMAGE_STD).view(3, 1, 1)
-        return ((resized - mean) / std).to(self.dtype)
+        return normalise_for_clip(resized).to(self.dtype)
+
+
+def normalise_for_clip(image: torch.Tensor) -> torch.Tensor:
+    """Bring an image [B, 3, H, W] in [0, 1] to the mean and deviation of CLIP's training images."""
+    mean = image.new_tensor(IMAGE_MEAN).view(3, 1, 1)
+    std = image.new_tensor(IMAGE_STD).view(3, 1, 1)
+    return (image - mean) / std
+
+
+def vision_config(clip: CLIPVisionModelWithProjection) -> dict[str, Any]:
+    """The `vision_config` of a `CognitiveEncoder` that is to have this CLIP's weights."""
+    return {name: getattr(clip.config, name) for name in VIT_H_14}
 
 
 def freeze_clip(encoder: CognitiveEncoder) -> CognitiveEncoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusers_sr.data.degradation import DegradationConfig, degrade, usm_sharpen
+from diffusers_sr.data.references import References
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -76,6 +77,17 @@ def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
     return names
 
 
+def training_photos(folder: str | Path, exclude: str | Path | None) -> list[Path]:
+    """The images below `folder` that the text file `exclude`, if there is one, does not list.
+
+    Raises:
+        ValueError: if the folder holds no image, or not one that is listed.
+    """
+    paths = list_images(folder)
+    excluded = set() if exclude is None else listed_names(exclude, paths)
+    return [path for path in paths if path.name not in excluded]
+
+
 def sample_generator(seed: int, purpose: int | str) -> torch.Generator:
     """A CPU generator for one purpose under a seed: sample `purpose` of a run, or one draw of a sample."""
     # Python hashes the text, so that neighbouring seeds and samples have nothing in common.
@@ -91,6 +103,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     - `target`: [3, crop_size, crop_size] in [0, 1];
     - `degraded` (with `degradation`): the low-resolution version, [3, crop_size / scale, crop_size / scale], in
       SeeSR's official training data that of the USM-sharpened crop, which is then the target too;
+    - `reference` (with `references` and `degradation`): a crop of another photo, of the size of the target, and
+      sharpened if that is;
     - `tags`: the photo's tags, "" where `tags` has none;
     - `seed`: int64, for what the training step draws for this sample (noise, timestep).
 
@@ -102,6 +116,10 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         sharpen_target: whether the crop is sharpened before it is degraded.
         scale: ratio of the target's side to the degraded crop's.
         tags: tags by file name.
+        references: of every photo the others that it may be shown with, and the weights they are drawn by.
+
+    Raises:
+        ValueError: if a photo has no reference, or one that is not among the photos.
     """
 
     def __init__(
@@ -113,6 +131,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         sharpen_target: bool = True,
         scale: int = 4,
         tags: dict[str, str] | None = None,
+        references: References | None = None,
     ):
         self.paths = list(paths)
         self.crop_size = crop_size
@@ -121,6 +140,10 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self.sharpen_target = sharpen_target
         self.scale = scale
         self.tags = tags or {}
+        self.references = references or {}
+        self._by_name = {path.name: path for path in self.paths}
+        if references is not None:
+            _check_references(references, self._by_name)
         self._decoded: dict[Path, Tensor] = {}
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
@@ -132,6 +155,9 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
             target = usm_sharpen(crop) if self.sharpen_target else crop
             sample["target"] = target
             sample["degraded"] = degrade(target, generator, self.degradation, self.scale)
+            if self.references:
+                reference = self._crop(self._reference_path(path, generator), generator)
+                sample["reference"] = usm_sharpen(reference) if self.sharpen_target else reference
         sample["seed"] = torch.randint(1 << 62, (), generator=generator)
         return sample
 
@@ -139,6 +165,10 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         epoch, position = divmod(index, len(self.paths))
         order = torch.randperm(len(self.paths), generator=sample_generator(self.seed, f"pass {epoch}"))
         return self.paths[int(order[position])]
+
+    def _reference_path(self, path: Path, generator: torch.Generator) -> Path:
+        names, weights = zip(*self.references[path.name].items(), strict=True)
+        return self._by_name[names[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]]
 
     def _crop(self, path: Path, generator: torch.Generator) -> Tensor:
         image = self._decode(path)
@@ -159,3 +189,13 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         if path not in self._decoded:
             self._decoded[path] = read_image(path)
         return self._decoded[path]
+
+
+def _check_references(references: References, photos: Mapping[str, Path]) -> None:
+    without = sorted(name for name in photos if name not in references)
+    unknown = sorted({other for name in photos for other in references.get(name, ()) if other not in photos})
+    if without or unknown:
+        raise ValueError(
+            f"These photos have no reference: {without}. These references are not among the photos: {unknown}. "
+            "Make the references of the same photos as the training (training/find_references.py)."
+        )

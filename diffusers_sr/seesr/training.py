@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,8 @@ class SeeSRDenoiser(Denoiser):
         inference_prompt: whether the prompt is the pipeline's, with the quality prompt after the tags.
     """
 
+    tagger: Tagger
+
     def __init__(
         self,
         base: StableDiffusionPipeline,
@@ -37,21 +38,10 @@ class SeeSRDenoiser(Denoiser):
         null_text_ratio: float = 0.5,
         inference_prompt: bool = False,
     ) -> None:
-        super().__init__(base)
-        self.tagger = tagger.requires_grad_(False)
-        self.controlnet = controlnet
-        self.adapter = adapter.attach(self.unet).attach(controlnet)
+        super().__init__(base, controlnet, adapter, tagger=tagger)
+        self.adapter.attach(controlnet)
         self.null_text_ratio = null_text_ratio
         self.inference_prompt = inference_prompt
-
-    def train(self, mode: bool = True) -> SeeSRDenoiser:
-        super().train(mode)
-        self.tagger.eval()
-        return self
-
-    def enable_gradient_checkpointing(self) -> None:
-        for model in (self.unet, self.controlnet, self.adapter):
-            model.enable_gradient_checkpointing()
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         condition = condition_image(batch)
@@ -72,8 +62,3 @@ class SeeSRDenoiser(Denoiser):
             mid_block_additional_residual=middle,
         ).sample
         return prediction
-
-    def save(self, output_dir: Path) -> None:
-        """Write `controlnet`, `adapter` and `tagger`, which with the base make a `SeeSRPipeline`."""
-        for name in ("controlnet", "adapter", "tagger"):
-            getattr(self, name).to("cpu").eval().save_pretrained(output_dir / name)

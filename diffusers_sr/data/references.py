@@ -1,0 +1,70 @@
+"""Reference images for training: photographs that show what another one shows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+COLUMNS = ("file", "reference", "similarity")
+
+References = Mapping[str, Mapping[str, float]]
+"""Of every photo's file name: the file names of its references, with the weights they are drawn by."""
+
+
+def nearest_photos(names: Sequence[str], embeddings: Tensor, count: int) -> dict[str, dict[str, float]]:
+    """The `count` photos whose embeddings are most similar to each photo's, and the cosine similarities.
+
+    Args:
+        names: of the photos.
+        embeddings: [photos, channels].
+
+    Raises:
+        ValueError: if there are not more than `count` photos.
+    """
+    if count >= len(names):
+        raise ValueError(f"{len(names)} photos have at most {len(names) - 1} others, but {count} are asked for.")
+    directions = torch.nn.functional.normalize(embeddings, dim=-1)
+    similarities = (directions @ directions.T).fill_diagonal_(-torch.inf)
+    values, indices = similarities.topk(count, dim=-1)
+    return {
+        name: {names[index]: value for index, value in zip(others, weights, strict=True)}
+        for name, others, weights in zip(names, indices.tolist(), values.tolist(), strict=True)
+    }
+
+
+def write_references(path: str | Path, references: References) -> None:
+    """Write a CSV file with the columns file, reference and similarity."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for name, others in references.items():
+            rows.writerows((name, other, f"{similarity:.4f}") for other, similarity in others.items())
+
+
+def read_references(path: str | Path) -> dict[str, dict[str, float]]:
+    """Read a CSV file with the columns file and reference; without a column similarity all weigh the same.
+
+    Raises:
+        ValueError: if a column is missing, or a similarity is no number above 0.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not {"file", "reference"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'file' and 'reference'.")
+        references: dict[str, dict[str, float]] = {}
+        for row in rows:
+            try:
+                weight = float(row.get("similarity", 1))
+            except ValueError:
+                weight = 0.0
+            if not weight > 0:
+                raise ValueError(
+                    f"{path} gives {row['file']} and {row['reference']} the similarity {row['similarity']!r}; it has "
+                    "to be a number above 0: remove references that are not alike."
+                )
+            references.setdefault(row["file"], {})[row["reference"]] = weight
+    return references

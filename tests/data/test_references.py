@@ -1,0 +1,88 @@
+"""References: who is like whom, the file of it, and what training draws from it."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_sr.data.dataset import PhotoCrops, list_images, training_photos
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.references import nearest_photos, read_references, write_references
+
+REFERENCES = {"0.png": {"1.png": 3.0, "2.png": 1.0}, "1.png": {"0.png": 1.0}, "2.png": {"0.png": 1.0}}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Three photos of one colour each, so that a crop says which photo it is of."""
+    for number in range(3):
+        Image.fromarray(np.full((40, 40, 3), 40 + 80 * number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    return list_images(tmp_path)
+
+
+def test_the_nearest_are_others_by_cosine_similarity() -> None:
+    embeddings = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    nearest = nearest_photos(["a", "b", "c", "d"], embeddings, 2)
+    assert list(nearest["a"]) == ["b", "d"]
+    assert list(nearest["c"]) == ["d", "b"]
+    assert nearest["a"]["d"] == pytest.approx(0.5**0.5)
+    with pytest.raises(ValueError, match="4 photos have at most 3 others, but 4"):
+        nearest_photos(["a", "b", "c", "d"], embeddings, 4)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "references.csv"
+    write_references(path, REFERENCES)
+    assert read_references(path) == REFERENCES
+    path.write_text("file,reference\na,b\na,c\n")
+    assert read_references(path) == {"a": {"b": 1.0, "c": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,reference\na,b\n", "needs 'file' and 'reference'"),
+        ("file,reference,similarity\na,b,-0.1\n", "a and b the similarity '-0.1'"),
+        ("file,reference,similarity\na,b,much\n", "the similarity 'much'"),
+    ],
+)
+def test_what_cannot_be_read_is_said(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "references.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_references(path)
+
+
+def test_references_are_drawn_by_their_weights(photos: list[Path]) -> None:
+    dataset = PhotoCrops(photos, 32, degradation=DegradationConfig(), sharpen_target=False, references=REFERENCES)
+    seen: Counter[tuple[int, int]] = Counter()
+    for index in range(180):
+        sample = dataset[index]
+        assert sample["reference"].shape == (3, 32, 32)
+        photo, reference = (round((float(sample[name].mean()) * 255 - 40) / 80) for name in ("target", "reference"))
+        seen[photo, reference] += 1
+    assert seen[1, 0] == seen[2, 0] == 60
+    assert seen[0, 1] + seen[0, 2] == 60
+    assert 35 <= seen[0, 1] <= 54  # 45 expected
+
+
+def test_references_leave_the_rest_of_a_sample_as_it_is(photos: list[Path]) -> None:
+    options = {"degradation": DegradationConfig()}
+    plain, with_reference = (PhotoCrops(photos, 32, **options, references=r)[5] for r in (None, REFERENCES))
+    assert "reference" not in plain
+    assert torch.equal(plain["degraded"], with_reference["degraded"])
+
+
+def test_every_photo_needs_references_among_the_photos(photos: list[Path]) -> None:
+    with pytest.raises(ValueError, match=r"no reference: \['2.png'\].*not among the photos: \['x.png'\]"):
+        PhotoCrops(photos, 32, references={"0.png": {"x.png": 1.0}, "1.png": {"0.png": 1.0}})
+
+
+def test_left_out_photos_are_not_trained_on(photos: list[Path], tmp_path: Path) -> None:
+    listed = tmp_path / "held_out.txt"
+    listed.write_text("1.png\n")
+    assert [path.name for path in training_photos(tmp_path, listed)] == ["0.png", "2.png"]
+    assert training_photos(tmp_path, None) == photos

