@@ -362,7 +362,7 @@ def test_given_noise_replaces_the_generators(pipeline, method):
 
 def test_another_autoencoder(method):
     """An AutoencoderTiny gives latents, not a posterior; and one of another factor has other tiles."""
-    pipeline = build(method, **({"cfw": None} if method == "coser" else {}))  # which is for the autoencoder it knows
+    pipeline = build(method)
     torch.manual_seed(0)
     for blocks, factor in (((8, 8, 8, 8), 8), ((8, 8, 8), 4)):
         pipeline.vae = AutoencoderTiny(

@@ -341,6 +341,11 @@ def _official_key(key: str) -> str:
     return key
 
 
+def has_layers_to_join(vae: nn.Module) -> bool:
+    """Whether `vae` is an `AutoencoderKL`: fusion layers join the encoder and the decoder of no other."""
+    return isinstance(unwrap_module(vae), AutoencoderKL)
+
+
 def _autoencoder(vae: nn.Module) -> AutoencoderKL:
     vae = unwrap_module(vae)
     if not isinstance(vae, AutoencoderKL):

@@ -10,15 +10,18 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..images import ImageInput, read_images, resize
 from ..pipeline import Generators, SuperResolutionPipeline
 from ..tiling import Window, crop_tiles, tile_groups
 from .adapter import CoSeRAdapter
-from .cfw import ControllableFeatureWrapping
+from .cfw import ControllableFeatureWrapping, has_layers_to_join
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
+
+logger = logging.get_logger(__name__)
 
 
 class CoSeRControl(NamedTuple):
@@ -287,10 +290,17 @@ class CoSeRPipeline(SuperResolutionPipeline):
         """Images from scaled latents, with features of `image` where there is a `cfw`.
 
         Args:
-            cfw_weight: how much of them, from 0, which leaves them out, to 1.
+            cfw_weight: how much of them, from 0, which leaves them out, to 1. The default leaves them out, with a
+                warning, if the VAE is not of the kind they join.
 
         See `SuperResolutionPipeline.decode`.
+
+        Raises:
+            TypeError: if there is a `cfw_weight` and the VAE is no `AutoencoderKL`.
         """
+        if cfw_weight is None and self.cfw is not None and not has_layers_to_join(self.vae):
+            logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {type(self.vae).__name__} decodes without.")
+            cfw_weight = 0
         weight = self._or_default("cfw_weight", cfw_weight)
         if self.cfw is None or weight == 0:
             return super().decode(latents, image, tile_size, tile_overlap)

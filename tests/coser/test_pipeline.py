@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import AutoencoderTiny, EulerDiscreteScheduler
 
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from tests.components import components, inputs, tiny_image
@@ -123,3 +123,19 @@ def test_without_the_optional_components() -> None:
 def test_what_is_not_allowed_is_said(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(build(), **arguments)
+
+
+def test_an_autoencoder_without_layers_to_join(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = build(
+        vae=AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            num_encoder_blocks=(1, 1, 1, 1),
+            num_decoder_blocks=(1, 1, 1, 1),
+        )
+    )
+    first = run(pipeline)
+    assert "AutoencoderTiny decodes without" in caplog.text
+    assert torch.equal(run(pipeline, cfw_weight=0), first)
+    with pytest.raises(TypeError, match="AutoencoderTiny, expected an AutoencoderKL"):
+        run(pipeline, cfw_weight=0.5)
