@@ -1,9 +1,9 @@
 """Puts trained small models into the package, in float16.
 
-    python training/embed.py --base runs/base --seesr runs/seesr_one_step
+    python training/embed.py --base runs/base --seesr runs/seesr_one_step --coser runs/coser_one_step
 
-`base-small` is a Stable Diffusion pipeline folder; `seesr-small` holds what SeeSR adds to it, and the values
-`SeeSRPipeline.__call__` uses by default with this model.
+`base-small` is a Stable Diffusion pipeline folder; the others hold what a method adds to it, and the values that its
+pipeline's `__call__` uses by default with this model. What is not given stays as it is.
 """
 
 from __future__ import annotations
@@ -11,16 +11,26 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline
 
-from diffusers_sr import SeeSRAdapter, SeeSRPipeline, Tagger
-from diffusers_sr.hub import BASE, MODELS
+from diffusers_sr import (
+    CognitiveEncoder,
+    CoSeRAdapter,
+    CoSeRPipeline,
+    LatentControlNetModel,
+    SeeSRAdapter,
+    SeeSRPipeline,
+    SuperResolutionPipeline,
+    Tagger,
+)
+from diffusers_sr.hub import BASE, BASE_COMPONENTS, MODELS
 
-# One step is what the model was fine-tuned for. The small text encoder has little to say, so there is no guidance. The
-# wavelet colour fix keeps colours locally.
-CALL_DEFAULTS = {
+# One step is what the models were fine-tuned for. The small text encoder has little to say, so there is no guidance.
+# The wavelet colour fix keeps colours locally.
+CALL_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 1,
     "guidance_scale": 1.0,
     "tile_size": 512,
@@ -28,34 +38,51 @@ CALL_DEFAULTS = {
     "process_size": 64,
     "color_fix": "wavelet",
 }
+METHODS: dict[str, tuple[type[SuperResolutionPipeline], dict[str, Any], dict[str, Any]]] = {
+    "seesr": (
+        SeeSRPipeline,
+        {"controlnet": ControlNetModel, "adapter": SeeSRAdapter, "tagger": Tagger},
+        CALL_DEFAULTS,
+    ),
+    "coser": (
+        CoSeRPipeline,
+        {"controlnet": LatentControlNetModel, "adapter": CoSeRAdapter, "cognitive_encoder": CognitiveEncoder},
+        {**CALL_DEFAULTS, "reference_guidance_scale": 1.0},
+    ),
+}
+
+
+def embed(method: str, trained: Path) -> None:
+    """Write the models of one method, from the output folder of its last training stage."""
+    pipeline_class, models, call_defaults = METHODS[method]
+    parts = {name: kind.from_pretrained(trained / name, dtype=torch.float16) for name, kind in models.items()}
+    scheduler = DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler")
+    without_base = dict.fromkeys(BASE_COMPONENTS)
+    pipeline_class(**without_base, **parts, scheduler=scheduler, call_defaults=call_defaults).save_pretrained(
+        MODELS / f"{method}-small"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True, help="output folder of train_base.py")
-    parser.add_argument("--seesr", type=Path, required=True, help="output folder of train_seesr_one_step.py")
+    parser.add_argument("--base", type=Path, help="output folder of train_base.py")
+    for method in METHODS:
+        parser.add_argument(f"--{method}", type=Path, help=f"output folder of train_{method}_one_step.py")
     options = parser.parse_args()
 
-    base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
-    base.save_pretrained(MODELS / BASE)
-    SeeSRPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        unet=None,
-        controlnet=ControlNetModel.from_pretrained(options.seesr / "controlnet", dtype=torch.float16),
-        adapter=SeeSRAdapter.from_pretrained(options.seesr / "adapter", dtype=torch.float16),
-        scheduler=DDIMScheduler.from_config(base.scheduler.config),
-        tagger=Tagger.from_pretrained(options.seesr / "tagger", dtype=torch.float16),
-        call_defaults=CALL_DEFAULTS,
-    ).save_pretrained(MODELS / "seesr-small")
+    if options.base is not None:
+        base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
+        base.save_pretrained(MODELS / BASE)
+    for method in METHODS:
+        if (trained := getattr(options, method)) is not None:
+            embed(method, trained)
     for path in MODELS.rglob("*.json"):
         if "_name_or_path" in (config := json.loads(path.read_text())):  # a folder of the machine this ran on
             del config["_name_or_path"]
             path.write_text(json.dumps(config, indent=2) + "\n")
-    for name in (BASE, "seesr-small"):
-        size = sum(path.stat().st_size for path in (MODELS / name).rglob("*") if path.is_file())
-        print(f"{name}: {size / 1e6:.1f} MB")
+    for folder in sorted(MODELS.iterdir()):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{folder.name}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
