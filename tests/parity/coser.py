@@ -1,69 +1,100 @@
-"""CoSeR's networks on weights in the official layout.
+"""CoSeR on weights in the official layout. What INPUTS, an npz file, belongs to is seen from the names in it.
 
-`unet_state_dict.npz`, `controlnet_state_dict.npz` and `config.json` in WEIGHTS_DIR, with `inputs.npz` (`x`,
-`lr`, `ref`, `timesteps`, `prompt_emb`, `cog_emb`, `neg_emb`), give `ctrl_lr_00…`, `ctrl_ref_00…`, `eps_cond`,
-`eps_uncond`, `gen_cond` and `gen_uncond`.
+Networks: `coser_networks`. Q-Former and SRResNet: `coser_cognition`. One-hot attention: `coser_one_hot`. Transformer
+with all-in-attention: `coser_transformer`. Fusion layer of the CFW decoder: `coser_cfw`. Each says what it is given,
+and what it gives.
+
+The weights of all but the networks are `sd.<official name>` of an npz file: of INPUTS itself; where it has none, of
+the file of that name in WEIGHTS_DIR; where it has none either, of the one file in WEIGHTS_DIR whose weights are of
+this kind. A `config.json` lies beside them, or in WEIGHTS_DIR.
+
+Where INPUTS is a folder, it is every file in it that holds inputs; with several of them, outputs are
+`<file>.<name>`, without the file's suffix.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from diffusers_sr.coser.convert_networks import networks_from_official
-from diffusers_sr.coser.pipeline import control_features
-from tests.parity.arrays import read_arrays
+from tests.parity import coser_cfw, coser_cognition, coser_networks, coser_one_hot, coser_transformer
+from tests.parity.arrays import Tensors, array_names, read_arrays, read_state_dict, weight_names
 
-Tensors = dict[str, torch.Tensor]
+
+class Part(NamedTuple):
+    """A part of CoSeR with weights in one file.
+
+    Args:
+        inputs: the names of what it is given.
+        fits: whether weights of these official names are of this part, and for these inputs.
+        outputs: of its weights, inputs and `config.json`.
+        config: what it needs of `config.json`.
+    """
+
+    inputs: tuple[str, ...]
+    fits: Callable[[set[str], Tensors], bool]
+    outputs: Callable[[Tensors, Tensors, dict[str, Any]], Tensors]
+    config: tuple[str, ...] = ()
+
+
+def has_weight(name: str) -> Callable[[set[str], Tensors], bool]:
+    return lambda names, given: name in names
+
+
+PARTS = (
+    Part(coser_one_hot.INPUTS, has_weight("to_q.weight"), coser_one_hot.one_hot_outputs, ("heads",)),
+    Part(coser_transformer.INPUTS, coser_transformer.fits, coser_transformer.transformer_outputs, ("heads",)),
+    Part(coser_cognition.QFORMER_INPUTS, has_weight("query_tokens"), coser_cognition.qformer_outputs),
+    Part(coser_cognition.SRRESNET_INPUTS, has_weight("conv_first.weight"), coser_cognition.srresnet_outputs),
+    Part(coser_cfw.INPUTS, has_weight("encode_enc_1.conv1.weight"), coser_cfw.fusion_outputs),
+)
+ALL_INPUTS = (coser_networks.INPUTS, *(part.inputs for part in PARTS))
 
 
 def forward(weights: Path, inputs: Path, dtype: torch.dtype, cases: Path | None) -> Tensors:
-    return network_outputs(weights, read_arrays(inputs, dtype), dtype)
-
-
-def network_outputs(weights: Path, given: Tensors, dtype: torch.dtype) -> Tensors:
-    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    unet, controlnet, adapter = networks_from_official(
-        read_arrays(weights / "unet_state_dict.npz", dtype),
-        read_arrays(weights / "controlnet_state_dict.npz", dtype),
-        {**diffusers_config(config["unet"]), "up_block_types": block_types(config["unet"], "UpBlock2D")[::-1]},
-        {**diffusers_config(config["controlnet"]), "conditioning_channels": config["unet"]["in_channels"]},
-        str(weights),
-    )
-    x, timesteps = given["x"], given["timesteps"]
-    context = torch.cat([given["prompt_emb"], given["cog_emb"]], dim=1)
-    lr, reference = (control_features(controlnet, x, timesteps, context, given[name]) for name in ("lr", "ref"))
-    adapter.attach(unet)
-    outputs = {
-        f"ctrl_{name}_{index:02d}": feature
-        for name, features in (("lr", lr), ("ref", reference))
-        for index, feature in enumerate(features)
-    }
-    for name, text in (("cond", context), ("uncond", given["neg_emb"])):
-        outputs[f"gen_{name}"] = unet(x, timesteps, text, return_dict=False)[0]
-        with adapter.conditioning(lr=lr, reference=reference):
-            outputs[f"eps_{name}"] = unet(x, timesteps, text, return_dict=False)[0]
-    return outputs
-
-
-def diffusers_config(official: dict[str, Any]) -> dict[str, Any]:
-    """What the diffusers configurations of both networks have in common, from the official constructor's arguments."""
-    channels = [official["model_channels"] * factor for factor in official["channel_mult"]]
+    candidates = sorted(inputs.glob("*.npz")) if inputs.is_dir() else [inputs]
+    files = [path for path in candidates if any(array_names(path).issuperset(names) for names in ALL_INPUTS)]
+    if not files:
+        known = "\n  ".join(", ".join(names) for names in ALL_INPUTS)
+        raise ValueError(f"{inputs} has not the inputs of any part of CoSeR: give all of one of\n  {known}")
+    if len(files) == 1:
+        return file_outputs(weights, files[0], dtype)
     return {
-        "in_channels": official["in_channels"],
-        "block_out_channels": channels,
-        "down_block_types": block_types(official, "DownBlock2D"),
-        "layers_per_block": official["num_res_blocks"],
-        "attention_head_dim": [width // official["num_head_channels"] for width in channels],
-        "cross_attention_dim": official["context_dim"],
-        "use_linear_projection": official["use_linear_in_transformer"],
+        f"{path.stem}.{name}": tensor for path in files for name, tensor in file_outputs(weights, path, dtype).items()
     }
 
 
-def block_types(official: dict[str, Any], kind: str) -> list[str]:
-    """The blocks of the encoder's levels: with attention where the official list has their factor."""
-    levels = range(len(official["channel_mult"]))
-    return [f"CrossAttn{kind}" if 2**level in official["attention_resolutions"] else kind for level in levels]
+def file_outputs(weights: Path, inputs: Path, dtype: torch.dtype) -> Tensors:
+    names = array_names(inputs)
+    if names.issuperset(coser_networks.INPUTS):
+        return coser_networks.network_outputs(weights, read_arrays(inputs, dtype, coser_networks.INPUTS), dtype)
+    part = next(part for part in PARTS if names.issuperset(part.inputs))
+    given = read_arrays(inputs, dtype, part.inputs)
+    source = find_weights(part, given, weights, inputs)
+    config = read_config([source.parent / "config.json", weights / "config.json"], part.config)
+    return part.outputs(read_state_dict(source, dtype), given, config)
+
+
+def find_weights(part: Part, given: Tensors, weights: Path, inputs: Path) -> Path:
+    for path in (inputs, weights / inputs.name):
+        if path.is_file() and part.fits(weight_names(path), given):
+            return path
+    found = [path for path in sorted(weights.glob("*.npz")) if part.fits(weight_names(path), given)]
+    if len(found) != 1:
+        raise ValueError(
+            f"The weights for {inputs} may be in {[path.name for path in found]} of {weights}, expected one file: put "
+            "them into INPUTS as `sd.<official name>`, or name INPUTS like the file in WEIGHTS_DIR that has them."
+        )
+    return found[0]
+
+
+def read_config(places: list[Path], needed: tuple[str, ...]) -> dict[str, Any]:
+    path = next((place for place in places if place.is_file()), None)
+    config = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    if missing := [name for name in needed if name not in config]:
+        raise ValueError(f"Shapes do not show {missing}: add them to {path or places[0]}, a dictionary in JSON.")
+    return config

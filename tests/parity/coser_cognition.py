@@ -1,42 +1,55 @@
-"""CoSeR's cognitive encoder on weights in the official layout.
+"""CoSeR's cognitive encoder on weights in the official layout: its Q-Former, and its SRResNet.
 
-WEIGHTS_DIR holds `cog_adapter.npz` (the Q-Former's weights `sd.*`; `image_tokens`, `text_emb`, `text_tokens`), which
-gives `cog_adapter.{out, target, loss}`, and `srresnet.npz` (`sd.*`; `image`), which gives `srresnet.out`.
+Q-Former: `image_tokens`, `text_emb` and `text_tokens` give `out`, `target` and `loss`. What shapes do not show, the
+`heads`, `layer_norm_eps` and `act` of a `config.json`, is as in every CoSeR where it is not given.
+
+SRResNet: `image` gives `out`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from diffusers_sr.coser.cognition import CognitiveEncoder, cognitive_loss, cognitive_target
 from diffusers_sr.coser.convert_cognition import cognitive_encoder_from_official
-from tests.parity.arrays import read_arrays, read_state_dict
+from diffusers_sr.coser.srresnet import SRResNet
+from tests.parity.arrays import Tensors
 
-Tensors = dict[str, torch.Tensor]
+QFORMER_INPUTS = ("image_tokens", "text_emb", "text_tokens")
+SRRESNET_INPUTS = ("image",)
+# The official names of what a Q-Former's configuration here calls otherwise.
+CONFIG_NAMES = {"num_attention_heads": "heads", "layer_norm_eps": "layer_norm_eps", "hidden_act": "act"}
 
 
-def forward(weights: Path, dtype: torch.dtype) -> Tensors:
-    encoder = load_encoder(weights).to(dtype)
-    given = read_arrays(weights / "cog_adapter.npz", dtype, ["image_tokens", "text_emb", "text_tokens"])
-    image_tokens, text, token_ids = given.values()
-    (image,) = read_arrays(weights / "srresnet.npz", dtype, ["image"]).values()
-    embedding = encoder.query(image_tokens)
+def qformer_outputs(state: Tensors, given: Tensors, config: dict[str, Any]) -> Tensors:
+    text, token_ids = given["text_emb"], given["text_tokens"]
+    embedding = load_encoder(state, config).query(given["image_tokens"])
     return {
-        "cog_adapter.out": embedding,
-        "cog_adapter.target": cognitive_target(text, token_ids, embedding.shape[1]),
-        "cog_adapter.loss": cognitive_loss(embedding, text, token_ids),
-        "srresnet.out": encoder.srresnet(image),
+        "out": embedding,
+        "target": cognitive_target(text, token_ids, embedding.shape[1]),
+        "loss": cognitive_loss(embedding, text, token_ids),
     }
 
 
-def load_encoder(weights: Path) -> CognitiveEncoder:
-    """The encoder of both files, with a CLIP that is never run: its tokens are given."""
-    official: Tensors = {}
-    for file, prefix in (("cog_adapter.npz", "global_adapter."), ("srresnet.npz", "pre_sr_model.")):
-        official |= {prefix + name: tensor for name, tensor in read_state_dict(weights / file).items()}
-    width = official["global_adapter.Qformer.encoder.layer.0.crossattention.self.key.weight"].shape[1]
-    config = CLIPVisionConfig(hidden_size=12, intermediate_size=1, num_hidden_layers=1, projection_dim=width)
-    return cognitive_encoder_from_official(official, CLIPVisionModelWithProjection(config))
+def srresnet_outputs(state: Tensors, given: Tensors, config: dict[str, Any]) -> Tensors:
+    blocks = sum(name.startswith("body.") and name.endswith(".conv1.weight") for name in state)
+    srresnet = SRResNet(len(state["conv_first.weight"]), blocks)
+    srresnet.load_state_dict(state, assign=True)  # the names are the official ones
+    return {"out": srresnet(given["image"])}
+
+
+def load_encoder(qformer: Tensors, config: dict[str, Any]) -> CognitiveEncoder:
+    """The encoder of a Q-Former, with a CLIP and an SRResNet that are never run: CLIP's tokens are given."""
+    official = {f"global_adapter.{name}": tensor for name, tensor in qformer.items()}
+    official |= {f"pre_sr_model.{name}": tensor for name, tensor in SRResNet(1, 0).state_dict().items()}
+    width = qformer["Qformer.encoder.layer.0.crossattention.self.key.weight"].shape[1]
+    clip = CLIPVisionConfig(hidden_size=12, intermediate_size=1, num_hidden_layers=1, projection_dim=width)
+    encoder = cognitive_encoder_from_official(official, CLIPVisionModelWithProjection(clip))
+    options = {name: config[key] for name, key in CONFIG_NAMES.items() if key in config}
+    configured = CognitiveEncoder.from_config(
+        encoder.config, qformer_config={**encoder.config.qformer_config, **options}
+    )
+    configured.load_state_dict(encoder.state_dict(), assign=True)
+    return configured.eval()

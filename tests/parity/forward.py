@@ -3,7 +3,8 @@
     python tests/parity/forward.py METHOD WEIGHTS_DIR INPUTS OUTPUT [--dtype float64]
 
 Run it from the repository root. It writes OUTPUT, a safetensors file with what the method computed under the names
-that the method's module beside this file documents. It reads no expected output, also where INPUTS holds some.
+that the method's module beside this file documents, as it does what WEIGHTS_DIR and INPUTS hold. It reads no expected
+output, also where INPUTS holds some.
 """
 
 from __future__ import annotations

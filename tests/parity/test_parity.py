@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr.tiling import gaussian_weights
+from tests.parity import coser
+from tests.parity.arrays import WEIGHT, read_arrays
 from tests.parity.forward import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,3 +101,124 @@ def test_seesr_in_float64_from_the_command_line(tmp_path: Path) -> None:
 def test_seesr_tile_weights() -> None:
     expected = load_file(DATA / "seesr" / "D" / "io.safetensors")["gaussian_weights_16_fp64"]
     torch.testing.assert_close(gaussian_weights(16, 16).double(), expected, atol=0, rtol=1e-6)
+
+
+COSER_INPUTS = {name for names in coser.ALL_INPUTS for name in names}
+COSER_VECTORS = [DATA / "coser", *(Path(path) for path in [os.environ.get("COSER_PARITY_VECTORS")] if path)]
+COSER_FILES = [
+    pytest.param(
+        folder / file,
+        id=f"{folder.name}-{file}",
+        marks=pytest.mark.skipif(
+            not (folder / file).is_file(),
+            reason="the networks are too large for the repository: name a folder with A in COSER_PARITY_VECTORS",
+        ),
+    )
+    for folder in COSER_VECTORS
+    for file in (
+        "A/inputs.npz",
+        "O/onehot.npz",
+        "O/spatial_transformer_dub0.npz",
+        "O/spatial_transformer_dub1.npz",
+        "Q/cog_adapter.npz",
+        "Q/srresnet.npz",
+        "F/cfw_fuse.npz",
+    )
+]
+
+
+def write_coser(vectors: Path, folder: Path, *, weights: bool = True, inputs: bool = True, name: str = "") -> Path:
+    """Write weights, inputs or both of a file, and no expected output."""
+    arrays = {
+        key: array
+        for key, array in np.load(vectors).items()
+        if (weights and key.startswith(WEIGHT)) or (inputs and key in COSER_INPUTS)
+    }
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / (name or vectors.name), **arrays)
+    return folder / (name or vectors.name)
+
+
+def run_coser(weights: Path, inputs: Path, output: Path, *options: str) -> dict[str, torch.Tensor]:
+    main(["coser", str(weights), str(inputs), str(output), *options])
+    return load_file(output)
+
+
+def check_coser(outputs: dict[str, torch.Tensor], vectors: Path) -> None:
+    is_apart = vectors.name == "inputs.npz"
+    expected = read_arrays(vectors.with_name("outputs.npz") if is_apart else vectors)
+    scores = expected.get("sim")
+    names = {name for name in expected if not name.startswith(WEIGHT)} - (set() if is_apart else COSER_INPUTS)
+    assert outputs.keys() == names
+    for name in names:
+        output, tensor = outputs[name], expected[name]
+        if name == "sim_argmax":  # of equal scores either
+            assert scores is not None
+            output, tensor = (scores.gather(-1, index[..., None]) for index in (output, tensor))
+        assert output.shape == tensor.shape, name
+        assert (output - tensor).norm() <= 1e-5 * tensor.norm(), name
+
+
+@pytest.mark.parametrize("vectors", COSER_FILES)
+def test_coser(vectors: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    inputs = write_coser(vectors, folder)
+    for path in (*vectors.parent.glob("config.json"), *vectors.parent.glob("*_state_dict.npz")):
+        (folder / path.name).symlink_to(path.resolve())
+    check_coser(run_coser(folder, inputs, tmp_path / "outputs.safetensors"), vectors)
+
+
+@pytest.mark.parametrize("name", ["onehot", "spatial_transformer_dub0", "spatial_transformer_dub1"])
+def test_coser_with_weights_among_others(name: str, tmp_path: Path) -> None:
+    folder, weights = DATA / "coser" / "O", tmp_path / "weights"
+    for path in folder.glob("*.npz"):
+        write_coser(path, weights, inputs=False)
+    (weights / "config.json").write_bytes((folder / "config.json").read_bytes())
+    inputs = write_coser(folder / f"{name}.npz", tmp_path / "inputs", weights=False, name="given.npz")
+    check_coser(run_coser(weights, inputs, tmp_path / "outputs.safetensors"), folder / f"{name}.npz")
+
+
+def test_coser_does_not_guess_which_weights(tmp_path: Path) -> None:
+    vectors, weights = DATA / "coser" / "Q" / "srresnet.npz", tmp_path / "weights"
+    inputs = write_coser(vectors, tmp_path / "inputs", weights=False)
+    for name in ("first.npz", "second.npz"):
+        write_coser(vectors, weights, inputs=False, name=name)
+    with pytest.raises(ValueError, match=r"\['first.npz', 'second.npz'\].*name INPUTS like"):
+        run_coser(weights, inputs, tmp_path / "outputs.safetensors")
+    write_coser(vectors, weights, inputs=False)
+    check_coser(run_coser(weights, inputs, tmp_path / "outputs.safetensors"), vectors)
+
+
+def test_coser_with_a_folder_of_inputs_in_float64(tmp_path: Path) -> None:
+    folder = DATA / "coser" / "Q"
+    for path in folder.glob("*.npz"):
+        write_coser(path, tmp_path / "vectors")
+    outputs = run_coser(
+        tmp_path / "vectors", tmp_path / "vectors", tmp_path / "outputs.safetensors", "--dtype", "float64"
+    )
+    for file in ("cog_adapter", "srresnet"):
+        prefix = f"{file}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in outputs.items() if name.startswith(prefix)}
+        assert own["out"].dtype == torch.float64
+        check_coser(own, folder / f"{file}.npz")
+    assert len(outputs) == 4
+
+
+def test_coser_has_the_heads_of_its_configuration(tmp_path: Path) -> None:
+    vectors = DATA / "coser" / "Q" / "cog_adapter.npz"
+    inputs = write_coser(vectors, tmp_path)
+    (tmp_path / "config.json").write_text('{"heads": 8}', encoding="utf-8")
+    other = run_coser(tmp_path, inputs, tmp_path / "outputs.safetensors")["out"]
+    assert (other - read_arrays(vectors)["out"]).norm() > 1e-2 * other.norm()
+
+
+def test_coser_says_what_it_needs(tmp_path: Path) -> None:
+    vectors = DATA / "coser" / "O" / "onehot.npz"
+    inputs = write_coser(vectors, tmp_path / "inputs")
+    with pytest.raises(ValueError, match=r"heads.*config.json"):
+        run_coser(tmp_path, inputs, tmp_path / "outputs.safetensors")
+    (tmp_path / "config.json").write_bytes(vectors.with_name("config.json").read_bytes())
+    check_coser(run_coser(tmp_path, inputs, tmp_path / "outputs.safetensors"), vectors)
+    np.savez(tmp_path / "other.npz", x=np.zeros(1))
+    with pytest.raises(ValueError, match="x, context, grad_w"):
+        run_coser(tmp_path, tmp_path / "other.npz", tmp_path / "outputs.safetensors")
