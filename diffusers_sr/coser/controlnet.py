@@ -13,7 +13,11 @@ class LatentControlNetModel(ControlNetModel):
     """A `ControlNetModel` that embeds condition latents `[B, conditioning_channels, h, w]` with one convolution.
 
     The configuration is the stock one; `conditioning_channels` are the latents', and
-    `conditioning_embedding_out_channels` has no meaning. The convolution starts at zero, as the stock embedding ends.
+    `conditioning_embedding_out_channels` has no meaning.
+
+    What the UNet gets starts from zero in the adapter, which normalises these residuals before. So the convolutions
+    that make them need not, and in `for_unet` do not. (In the official code they do; what is normalised is then zero
+    everywhere, and the first steps can learn nothing of the image.)
     """
 
     @functools.wraps(ControlNetModel.__init__)  # type: ignore[misc]  # the configuration is read off the signature
@@ -22,11 +26,11 @@ class LatentControlNetModel(ControlNetModel):
         self.controlnet_cond_embedding = nn.Conv2d(
             self.config.conditioning_channels, self.config.block_out_channels[0], kernel_size=3, padding=1
         )
-        for parameter in self.controlnet_cond_embedding.parameters():
-            nn.init.zeros_(parameter)
 
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel) -> LatentControlNetModel:
-        """A new ControlNet with the encoder's weights of `unet`, for latents like the UNet's own."""
+        """A new ControlNet with the encoder's weights of `unet`, for latents like the UNet's own, to be trained."""
         controlnet: LatentControlNetModel = cls.from_unet(unet, conditioning_channels=unet.config.in_channels)
+        for conv in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+            conv.reset_parameters()
         return controlnet

@@ -58,6 +58,25 @@ def test_both_control_features_change_the_output(models: Models) -> None:
     assert torch.equal(models.call(), stock)
 
 
+def test_what_is_new_knows_the_image_and_leaves_the_unet_as_it_is() -> None:
+    unet = tiny_unet()
+    controlnet = LatentControlNetModel.for_unet(unet)
+    models = Models(
+        unet,
+        controlnet,
+        CoSeRAdapter.from_hosts(unet, controlnet),
+        torch.randn(1, 4, 8, 8),
+        torch.randn(1, 7, TEXT_DIM),
+    )
+    stock, features = models.call(), models.features(1)
+    assert all(
+        (feature - other).abs().max() > 1e-2 for feature, other in zip(features, models.features(2), strict=True)
+    )
+    models.adapter.attach(models.unet)
+    with models.adapter.conditioning(lr=features, reference=features):
+        assert torch.equal(models.call(), stock)
+
+
 def test_attach_and_detach_are_exact_inverses(models: Models) -> None:
     stock, before, text = models.call(), dict(models.unet.state_dict()), repr(models.unet)
     processors = models.unet.attn_processors
