@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,16 +16,19 @@ from safetensors.torch import load_file
 
 PathLike = str | os.PathLike[str]
 
+_ALONE = "Save its state dict alone, best as safetensors."
+
 
 def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
     """Read a flat dictionary of tensors, on the CPU, from a safetensors file or a torch pickle.
 
-    A pickle is read with `weights_only=True`: no code in it runs. If its dictionary holds the weights under "model",
-    as RAM's does, these are given.
+    Of a pickle no code runs. If its dictionary holds the weights under "state_dict", as a training's checkpoint does,
+    or under "model", as RAM's does, these are given; what else it holds (a training's progress, the state of its
+    callbacks) is not looked at. The tensors of a pickle are mapped from the file, not yet read.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or holds anything but tensors.
+        ValueError: If the file is damaged, or there is anything but tensors among the weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,18 +39,57 @@ def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path} is no readable safetensors file: {error}") from error
     try:
-        # A mapped file does not have to fit into memory; torch can map only its newer, zipped format.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = _unpickle(path)
     except Exception as error:  # what torch's unpickler raises on damaged bytes is no closed set
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        # Of a refused pickle torch itself says how to trust it instead.
+        reason = str(error.__context__ or error).partition("\n")[0].partition(" Please use")[0]
         raise ValueError(
-            f"{path} could not be read as a file of weights: it is damaged, or its pickle holds more than tensors, "
-            f"which is never run. Save its state dict alone, best as safetensors. ({reason})"
+            f"{path} could not be read as a file of weights: it is damaged, or its pickle holds objects that take "
+            f"code, which is never run. {_ALONE} ({reason or type(error).__name__})"
         ) from error
-    weights = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"{path} is not a flat dictionary of tensors, by name or under 'model'.")
+    weights = content
+    if isinstance(content, dict):
+        weights = content.get("state_dict", content.get("model", content))
+    if not isinstance(weights, dict):
+        raise ValueError(
+            f"{path} holds a {type(weights).__name__}, expected a dictionary of tensors, by name or under "
+            f"'state_dict' or 'model'. {_ALONE}"
+        )
+    others = [f"{key!r}: {type(value).__name__}" for key, value in weights.items() if not torch.is_tensor(value)]
+    if others:
+        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        raise ValueError(
+            f"{path} is not a flat dictionary of tensors, by name or under 'state_dict' or 'model': it holds {shown}. "
+            f"Code in a pickle is never run. {_ALONE}"
+        )
     return dict(weights)
+
+
+class _StandIn:
+    """An empty object in place of one that only code of a pickle could make."""
+
+    def __new__(cls, *args: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _unpickle(path: Path) -> Any:
+    """Read a pickle as `torch.load` does with `weights_only=True`, with stand-ins for what that would refuse.
+
+    PyTorch Lightning before 1.5, which trained Stable Diffusion and its relatives, writes its callbacks' classes into
+    every checkpoint, beside the weights. Nothing is imported for a stand-in.
+    """
+    if not zipfile.is_zipfile(path):  # torch's older format: it cannot be mapped, nor its classes be listed
+        return torch.load(path, map_location="cpu", weights_only=True)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    with torch.serialization.safe_globals([(type(name, (_StandIn,), {}), name) for name in names]):
+        # A mapped file does not have to fit into memory.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def read_model_folder(folder: PathLike) -> dict[str, torch.Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from .pipeline import SuperResolutionPipeline
 
 DTYPES = ("float32", "float16", "bfloat16")
+METHODS = ("seesr", "coser")
+# What only some pipelines take, and the options it is given by.
+METHOD_OPTIONS = {
+    "reference_images": "--reference",
+    "num_references": "--num-references",
+    "cfw_weight": "--cfw-weight",
+}
 
 UPSCALE_HELP = """\
 Enlarge photographs.
@@ -54,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr upscale`."""
     # Imported here, and torch with them, because --help and wrong arguments can be answered without.
-    from .files import ImageFileError, check_output, read_photo, write_photo
+    from .files import ImageFileError, check_output, images_in, plan_outputs, read_photo, write_photo
     from .images import output_size
 
+    options.model = options.model or f"{options.method or METHODS[0]}-small"
     try:
         outputs = plan_outputs(options.input, options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    method_inputs = _method_inputs(parser, options)
     device = _device(parser, options.device)
     pipeline: SuperResolutionPipeline | None = None
     seconds: list[float] = []
@@ -79,14 +89,14 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             check_output(photo, target, width, height)
             target.parent.mkdir(parents=True, exist_ok=True)
             if pipeline is None:
-                pipeline = _load(options.model, device, options.dtype)
+                pipeline = _load(options, device)
                 if pipeline is None:
                     return 1
-                _check(parser, pipeline, options)
+                _check(parser, pipeline, options, method_inputs)
             for note in photo.notes:
                 _report(source, note)
             start = time.perf_counter()
-            image = enlarge(pipeline, photo.image, source.name, options)
+            image = enlarge(pipeline, photo.image, source.name, options, method_inputs)
             write_photo(target, image, photo)
             seconds.append(time.perf_counter() - start)
         # A ValueError is the pipeline's about its arguments for this image.
@@ -100,7 +110,13 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     return 1 if failures else 0
 
 
-def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, options: argparse.Namespace) -> Any:
+def enlarge(
+    pipeline: SuperResolutionPipeline,
+    image: Any,
+    name: str,
+    options: argparse.Namespace,
+    method_inputs: dict[str, Any],
+) -> Any:
     """Run the pipeline on one RGB image; its progress bar carries `name`.
 
     Every image starts from the same seed, so that its result does not depend on what else is done.
@@ -117,6 +133,7 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, options: a
             generator=torch.Generator("cpu").manual_seed(options.seed),
             return_dict=False,
             **_call_arguments(options),
+            **method_inputs,
         )
     except (RuntimeError, MemoryError) as error:
         # CUDA has a class for it; the other devices say it in words only.
@@ -126,77 +143,20 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, options: a
     return images[0]
 
 
-def convert_seesr(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr convert seesr`."""
-    from .seesr.convert import convert
-
+def convert(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run `diffusers-sr convert METHOD`, whose options are the arguments of `diffusers_sr.METHOD.convert.convert`."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("diffusers_sr").setLevel(logging.INFO)
+    _quiet_libraries()
+    converter = import_module(f".{options.method}.convert", __package__)
+    arguments = {name: value for name, value in vars(options).items() if name not in ("run", "method")}
     try:
-        convert(
-            options.unet,
-            options.controlnet,
-            options.output,
-            ram=options.ram,
-            dape=options.dape,
-            ram_tags=options.ram_tags,
-            base=options.base,
-        )
+        converter.convert(**arguments)
     except (OSError, ValueError) as error:
         print(f"diffusers-sr: {error}", file=sys.stderr)
         return 1
     print(f"Written to {options.output}")
     return 0
-
-
-def plan_outputs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Pair every input file with the file its result goes to, all of them different, none of them an input.
-
-    Args:
-        inputs: Files, and folders whose images are taken.
-        output: A file, if the only input is a file and `output` has the suffix of an image; otherwise a folder.
-
-    Raises:
-        ValueError: If `output` is a file but has to be a folder, or a result would overwrite an input.
-    """
-    from .files import FORMATS
-
-    found = [source for path in inputs for source in (images_in(path) if path.is_dir() else [path])]
-    sources = list({os.path.abspath(source): source for source in found}.values())
-    # Those that keep their name first, so that none loses it to one that has to be renamed.
-    sources.sort(key=lambda source: source.suffix.lower() not in FORMATS)
-    names_a_file = output.suffix.lower() in FORMATS and not output.is_dir()
-    if names_a_file and len(inputs) == 1 and not inputs[0].is_dir():
-        outputs = [(sources[0], output)]
-    elif names_a_file or output.is_file():
-        raise ValueError(f"{output} is a file, but results of several files or of a folder go to a folder: name one")
-    else:
-        outputs = []
-        taken: set[str] = set()
-        for source in sources:
-            suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
-            name, number = f"{source.stem}{suffix}", 1
-            while name.lower() in taken:  # some file systems do not tell A from a
-                number += 1
-                name = f"{source.stem}_{number}{suffix}"
-            taken.add(name.lower())
-            outputs.append((source, output / name))
-    resolved = {source.resolve() for source in sources}
-    for source, target in outputs:
-        if target.resolve() in resolved:
-            raise ValueError(f"the result of {source} would overwrite the input {target}: choose another output")
-    return outputs
-
-
-def images_in(folder: Path) -> list[Path]:
-    """List the files of a folder that have an image's suffix and are not hidden, by name."""
-    from .files import READABLE
-
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
-    )
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -214,25 +174,52 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return arguments
 
 
-def _check(parser: argparse.ArgumentParser, pipeline: SuperResolutionPipeline, options: argparse.Namespace) -> None:
+def _method_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
+    """What is given of `METHOD_OPTIONS`, with the references read; exit with status 2 if one cannot be."""
+    from .files import ImageFileError, read_photo
+
+    references = []
+    for path in options.reference or []:
+        try:
+            references.append(read_photo(path).image)
+        except ImageFileError as error:
+            parser.error(f"argument --reference: {path}: {error}")
+    inputs = {
+        "reference_images": references or None,
+        "num_references": options.num_references,
+        "cfw_weight": options.cfw_weight,
+    }
+    return {name: value for name, value in inputs.items() if value is not None}
+
+
+def _check(
+    parser: argparse.ArgumentParser,
+    pipeline: SuperResolutionPipeline,
+    options: argparse.Namespace,
+    method_inputs: dict[str, Any],
+) -> None:
     """Exit with status 2 if an argument does not suit the pipeline, which is so for every image."""
+    steps = (pipeline.describe, pipeline.prepare_control, pipeline.decode)
+    taken = {name for step in steps for name in inspect.signature(step).parameters}
+    if refused := [METHOD_OPTIONS[name] for name in method_inputs if name not in taken]:
+        parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
     try:
         pipeline.check_inputs(**_call_arguments(options))
     except ValueError as error:
         parser.error(str(error))
 
 
-def _load(model: str, device: str, dtype: str | None) -> SuperResolutionPipeline | None:
+def _load(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:
     import torch
 
     _quiet_libraries()
     from .hub import load_pipeline
 
-    dtype = dtype or ("float16" if torch.device(device).type == "cuda" else "float32")
+    dtype = options.dtype or ("float16" if torch.device(device).type == "cuda" else "float32")
     try:
-        return load_pipeline(model, device=device, dtype=getattr(torch, dtype))
+        return load_pipeline(options.model, method=options.method, device=device, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
-        print(f"diffusers-sr: the model {model} could not be loaded: {error}", file=sys.stderr)
+        print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
         return None
 
 
@@ -285,8 +272,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="image files and folders of images")
     command.add_argument("-o", "--output", required=True, type=Path, help="image file or folder to write")
     command.add_argument(
-        "--model", default="seesr-small", help="pipeline folder, Hub id, or the model in the package (%(default)s)"
+        "--method", choices=METHODS, help="of the --model; without one, of the package's small model (seesr)"
     )
+    command.add_argument("--model", help="pipeline folder, Hub id, or a model in the package")
     command.add_argument("--upscale", type=_positive_float, default=4.0, help="factor (%(default)s)")
     command.add_argument("--steps", type=_positive_int, help="denoising steps (the model's default)")
     command.add_argument(
@@ -307,11 +295,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first of them that is there)")
     command.add_argument("--dtype", choices=DTYPES, help="of the weights (float16 on cuda, otherwise float32)")
 
+    group = command.add_argument_group("options of CoSeR")
+    references = group.add_mutually_exclusive_group()
+    references.add_argument(
+        "--reference",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="image to take textures from, instead of a generated one; may be given several times, for all images",
+    )
+    references.add_argument("--num-references", type=_positive_int, help="to generate (the model's default)")
+    group.add_argument(
+        "--cfw-weight", type=_fraction, help="from 0, realism, to 1, fidelity to the image (the model's default)"
+    )
+
     methods = commands.add_parser("convert", help="make a pipeline folder of official checkpoints").add_subparsers(
         required=True, metavar="METHOD"
     )
     method = methods.add_parser("seesr", help="SeeSR, with RAM and DAPE")
-    method.set_defaults(run=convert_seesr)
+    method.set_defaults(run=convert, method="seesr")
     method.add_argument("--unet", required=True, type=Path, metavar="DIR", help="official unet folder")
     method.add_argument("--controlnet", required=True, type=Path, metavar="DIR", help="official controlnet folder")
     method.add_argument("--ram", type=Path, metavar="FILE", help="ram_swin_large_14m.pth")
@@ -319,17 +321,38 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--ram-tags", type=Path, metavar="DIR", help="folder with ram_tag_list.txt and ram_tag_list_threshold.txt"
     )
+    _add_base_and_output(method, "2")
+
+    method = methods.add_parser("coser", help="CoSeR, with its Q-Former, CLIP and StableSR's CFW")
+    method.set_defaults(run=convert, method="coser")
+    method.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="official CoSeR file")
+    method.add_argument("--qformer", required=True, type=Path, metavar="FILE", help="official Q-Former file")
+    method.add_argument("--cfw", type=Path, metavar="FILE", help="vqgan_cfw_00011.ckpt")
+    method.add_argument(  # not given, it is not handed over
+        "--clip", default=argparse.SUPPRESS, metavar="REPO_OR_DIR", help="the CLIP it sees with (LAION's ViT-H-14)"
+    )
+    _add_base_and_output(method, "2.1")
+    return parser
+
+
+def _add_base_and_output(method: argparse.ArgumentParser, version: str) -> None:
     method.add_argument(
-        "--base", metavar="REPO_OR_DIR", help="the Stable Diffusion 2 base the checkpoint was trained on"
+        "--base", metavar="REPO_OR_DIR", help=f"the Stable Diffusion {version} base the checkpoint was trained on"
     )
     method.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
-    return parser
 
 
 def _positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
     return value
 
 

@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
         latents: Tensor = self.vae.encode(image * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
         return latents.float()  # a scheduler computes in the type of its input
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
         """The image [B, 3, H, W] of scaled latents, in [0, 1] but for what the decoder overshoots."""
         image: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return image.float() / 2 + 0.5

@@ -8,40 +8,61 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
+from .coser.pipeline import CoSeRPipeline
 from .pipeline import SuperResolutionPipeline
 from .seesr.pipeline import SeeSRPipeline
 
-PIPELINES: dict[str, type[SuperResolutionPipeline]] = {"SeeSRPipeline": SeeSRPipeline}
+METHODS: dict[str, type[SuperResolutionPipeline]] = {"seesr": SeeSRPipeline, "coser": CoSeRPipeline}
+PIPELINES = {pipeline.__name__: pipeline for pipeline in METHODS.values()}
 
 MODELS = Path(__file__).parent / "models"
-"""Where the package keeps its own small models; `base` holds what they share, a Stable Diffusion pipeline."""
+"""Where the package keeps its own small models; `base-small` holds what they share, a Stable Diffusion pipeline."""
 
-EMBEDDED = ("seesr-small",)
 BASE = "base-small"
 BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet")
 
 
+def embedded_models() -> list[str]:
+    """The names of the models that are shipped with the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/model_index.json") if path.parent.name != BASE)
+
+
 def load_pipeline(
-    model: str = "seesr-small", *, device: str = "cpu", dtype: torch.dtype = torch.float32, **components: Any
+    model: str = "seesr-small",
+    *,
+    method: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **components: Any,
 ) -> SuperResolutionPipeline:
-    """Loads a super-resolution pipeline of this package, whatever its method.
+    """Loads a super-resolution pipeline of this package.
 
     Args:
-        model: "seesr-small" (shipped with the package, nothing is downloaded), a folder written by `save_pretrained`
-            or `diffusers-sr convert`, or a Hub id.
+        model: one of `embedded_models()`, such as "seesr-small" (shipped with the package, nothing is downloaded), a
+            folder written by `save_pretrained` or `diffusers-sr convert`, or a Hub id.
+        method: which method it has to be of, "seesr" or "coser"; by default any.
         device: torch device the pipeline is moved to.
         dtype: floating-point type of the weights.
         components: models that take the place of the stored ones, or that the folder leaves open.
 
     Raises:
-        ValueError: if the folder or repository holds a pipeline that is not of this package.
+        ValueError: if the folder or repository holds a pipeline that is not of this package, or of another method; or
+            if there is no such method.
         OSError: if it cannot be found.
     """
-    if model in EMBEDDED:
-        base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
-        components = {name: base.components[name] for name in BASE_COMPONENTS} | components
-    path = str(MODELS / model) if model in EMBEDDED else model
+    if method is not None and method not in METHODS:
+        raise ValueError(f"method={method!r}, expected one of {', '.join(map(repr, METHODS))}.")
+    is_embedded = model in embedded_models()
+    path = str(MODELS / model) if is_embedded else model
     name = DiffusionPipeline.load_config(path)["_class_name"]
     if name not in PIPELINES:
-        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(sorted(PIPELINES))}.")
+        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(PIPELINES)}.")
+    if method is not None and PIPELINES[name] is not METHODS[method]:
+        raise ValueError(
+            f"{model!r} holds a {name}, but method={method!r} is {METHODS[method].__name__}: give a model of this "
+            "method, or leave the method out."
+        )
+    if is_embedded:
+        base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
+        components = {name: base.components[name] for name in BASE_COMPONENTS} | components
     return PIPELINES[name].from_pretrained(path, dtype=dtype, **components).to(device)

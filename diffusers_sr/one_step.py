@@ -107,7 +107,7 @@ class OneStepLoss(nn.Module):
         noisy = self.scheduler.add_noise(self.denoiser.encode(condition_image(batch)), noise, timesteps)
         prediction = self.denoiser(noisy, timesteps, batch)
         predicted = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
-        picture = self.denoiser.decode(predicted)
+        picture = self.denoiser.decode(predicted, batch)
 
         made, _ = self.discriminator(picture.detach())
         real, real_features = self.discriminator(target)

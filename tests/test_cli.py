@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,30 +11,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageCms
 
 import diffusers_sr.cli
-from diffusers_sr import SeeSRPipeline
-from diffusers_sr.cli import main, plan_outputs
-from diffusers_sr.files import ImageFileError, Photo, check_output, read_photo, write_photo
+from diffusers_sr import CoSeRPipeline, SeeSRPipeline, hub
+from diffusers_sr.cli import METHODS, main
+from diffusers_sr.files import ImageFileError, Photo, check_output, plan_outputs, read_photo, write_photo
 from tests.components import components, tiny_image
 
 ORIENTATION, MAKE, COPYRIGHT, EXIF, GPS = 274, 271, 33432, 0x8769, 0x8825
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
+CALL_DEFAULTS = {
+    "num_inference_steps": 1,
+    "guidance_scale": 1.0,
+    "process_size": 16,
+    "tile_size": 64,
+    "tile_overlap": 8,
+}
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     """Folder of a tiny pipeline whose defaults are one step without guidance."""
     folder = tmp_path_factory.mktemp("model")
-    call_defaults = {
-        "num_inference_steps": 1,
-        "guidance_scale": 1.0,
-        "process_size": 16,
-        "tile_size": 64,
-        "tile_overlap": 8,
-    }
-    SeeSRPipeline(**components("seesr"), call_defaults=call_defaults).save_pretrained(folder)
+    SeeSRPipeline(**components("seesr"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def coser(tmp_path_factory) -> str:
+    """The same of CoSeR."""
+    folder = tmp_path_factory.mktemp("coser")
+    CoSeRPipeline(**components("coser"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
     return str(folder)
 
 
@@ -103,6 +117,88 @@ def test_every_option_reaches_the_pipeline(run):
     assert not np.array_equal(changed["tiles"], changed["overlap"])
     bfloat16 = result("--dtype", "bfloat16")
     assert 0 < np.abs(bfloat16 - plain).mean() < 8
+
+
+def test_every_option_of_coser_reaches_the_pipeline(run, coser):
+    for name, seed in (("photo", 0), ("one", 1), ("two", 2)):
+        tiny_image(16, 12, seed=seed).save(f"{name}.png")
+
+    def result(*arguments: str) -> np.ndarray:
+        assert run("photo.png", "-o", "big.png", "--model", coser, "--steps", "2", *arguments) == 0
+        return pixels("big.png")
+
+    results = [
+        result(),
+        result("--num-references", "2"),
+        result("--cfw-weight", "0"),
+        result("--reference", "one.png"),
+        result("--reference", "two.png"),
+        result("--reference", "one.png", "--reference", "two.png"),
+    ]
+    for first, second in itertools.combinations(range(len(results)), 2):
+        assert not np.array_equal(results[first], results[second]), (first, second)
+    assert np.array_equal(results[0], result("--num-references", "1", "--cfw-weight", "0.5", "--method", "coser"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--reference", "photo.png"), "is a SeeSRPipeline, which has no --reference"),
+        (("--num-references", "2", "--cfw-weight", "1"), "which has no --num-references, --cfw-weight"),
+        (("--reference", "nowhere.png"), "argument --reference: nowhere.png: there is no such file"),
+        (("--reference", "text.png"), "argument --reference: text.png: is not an image that can be read"),
+        (("--reference", "photo.png", "--num-references", "2"), "not allowed with argument --reference"),
+        (("--cfw-weight", "1.5"), "--cfw-weight: 1.5 is not from 0 to 1"),
+        (("--num-references", "0"), "--num-references: 0 is not above 0"),
+    ],
+)
+def test_options_of_a_method_that_make_no_sense(run, capsys, arguments, message):
+    tiny_image().save("photo.png")
+    Path("text.png").write_text("This is not a photograph.")
+    with pytest.raises(SystemExit) as exit:
+        run("photo.png", "-o", "out", *arguments)
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+    assert files() == ["photo.png", "text.png"]
+
+
+def test_model_of_another_method(run, model, coser, capsys):
+    tiny_image().save("photo.png")
+    assert run("photo.png", "-o", "big.png", "--method", "coser") == 1
+    assert f"'{model}' holds a SeeSRPipeline, but method='coser' is CoSeRPipeline" in capsys.readouterr().err
+    assert run("photo.png", "-o", "big.png", "--method", "seesr", "--model", coser) == 1
+    assert "holds a CoSeRPipeline, but method='seesr' is SeeSRPipeline" in capsys.readouterr().err
+    assert files() == ["photo.png"]
+    with pytest.raises(ValueError, match="method='magic', expected one of 'seesr', 'coser'"):
+        hub.load_pipeline(coser, method="magic")
+
+
+def test_methods_are_those_of_the_package():
+    assert tuple(hub.METHODS) == METHODS
+
+
+@pytest.mark.parametrize("arguments", [(), ("--method", "seesr"), ("--method", "coser"), ("--model", "coser-small")])
+def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys, arguments):
+    """Of what is in the package the method's is taken, with the parts of the base."""
+    parts = components("seesr")
+    base = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    StableDiffusionPipeline(
+        **base, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    ).save_pretrained(tmp_path / hub.BASE)
+    for name, folder in (("seesr-small", model), ("coser-small", coser)):
+        shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns(*hub.BASE_COMPONENTS))
+        index = json.loads((tmp_path / name / "model_index.json").read_text())
+        index |= {part: [None, None] for part in hub.BASE_COMPONENTS}
+        (tmp_path / name / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(hub, "MODELS", tmp_path)
+    assert hub.embedded_models() == ["coser-small", "seesr-small"]
+    tiny_image().save(tmp_path / "photo.png")
+    results = []
+    for extra in (arguments, ("--model", coser if "coser" in "".join(arguments) else model)):
+        path = str(tmp_path / f"{len(results)}.png")
+        assert main(["upscale", str(tmp_path / "photo.png"), "-o", path, "--device", "cpu", *extra]) == 0
+        results.append(pixels(path))
+    assert np.array_equal(*results)
 
 
 def test_upscale_factor(run, model):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from diffusers_sr import (
     CognitiveEncoder,
+    ControllableFeatureWrapping,
     CoSeRAdapter,
     CoSeRPipeline,
     LatentControlNetModel,
@@ -90,7 +91,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
         "train_coser", runs / "coser", "--base", base, "--cognitive_encoder", cognition, *tags,
         "--references_file", runs / "references.csv", "--learning_rate", 1e-2,
     )  # fmt: skip
-    run("train_coser_one_step", runs / "coser_one_step", "--base", base, "--coser", runs / "coser", *tags)
+    run(
+        "train_coser_one_step", runs / "coser_one_step", "--base", base, "--coser", runs / "coser", *tags,
+        "--train_cfw", "true", "--cfw_rrdbs", 1, "--cfw_growth_channels", 4, "--learning_rate", 1e-2,
+    )  # fmt: skip
     return runs
 
 
@@ -159,6 +163,9 @@ def test_one_step_fine_tuning_moves_what_coser_trained(runs: Path) -> None:
     for model in ("controlnet", "adapter"):
         assert changed(*(runs / stage / model / WEIGHTS for stage in ("coser", "coser_one_step")))
     assert not changed(*(runs / stage / "cognitive_encoder" / WEIGHTS for stage in ("coser", "coser_one_step")))
+    cfw = ControllableFeatureWrapping.from_pretrained(runs / "coser_one_step/cfw")
+    for layer in cfw.fusion_layers.values():
+        assert layer.resnet_in.conv2.weight.any()  # which starts from zero
 
 
 def seesr_parts(folder: Path) -> dict[str, Any]:
@@ -174,6 +181,7 @@ def coser_parts(folder: Path) -> dict[str, Any]:
         "controlnet": LatentControlNetModel.from_pretrained(folder / "controlnet"),
         "adapter": CoSeRAdapter.from_pretrained(folder / "adapter"),
         "cognitive_encoder": CognitiveEncoder.from_pretrained(folder / "cognitive_encoder"),
+        "cfw": ControllableFeatureWrapping.from_pretrained(folder / "cfw") if (folder / "cfw").is_dir() else None,
     }
 
 

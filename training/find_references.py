@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionModelWithProjection
 
+from diffusers_sr.coser.clip import load_clip
 from diffusers_sr.coser.cognition import CLIP, normalise_for_clip
 from diffusers_sr.data.dataset import read_image, training_photos
 from diffusers_sr.data.references import nearest_photos, write_references
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     paths = training_photos(options.train_data_dir, options.exclude_data)
-    clip = CLIPVisionModelWithProjection.from_pretrained(options.clip).to(options.device)
+    clip = load_clip(options.clip).to(options.device)
     names = [path.name for path in paths]
     write_references(options.output, nearest_photos(names, embeddings(paths, clip), options.count))
 

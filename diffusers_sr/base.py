@@ -1,0 +1,85 @@
+"""The Stable Diffusion a checkpoint was trained on: its frozen parts, and whether its UNet is the checkpoint's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .checkpoints import PathLike
+
+logger = logging.getLogger(__name__)
+
+
+def load_base(base: PathLike, cross_attention_dim: int, mirror: str) -> dict[str, Any]:
+    """Load UNet, VAE, text encoder, tokenizer and scheduler of a Stable Diffusion.
+
+    Args:
+        base: Folder or Hub id.
+        cross_attention_dim: Channels of the text that the checkpoint was trained with.
+        mirror: Hub id that errors name.
+
+    Raises:
+        OSError: If the base cannot be had.
+        ValueError: If its text encoder gives another number of channels.
+    """
+    try:
+        components = {
+            "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet"),
+            "vae": AutoencoderKL.from_pretrained(base, subfolder="vae"),
+            "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder"),
+            "tokenizer": CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"),
+            "scheduler": DDPMScheduler.from_pretrained(base, subfolder="scheduler"),
+        }
+    except OSError as error:
+        raise OSError(
+            f"The base '{base}' could not be loaded. Stability's own Stable Diffusion 2 repositories have left the "
+            f"Hub; {mirror!r} is a mirror, and a folder with the same files will do as well. ({error})"
+        ) from error
+    width = components["text_encoder"].config.hidden_size
+    if width != cross_attention_dim:
+        raise ValueError(
+            f"The text encoder of '{base}' gives {width} channels, but the checkpoint's UNet expects "
+            f"{cross_attention_dim}: this is not the base it was trained on."
+        )
+    return components
+
+
+def base_unet_if_equal(
+    unet: UNet2DConditionModel, base_unet: UNet2DConditionModel, base: PathLike
+) -> UNet2DConditionModel:
+    """Give the base's UNet if it equals the checkpoint's; if not, the checkpoint's, and log the keys that differ.
+
+    Args:
+        unet: The checkpoint's.
+        base_unet: The base's.
+        base: What the log calls the base.
+    """
+    different = differing_keys(unet.state_dict(), base_unet.state_dict())
+    if not different:
+        logger.info("The checkpoint's UNet is that of %s, which is used.", base)
+        return base_unet
+    shown = ", ".join(different[:5]) + (", …" if len(different) > 5 else "")
+    logger.warning(
+        "The checkpoint's UNet is not that of %s, and is kept: %d of its %d tensors differ (%s).",
+        base,
+        len(different),
+        len(unet.state_dict()),
+        shown,
+    )
+    return unet
+
+
+def differing_keys(state_dict: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> list[str]:
+    """List the keys that only one of two state dicts has, or whose tensors differ in the first one's dtype."""
+    return [
+        key
+        for key in sorted(state_dict.keys() | base.keys())
+        if key not in base
+        or key not in state_dict
+        or not torch.equal(state_dict[key], base[key].to(state_dict[key].dtype))
+    ]
