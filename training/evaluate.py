@@ -96,7 +96,7 @@ def main() -> None:
             nearest = torch.nn.functional.interpolate(degraded, scale_factor=SCALE)
             to_pil(degraded).save(options.pictures / f"{path.stem}_input.png")
             comparison = side_by_side([nearest, bicubic, result, photo])
-            comparison.save(options.pictures / f"{path.stem}_comparison.jpg", quality=90)
+            comparison.save(options.pictures / f"{path.stem}_{Path(options.model).name}.jpg", quality=90)
 
     rows = {name: {metric: sum(v) / len(v) for metric, v in values.items()} for name, values in metrics.items()}
     print(f"| {len(paths)} photos | " + " | ".join(rows["bicubic"]) + " |")

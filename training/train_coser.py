@@ -19,12 +19,10 @@ from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.training import CoSeRDenoiser
-from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.data.references import read_references
 from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.training import option, parse_arguments, photo_crops, train
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 
 
 @dataclass(kw_only=True)
@@ -52,13 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = photo_crops(
-        arguments,
-        degradation=DegradationConfig(),
-        sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
-        references=read_references(arguments.references_file),
-    )
+    dataset = degraded_crops(arguments, read_references(arguments.references_file))
     train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
 
 

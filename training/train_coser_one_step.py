@@ -19,10 +19,8 @@ from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.training import CoSeRDenoiser
-from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss
-from diffusers_sr.training import option, parse_arguments, photo_crops, train
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 
 
 @dataclass(kw_only=True)
@@ -55,12 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = photo_crops(
-        arguments,
-        degradation=DegradationConfig(),
-        sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
-    )
+    dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
-from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import option, parse_arguments, photo_crops, train
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 
 
 @dataclass(kw_only=True)
@@ -46,12 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     denoiser = SeeSRDenoiser(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = photo_crops(
-        arguments,
-        degradation=DegradationConfig(),
-        sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
-    )
+    dataset = degraded_crops(arguments)
     train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
 
 

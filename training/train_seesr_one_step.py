@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
-from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import parse_arguments, photo_crops, train
+from diffusers_sr.training import degraded_crops, parse_arguments, train
 
 
 @dataclass(kw_only=True)
@@ -43,12 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = photo_crops(
-        arguments,
-        degradation=DegradationConfig(),
-        sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
-    )
+    dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
 
