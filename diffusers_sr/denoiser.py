@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from .adapter import AttentionAdapter
 from .images import resize
 from .training import RestorationArguments, option
 
@@ -24,37 +24,30 @@ class DenoiserArguments(RestorationArguments):
 
 
 class Denoiser(nn.Module):
-    """A frozen Stable Diffusion, and on it the ControlNet and the adapter that a method trains.
-
-    A method implements `forward`.
+    """A frozen Stable Diffusion with a method's models, of which some train. A method implements `forward`.
 
     Calling it with noisy latents [B, C, h, w], timesteps [B] and a batch of `PhotoCrops` gives what the scheduler's
     `prediction_type` says, [B, C, h, w].
 
     Args:
         base: Stable Diffusion.
-        controlnet: trained.
-        adapter: trained; it is attached to the UNet.
-        frozen: further models of the method by the names of its pipeline, never trained, saved with the others.
+        trained, frozen: models of the method by the names of its pipeline's components, which are attributes here. All
+            are saved.
     """
 
     def __init__(
-        self,
-        base: StableDiffusionPipeline,
-        controlnet: ControlNetModel,
-        adapter: AttentionAdapter,
-        **frozen: nn.Module,
+        self, base: StableDiffusionPipeline, trained: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module]
     ) -> None:
         super().__init__()
         self.vae = base.vae.requires_grad_(False)
         self.text_encoder = base.text_encoder.requires_grad_(False)
         self.unet = base.unet.requires_grad_(False)
         self.tokenizer = base.tokenizer
-        self.controlnet = controlnet
-        self.adapter = adapter.attach(self.unet)
+        for name, model in trained.items():
+            self.add_module(name, model)
         for name, model in frozen.items():
             self.add_module(name, model.requires_grad_(False))
-        self._frozen = tuple(frozen)
+        self._trained, self._frozen = tuple(trained), tuple(frozen)
 
     def train(self, mode: bool = True) -> Denoiser:
         super().train(mode)
@@ -63,12 +56,15 @@ class Denoiser(nn.Module):
         return self
 
     def enable_gradient_checkpointing(self) -> None:
-        for model in (self.unet, self.controlnet, self.adapter):
-            model.enable_gradient_checkpointing()
+        """For the UNet and those models that train and can recompute their activations."""
+        for name in ("unet", *self._trained):
+            model: Any = self.get_submodule(name)
+            if model._supports_gradient_checkpointing:
+                model.enable_gradient_checkpointing()
 
     def save(self, output_dir: Path) -> None:
         """Write a folder for each model of the method, which with the base make its pipeline."""
-        for name in ("controlnet", "adapter", *self._frozen):
+        for name in (*self._trained, *self._frozen):
             model: Any = self.get_submodule(name)
             model.to("cpu").eval().save_pretrained(output_dir / name)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..control_features import control_features
 from ..denoiser import Denoiser, condition_image
 from ..losses import drop_texts, predicted_latents
 from ..texts import encode_texts
@@ -16,7 +16,6 @@ from .adapter import CoSeRAdapter
 from .cfw import ControllableFeatureWrapping
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
-from .pipeline import control_features
 
 
 class CoSeRDenoiser(Denoiser):
@@ -36,6 +35,7 @@ class CoSeRDenoiser(Denoiser):
     """
 
     controlnet: LatentControlNetModel
+    adapter: CoSeRAdapter
     cognitive_encoder: CognitiveEncoder
 
     def __init__(
@@ -47,10 +47,14 @@ class CoSeRDenoiser(Denoiser):
         null_text_ratio: float = 0.5,
         cfw: ControllableFeatureWrapping | None = None,
     ) -> None:
-        super().__init__(base, controlnet, adapter, cognitive_encoder=cognitive_encoder)
+        trained: dict[str, nn.Module] = {"controlnet": controlnet, "adapter": adapter}
+        if cfw is not None:
+            trained["cfw"] = cfw
+        super().__init__(base, trained, {"cognitive_encoder": cognitive_encoder})
+        self.cfw = cfw
+        adapter.attach(self.unet)
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
         self.null_text_ratio = null_text_ratio
-        self.cfw = cfw
 
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
         if self.cfw is None:
@@ -59,12 +63,6 @@ class CoSeRDenoiser(Denoiser):
             _, features = self.cfw.encode(self.vae, 2 * condition_image(batch) - 1)
         image = self.cfw.decode(self.vae, latents / self.vae.config.scaling_factor, features, weight=1)
         return image.float() / 2 + 0.5
-
-    def save(self, output_dir: Path) -> None:
-        """Write a folder for each model of the method, which with the base make its pipeline."""
-        super().save(output_dir)
-        if self.cfw is not None:
-            self.cfw.to("cpu").eval().save_pretrained(output_dir / "cfw")
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         self.adapter.clear_conditioning()

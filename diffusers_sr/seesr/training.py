@@ -27,6 +27,8 @@ class SeeSRDenoiser(Denoiser):
         inference_prompt: whether the prompt is the pipeline's, with the quality prompt after the tags.
     """
 
+    controlnet: ControlNetModel
+    adapter: SeeSRAdapter
     tagger: Tagger
 
     def __init__(
@@ -38,8 +40,8 @@ class SeeSRDenoiser(Denoiser):
         null_text_ratio: float = 0.5,
         inference_prompt: bool = False,
     ) -> None:
-        super().__init__(base, controlnet, adapter, tagger=tagger)
-        self.adapter.attach(controlnet)
+        super().__init__(base, {"controlnet": controlnet, "adapter": adapter}, {"tagger": tagger})
+        adapter.attach(self.unet).attach(controlnet)
         self.null_text_ratio = null_text_ratio
         self.inference_prompt = inference_prompt
 
