@@ -11,9 +11,9 @@ import copy
 import functools
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionModel
@@ -25,6 +25,7 @@ from torch import nn
 from typing_extensions import Self
 
 Host: TypeAlias = UNet2DConditionModel | ControlNetModel
+Result = TypeVar("Result")
 
 _CONDITION_EMBEDDING = "condition_embedding"
 _OTHER_HOST = "use the adapter with the base model it was made for, or one of the same shape."
@@ -53,6 +54,25 @@ class AdapterHook(ModelHook):
         copied.adapter = memo.get(id(self.adapter), self.adapter)
         copied.fn_ref = copy.deepcopy(self.fn_ref, memo)
         return copied
+
+
+class HiddenStatesHook(AdapterHook):
+    """Replaces the hidden states a transformer block is given by what `branch` of the adapter makes of them.
+
+    The branch is called with the site and the hidden states.
+    """
+
+    def __init__(self, adapter: AttentionAdapter, role: str, site: str, branch: str) -> None:
+        super().__init__(adapter, role, site)
+        self.branch = branch
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.adapter.is_conditioned:
+            return args, kwargs
+        if args:
+            return (self.adapter(self.branch, self.site, args[0]), *args[1:]), kwargs
+        hidden_states = self.adapter(self.branch, self.site, kwargs["hidden_states"])
+        return args, {**kwargs, "hidden_states": hidden_states}
 
 
 class ConditionEmbeddingHook(ModelHook):
@@ -91,9 +111,11 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _gradient_checkpointing_func: Callable[..., Any]  # set by `ModelMixin.enable_gradient_checkpointing`
 
     def __init__(self) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self._conditioning: Any = None
         self._hosts: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -181,6 +203,13 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         """Run the method named `branch`. All computation with the adapter's weights enters here: this is what lets
         the hooks that bring offloaded weights to the device see it."""
         return getattr(self, branch)(*args, **kwargs)
+
+    def recomputed(self, function: Callable[..., Result], *inputs: Any) -> Result:
+        """`function(*inputs)`, whose activations the backward pass computes again under gradient checkpointing."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            result: Result = self._gradient_checkpointing_func(function, *inputs)
+            return result
+        return function(*inputs)
 
     def sites(self, role: str) -> Mapping[str, dict[str, Any]]:
         """The sites of a host by their names in it; `role` is "unet" or "controlnet"."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from .images import resize
@@ -91,3 +91,16 @@ class Denoiser(nn.Module):
 def condition_image(batch: dict[str, Any]) -> Tensor:
     """The degraded crops enlarged to the size of their targets, [B, 3, H, W] in [0, 1]."""
     return resize(batch["degraded"], batch["target"].shape[-2:])
+
+
+def condition_channels(vae: AutoencoderKL) -> tuple[int, ...]:
+    """Channels of what embeds a condition image in a ControlNet's way: one stride of two a level of the VAE."""
+    return (16, 32, 96, 256)[: len(vae.config.block_out_channels)]
+
+
+def new_controlnet(base: StableDiffusionPipeline) -> ControlNetModel:
+    """A new ControlNet for images, with the encoder's weights of the base's UNet."""
+    controlnet: ControlNetModel = ControlNetModel.from_unet(
+        base.unet, conditioning_embedding_out_channels=condition_channels(base.vae)
+    )
+    return controlnet

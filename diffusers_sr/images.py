@@ -48,6 +48,18 @@ def read_images(images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
     return torch.cat(tensors)
 
 
+def read_references(images: ImageInput | Sequence[ImageInput], size: tuple[int, int]) -> torch.Tensor:
+    """Read one image or several, of any sizes, and stretch each to `(height, width)`: `[B, 3, height, width]`.
+
+    Raises:
+        ValueError: if there is no image, or as `read_images` does.
+    """
+    each = images if isinstance(images, (list, tuple)) else [images]
+    if not each:
+        raise ValueError("`reference_images` is an empty list: give at least one image, or None to generate them.")
+    return torch.cat([resize(read_images(image), size) for image in each])
+
+
 def output_size(height: int, width: int, upscale: float) -> tuple[int, int]:
     """Height and width of the result. Raises ValueError if it would have no pixels."""
     size = round(height * upscale), round(width * upscale)

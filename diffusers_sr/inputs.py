@@ -61,15 +61,13 @@ def check_inputs(
         ("guidance_scale", guidance_scale),
         ("controlnet_conditioning_scale", controlnet_conditioning_scale),
     ):
-        if not _is_number(scale):
-            raise ValueError(f"{name}={scale!r}, expected a number.")
+        check_number(name, scale)
     for name, number in (
         ("num_inference_steps", num_inference_steps),
         ("tile_batch_size", tile_batch_size),
         ("num_images_per_prompt", num_images_per_prompt),
     ):
-        if not isinstance(number, Integral) or number < 1:
-            raise ValueError(f"{name}={number!r}, expected a whole number from 1 on.")
+        check_count(name, number)
     if not _is_number(process_size) or process_size < 0:
         raise ValueError(f"process_size={process_size!r}, expected a number of pixels from 0 on.")
     for name, pixels in (("tile_size", tile_size), ("tile_overlap", tile_overlap)):
@@ -90,6 +88,18 @@ def check_inputs(
         raise ValueError(
             f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {list(callback_tensor_inputs)}."
         )
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a finite number."""
+    if not _is_number(value):
+        raise ValueError(f"{name}={value!r}, expected a number.")
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a whole number from 1 on."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r}, expected a whole number from 1 on.")
 
 
 def split_inputs(inputs: Mapping[str, Any], *steps: Callable[..., Any]) -> list[dict[str, Any]]:

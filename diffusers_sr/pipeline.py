@@ -265,7 +265,15 @@ class SuperResolutionPipeline(
             "cross_attention_kwargs": cross_attention_kwargs,
         }
         control = self.prepare_control(
-            control_image, image_latents, latents, prompt_embeds, negative_prompt_embeds, sampling, **control_inputs
+            control_image,
+            low_resolution,
+            (enlarged.shape[-2], enlarged.shape[-1]),
+            image_latents,
+            noise,
+            prompt_embeds,
+            negative_prompt_embeds,
+            sampling,
+            **control_inputs,
         )
         latents = self.denoise(
             latents,
@@ -440,8 +448,10 @@ class SuperResolutionPipeline(
     def prepare_control(
         self,
         image: torch.Tensor,
+        low_resolution: torch.Tensor,
+        size: tuple[int, int],
         image_latents: torch.Tensor | None,
-        latents: torch.Tensor,
+        noise: torch.Tensor,
         prompt_embeds: torch.Tensor,
         negative_prompt_embeds: torch.Tensor | None,
         sampling: dict[str, Any],
@@ -449,14 +459,52 @@ class SuperResolutionPipeline(
         """What `control_tiles` cuts into tiles: here the image itself.
 
         Args:
-            image: `[images, 3, H * vae_scale_factor, W * vae_scale_factor]` in [0, 1].
+            image: enlarged and padded, `[images, 3, H * vae_scale_factor, W * vae_scale_factor]` in [0, 1].
+            low_resolution: as it was given, `[images, 3, height, width]` in [0, 1].
+            size: height and width of the enlarged image without its padding.
             image_latents: its latents `[B, channels, H, W]`, if sampling starts from them.
-            latents: what sampling starts from, `[B, channels, H, W]`.
+            noise: what sampling starts from beside them, `[B, channels, H, W]`.
             prompt_embeds, negative_prompt_embeds: as `denoise` gets them.
-            sampling: tiles, generator and `cross_attention_kwargs` for a method that has to sample here, as `denoise`
-                takes them.
+            sampling: tiles, generator and `cross_attention_kwargs` for `sample_reference`.
         """
         return image
+
+    def sample_reference(
+        self,
+        noise: torch.Tensor,
+        image_latents: torch.Tensor | None,
+        control: Any,
+        prompt_embeds: torch.Tensor,
+        negative_prompt_embeds: torch.Tensor | None,
+        guidance_scale: float,
+        sampling: dict[str, Any],
+        num_inference_steps: int | None = None,
+    ) -> torch.Tensor:
+        """Latents `[B, channels, H, W]` of a reference: a sampling like that of the result, before it.
+
+        Callbacks see nothing of it, and the adapter has no conditioning but what `predict_noise` gives it.
+
+        Args:
+            control: what `control_tiles` gets.
+            num_inference_steps: as many as the result takes, if None.
+
+        The others are as `prepare_control` gets them, and `guidance_scale` as in `__call__`.
+        """
+        steps = self.scheduler.num_inference_steps
+        if num_inference_steps is not None:
+            self.scheduler.set_timesteps(num_inference_steps, device=noise.device)
+        latents = self.denoise(
+            self.prepare_latents(noise, image_latents),
+            control,
+            prompt_embeds,
+            negative_prompt_embeds,
+            conditioning={},
+            guidance_scale=guidance_scale,
+            **sampling,
+        )
+        # Back to the result's timesteps; and some schedulers remember what they have done.
+        self.scheduler.set_timesteps(steps, device=noise.device)
+        return latents
 
     def control_tiles(
         self, control: Any, num_results: int, windows: Sequence[Window], tile_batch_size: int

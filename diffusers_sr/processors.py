@@ -103,6 +103,11 @@ class OneHotReferenceAttnProcessor:
 AttnProcessor: TypeAlias = SelfAttnProcessor | PreparedAttnProcessor | OneHotReferenceAttnProcessor
 
 
+def keys_and_values(attn: Attention, hidden_states: torch.Tensor) -> torch.Tensor:
+    """What `PreparedAttnProcessor` takes for an attention with one layer, `[B, L, channels] -> [B, L, 2 * C]`."""
+    return torch.cat([attn.to_k(hidden_states), attn.to_v(hidden_states)], dim=-1)
+
+
 def keep_processor(attn: Attention, processor: AttnProcessor) -> None:
     """Put `processor` on `attn` unless one of its kind is there already.
 

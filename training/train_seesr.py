@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-from diffusers_sr.denoiser import DenoiserArguments
+from diffusers_sr.denoiser import DenoiserArguments, new_controlnet
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
@@ -34,12 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
     tagger = Tagger.from_pretrained(arguments.tagger)
-    channels = base.vae.config.block_out_channels
-    controlnet = ControlNetModel.from_unet(
-        base.unet,
-        # One stride of two a level of the VAE: the embedded image is as large as the latents.
-        conditioning_embedding_out_channels=(16, 32, 96, 256)[: len(channels)],
-    )
+    controlnet = new_controlnet(base)
     adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)
     denoiser = SeeSRDenoiser(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
     if arguments.gradient_checkpointing:

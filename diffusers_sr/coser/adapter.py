@@ -13,11 +13,16 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
+from ..adapter import AttentionAdapter, HiddenStatesHook, Host, check_site, check_site_channels, site_key
+from ..control_features import control_sites, feature_of_site, feature_tokens
 from ..one_hot import Similarity
-from ..processors import OneHotReferenceAttnProcessor, PreparedAttnProcessor, keep_processor, repeat_to_batch
-
-MIDDLE = -1
+from ..processors import (
+    OneHotReferenceAttnProcessor,
+    PreparedAttnProcessor,
+    keep_processor,
+    keys_and_values,
+    repeat_to_batch,
+)
 
 
 class AllInAttention(nn.Module):
@@ -63,10 +68,10 @@ class AllInAttention(nn.Module):
             The residual of the reference attention, `[B, h * w, channels]`, and keys and values of the LR attention,
             `[B, h * w, 2 * channels]`.
         """
-        lr = self.proj_lr(_tokens(self.norm_lr(self.conv_lr(lr))))
-        reference = _tokens(self.norm_reference(self.conv_reference(reference)))
+        lr = self.proj_lr(feature_tokens(self.norm_lr(self.conv_lr(lr))))
+        reference = feature_tokens(self.norm_reference(self.conv_reference(reference)))
         residual = self.out_reference(self.attn_reference(lr, encoder_hidden_states=reference))
-        return residual, torch.cat([self.attn_lr.to_k(lr), self.attn_lr.to_v(lr)], dim=-1)
+        return residual, keys_and_values(self.attn_lr, lr)
 
     def forward(self, hidden_states: torch.Tensor, prepared: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """The hidden states `[k * B, N, channels]` with both residuals added; the official code's order."""
@@ -74,18 +79,6 @@ class AllInAttention(nn.Module):
         hidden_states = hidden_states + repeat_to_batch(residual, len(hidden_states))
         attended = self.attn_lr(self.norm_hidden(hidden_states), encoder_hidden_states=keys_and_values)
         return hidden_states + self.out_lr(attended)
-
-
-class AllInAttentionHook(AdapterHook):
-    """Puts all-in-attention before a transformer block."""
-
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self.adapter.is_conditioned:
-            return args, kwargs
-        if args:
-            return (self.adapter("all_in_attention", self.site, args[0]), *args[1:]), kwargs
-        hidden_states = self.adapter("all_in_attention", self.site, kwargs["hidden_states"])
-        return args, {**kwargs, "hidden_states": hidden_states}
 
 
 class CoSeRAdapter(AttentionAdapter):
@@ -128,7 +121,7 @@ class CoSeRAdapter(AttentionAdapter):
         As in the official code both attentions and the norms start from the block's own self-attention, and what is
         added from zero, so that the conditioned UNet starts out as the stock one.
         """
-        adapter = cls(_sites(unet, controlnet), similarity)
+        adapter = cls(unet_sites=control_sites(unet, controlnet), similarity=similarity)
         for site in adapter.config.unet_sites:
             adapter._initialise(site, unet)
         return adapter
@@ -151,26 +144,22 @@ class CoSeRAdapter(AttentionAdapter):
         self._keep_processors()
         prepared = {}
         for site, options in self.sites("unet").items():
-            index, channels = options["control_index"], options["control_channels"]
-            for name, features in (("lr", lr), ("reference", reference)):
-                if not -len(features) <= index < len(features) or features[index].shape[1] != channels:
-                    raise ValueError(
-                        f"`{name}` has features {[list(feature.shape) for feature in features]}, but {site!r} reads "
-                        f"{channels} channels of number {index}: give all residuals of the ControlNet this adapter "
-                        "was trained with, those of the down blocks and then that of the middle."
-                    )
-            prepared[site] = self._attention(site).prepare(lr[index], reference[index])
+            prepared[site] = self.recomputed(
+                self._attention(site).prepare,
+                feature_of_site(lr, "lr", site, options),
+                feature_of_site(reference, "reference", site, options),
+            )
         return prepared
 
     def all_in_attention(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """The hidden states `[k * B, N, channels]` of a site as its transformer block gets them."""
-        return self._attention(site)(hidden_states, self._conditioning[site])
+        return self.recomputed(self._attention(site), hidden_states, self._conditioning[site])
 
-    def site_hook(self, role: str, site: str, module: nn.Module) -> AllInAttentionHook:
+    def site_hook(self, role: str, site: str, module: nn.Module) -> HiddenStatesHook:
         expected = self.sites(role)[site]["channels"]
         found = check_site(role, site, module, BasicTransformerBlock)
         check_site_channels(role, site, found.norm1.normalized_shape[0], expected)
-        return AllInAttentionHook(self, role, site)
+        return HiddenStatesHook(self, role, site, "all_in_attention")
 
     def _attention(self, site: str) -> AllInAttention:
         return self.unet[site_key(site)]  # type: ignore[return-value]  # a ModuleDict does not know of what
@@ -198,35 +187,3 @@ class CoSeRAdapter(AttentionAdapter):
         for out in (new.out_reference, new.out_lr):
             nn.init.zeros_(out.weight)
             nn.init.zeros_(out.bias)
-
-
-def _sites(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
-    """The first transformer block of every text transformer of the middle and the decoder.
-
-    A decoder's residual block reads the control feature that its skip connection comes with: the n-th of the decoder
-    the n-th from the end.
-    """
-    transformers = {"mid_block.attentions.0": MIDDLE} if getattr(unet.mid_block, "attentions", None) else {}
-    index = len(controlnet.controlnet_down_blocks)
-    for number, up_block in enumerate(unet.up_blocks):
-        for layer in range(len(up_block.resnets)):
-            index -= 1
-            if hasattr(up_block, "attentions"):
-                transformers[f"up_blocks.{number}.attentions.{layer}"] = index
-    sites = {}
-    for name, index in transformers.items():
-        transformer = unet.get_submodule(name)
-        control = controlnet.controlnet_mid_block if index == MIDDLE else controlnet.controlnet_down_blocks[index]
-        sites[f"{name}.transformer_blocks.0"] = {
-            "channels": transformer.inner_dim,
-            "control_channels": control.out_channels,
-            "num_attention_heads": transformer.num_attention_heads,
-            "norm_num_groups": transformer.norm.num_groups,
-            "control_index": index,
-        }
-    return sites
-
-
-def _tokens(features: torch.Tensor) -> torch.Tensor:
-    """`[B, C, h, w] -> [B, h * w, C]`."""
-    return features.flatten(2).transpose(1, 2)

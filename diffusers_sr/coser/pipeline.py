@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,7 +12,9 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..images import ImageInput, read_images, resize
+from ..control_features import control_features
+from ..images import ImageInput, read_references
+from ..inputs import check_count
 from ..pipeline import Generators, SuperResolutionPipeline
 from ..tiling import Window, crop_tiles, tile_groups
 from .adapter import CoSeRAdapter
@@ -171,8 +172,10 @@ class CoSeRPipeline(SuperResolutionPipeline):
     def prepare_control(
         self,
         image: torch.Tensor,
+        low_resolution: torch.Tensor,
+        size: tuple[int, int],
         image_latents: torch.Tensor | None,
-        latents: torch.Tensor,
+        noise: torch.Tensor,
         prompt_embeds: torch.Tensor,
         negative_prompt_embeds: torch.Tensor | None,
         sampling: dict[str, Any],
@@ -194,37 +197,34 @@ class CoSeRPipeline(SuperResolutionPipeline):
             ValueError: if `num_references` is no number from 1 on.
         """
         tiles = {"tile_size": sampling["tile_size"], "tile_overlap": sampling["tile_overlap"]}
-        copies = len(latents) // len(image)
-        if image_latents is None:
-            image_latents = self.encode_image(image, **tiles, num_images_per_prompt=copies)
+        copies = len(noise) // len(image)
+        lr = image_latents
+        if lr is None:
+            lr = self.encode_image(image, **tiles, num_images_per_prompt=copies)
         if reference_images is not None:
-            window = self._windows(latents, 1, **tiles)[0]
+            window = self._windows(noise, 1, **tiles)[0]
             size = (window.height * self.vae_scale_factor, window.width * self.vae_scale_factor)
             encoded = self.encode_image(read_references(reference_images, size).to(image.device), **tiles)
-            return CoSeRControl(image_latents, [one.repeat(len(latents), 1, 1, 1) for one in encoded.split(1)])
+            return CoSeRControl(lr, [one.repeat(len(noise), 1, 1, 1) for one in encoded.split(1)])
 
         count = self._or_default("num_references", num_references)
-        if not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"num_references={count!r}, expected a whole number from 1 on.")
+        check_count("num_references", count)
         references: list[torch.Tensor] = []
         for number in range(count):
             if number > 0:
                 noise = self.prepare_noise(image, copies, sampling["generator"])
-                latents = self.prepare_latents(noise, image_latents)
             references.append(
-                self.denoise(
-                    latents,
+                self.sample_reference(
+                    noise,
+                    image_latents,
                     None,
                     prompt_embeds,
                     negative_prompt_embeds,
-                    conditioning={},
                     guidance_scale=self._or_default("reference_guidance_scale", reference_guidance_scale),
-                    **sampling,
+                    sampling=sampling,
                 )
             )
-            # Some schedulers remember what they have done.
-            self.scheduler.set_timesteps(self.scheduler.num_inference_steps, device=latents.device)
-        return CoSeRControl(image_latents, references)
+        return CoSeRControl(lr, references)
 
     def control_tiles(
         self, control: CoSeRControl | None, num_results: int, windows: Sequence[Window], tile_batch_size: int
@@ -314,42 +314,3 @@ class CoSeRPipeline(SuperResolutionPipeline):
             return self.cfw.decode(self.vae, tile, features, weight)
 
         return self.decode_tiles(latents, windows, decode_tile)
-
-
-def read_references(images: ImageInput | Sequence[ImageInput], size: tuple[int, int]) -> torch.Tensor:
-    """Read one image or several, of any sizes, and stretch each to `(height, width)`: `[B, 3, height, width]`.
-
-    Raises:
-        ValueError: if there is no image, or as `read_images` does.
-    """
-    each = images if isinstance(images, (list, tuple)) else [images]
-    if not each:
-        raise ValueError("`reference_images` is an empty list: give at least one image, or None to generate them.")
-    return torch.cat([resize(read_images(image), size) for image in each])
-
-
-def control_features(
-    controlnet: LatentControlNetModel,
-    latents: torch.Tensor,
-    timestep: torch.Tensor,
-    text: torch.Tensor,
-    condition: torch.Tensor,
-    conditioning_scale: float = 1.0,
-) -> list[torch.Tensor]:
-    """The residuals of the ControlNet, those of the down blocks and then the middle one.
-
-    Args:
-        latents: noisy, `[B, channels, h, w]`.
-        text: `[B, tokens, channels]`.
-        condition: latents `[B, channels, h, n * w]`: `n` of them side by side, for which the noisy ones are repeated.
-    """
-    wide = latents.repeat(1, 1, 1, condition.shape[-1] // latents.shape[-1])
-    down, middle = controlnet(
-        wide,
-        timestep,
-        encoder_hidden_states=text,
-        controlnet_cond=condition,
-        conditioning_scale=conditioning_scale,
-        return_dict=False,
-    )
-    return [*down, middle]

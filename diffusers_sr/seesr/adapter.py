@@ -74,7 +74,12 @@ class SeeSRAdapter(AttentionAdapter):
         Its output projections are zero, so that the attached models start out as the stock ones. (The official code
         starts from random ones, which destroys what the base model knows.)
         """
-        adapter = cls(_text_transformers(unet), _text_transformers(controlnet), representation_dim)
+        # diffusers takes arguments given by position for defaults, which are not saved.
+        adapter = cls(
+            unet_sites=_text_transformers(unet),
+            controlnet_sites=_text_transformers(controlnet),
+            representation_dim=representation_dim,
+        )
         for transformer in (*adapter.unet.values(), *adapter.controlnet.values()):
             nn.init.zeros_(transformer.proj_out.weight)
             nn.init.zeros_(transformer.proj_out.bias)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
+from diffusers_sr.control_features import control_features
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
-from diffusers_sr.coser.pipeline import control_features
 from tests.components import TEXT_DIM, components, randomise, tiny_unet
 
 SITE = "mid_block.attentions.0.transformer_blocks.0"
@@ -165,7 +165,9 @@ def test_gradient_checkpointing_gives_equal_gradients(models: Models) -> None:
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            models.unet.enable_gradient_checkpointing()
+            for model in (models.unet, models.adapter):
+                model.enable_gradient_checkpointing()
+                assert model.is_gradient_checkpointing
         models.adapter.zero_grad()
         models.adapter.set_conditioning(lr=models.features(1), reference=models.features(2))
         models.unet(models.sample, 500, models.text).sample.square().sum().backward()
@@ -217,3 +219,11 @@ def test_latent_controlnet_is_saved_and_loaded(models: Models, tmp_path: object)
         for controlnet in (models.controlnet, loaded)
     )
     assert all((one - other).abs().max() < 1e-5 for one, other in zip(first, second, strict=True))
+
+
+def test_configuration_builds_the_same_architecture(models: Models) -> None:
+    again = CoSeRAdapter.from_config(models.adapter.config)
+    assert again.config.similarity == models.adapter.config.similarity
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == {
+        name: tensor.shape for name, tensor in models.adapter.state_dict().items()
+    }

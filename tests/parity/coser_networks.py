@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from diffusers_sr.control_features import control_features
 from diffusers_sr.coser.convert_networks import networks_from_official
-from diffusers_sr.coser.pipeline import control_features
 from tests.parity.arrays import Tensors, read_arrays
 
 INPUTS = ("x", "lr", "ref", "timesteps", "prompt_emb", "cog_emb", "neg_emb")

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from diffusers_sr.coser.adapter import MIDDLE, CoSeRAdapter
+from diffusers_sr.control_features import MIDDLE
+from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.convert_networks import adapter_state_dict
 from tests.parity.arrays import Tensors
 

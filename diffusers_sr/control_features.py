@@ -1,0 +1,93 @@
+"""Features of a ControlNet as what attention reads: how they are made, and which of them each transformer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+
+from .adapter import Host
+
+MIDDLE = -1
+
+
+def control_features(
+    controlnet: ControlNetModel,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    text: torch.Tensor,
+    condition: torch.Tensor,
+    conditioning_scale: float = 1.0,
+) -> list[torch.Tensor]:
+    """The residuals of the ControlNet, those of the down blocks and then the middle one.
+
+    Args:
+        latents: noisy, `[B, channels, h, w]`.
+        text: `[B, tokens, channels]`.
+        condition: what the ControlNet embeds; or, of the latents' height, what it has embedded, or latents,
+            `[B, channels, h, n * w]`: `n` of them side by side, for which the noisy ones are repeated.
+    """
+    side_by_side = condition.shape[-1] // latents.shape[-1] if condition.shape[-2] == latents.shape[-2] else 1
+    down, middle = controlnet(
+        latents.repeat(1, 1, 1, side_by_side),
+        timestep,
+        encoder_hidden_states=text,
+        controlnet_cond=condition,
+        conditioning_scale=conditioning_scale,
+        return_dict=False,
+    )
+    return [*down, middle]
+
+
+def control_sites(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
+    """The first transformer block of every text transformer of the middle and the decoder, by its name in the UNet.
+
+    A decoder's residual block reads the control feature that its skip connection comes with: the n-th of the decoder
+    the n-th from the end.
+
+    Returns:
+        `channels`, `num_attention_heads` and `norm_num_groups` of each, and which feature it reads: its
+        `control_index` among those of the down blocks, -1 being the middle one, and its `control_channels`.
+    """
+    transformers = {"mid_block.attentions.0": MIDDLE} if getattr(unet.mid_block, "attentions", None) else {}
+    index = len(controlnet.controlnet_down_blocks)
+    for number, up_block in enumerate(unet.up_blocks):
+        for layer in range(len(up_block.resnets)):
+            index -= 1
+            if hasattr(up_block, "attentions"):
+                transformers[f"up_blocks.{number}.attentions.{layer}"] = index
+    sites = {}
+    for name, index in transformers.items():
+        transformer = unet.get_submodule(name)
+        control = controlnet.controlnet_mid_block if index == MIDDLE else controlnet.controlnet_down_blocks[index]
+        sites[f"{name}.transformer_blocks.0"] = {
+            "channels": transformer.inner_dim,
+            "control_channels": control.out_channels,
+            "num_attention_heads": transformer.num_attention_heads,
+            "norm_num_groups": transformer.norm.num_groups,
+            "control_index": index,
+        }
+    return sites
+
+
+def feature_of_site(features: Sequence[torch.Tensor], name: str, site: str, options: dict[str, Any]) -> torch.Tensor:
+    """The one of `features`, of `control_features`, that a site with these options of `control_sites` reads.
+
+    Raises:
+        ValueError: if there is none, or it has other channels; the message calls the features `name`.
+    """
+    index, channels = options["control_index"], options["control_channels"]
+    if not -len(features) <= index < len(features) or features[index].shape[1] != channels:
+        raise ValueError(
+            f"`{name}` has features {[list(feature.shape) for feature in features]}, but {site!r} reads {channels} "
+            f"channels of number {index}: give all residuals of the ControlNet this adapter was trained with, those "
+            "of the down blocks and then that of the middle."
+        )
+    return features[index]
+
+
+def feature_tokens(feature: torch.Tensor) -> torch.Tensor:
+    """`[B, C, h, w] -> [B, h * w, C]`."""
+    return feature.flatten(2).transpose(1, 2)
