@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cassr.activation import SCEditAdapter
+    from .cassr.adapter import CasSRAdapter
+    from .cassr.pipeline import CasSRPipeline
     from .coser.adapter import CoSeRAdapter
     from .coser.cfw import ControllableFeatureWrapping
     from .coser.cognition import CognitiveEncoder
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
     from .seesr.tagger import Tagger
 
 __all__ = [
+    "CasSRAdapter",
+    "CasSRPipeline",
     "CoSeRAdapter",
     "CoSeRPipeline",
     "CognitiveEncoder",
     "ControllableFeatureWrapping",
     "LatentControlNetModel",
+    "SCEditAdapter",
     "SeeSRAdapter",
     "SeeSRPipeline",
     "SuperResolutionPipeline",
@@ -31,11 +37,14 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CasSRAdapter": ".cassr.adapter",
+    "CasSRPipeline": ".cassr.pipeline",
     "CoSeRAdapter": ".coser.adapter",
     "CoSeRPipeline": ".coser.pipeline",
     "CognitiveEncoder": ".coser.cognition",
     "ControllableFeatureWrapping": ".coser.cfw",
     "LatentControlNetModel": ".coser.controlnet",
+    "SCEditAdapter": ".cassr.activation",
     "SeeSRAdapter": ".seesr.adapter",
     "SeeSRPipeline": ".seesr.pipeline",
     "SuperResolutionPipeline": ".pipeline",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .pipeline import SuperResolutionPipeline
 
 DTYPES = ("float32", "float16", "bfloat16")
-METHODS = ("seesr", "coser")
+METHODS = ("seesr", "coser", "cassr")
 # What only some pipelines take, and the options it is given by.
 METHOD_OPTIONS = {
     "reference_images": "--reference",
@@ -144,12 +144,12 @@ def enlarge(
 
 
 def convert(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr convert METHOD`, whose options are the arguments of `diffusers_sr.METHOD.convert.convert`."""
+    """Run `diffusers-sr convert METHOD`, whose options are the arguments of the method's `convert`."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("diffusers_sr").setLevel(logging.INFO)
     _quiet_libraries()
-    converter = import_module(f".{options.method}.convert", __package__)
-    arguments = {name: value for name, value in vars(options).items() if name not in ("run", "method")}
+    converter = import_module(options.converter, __package__)
+    arguments = {name: value for name, value in vars(options).items() if name not in ("run", "converter")}
     try:
         converter.convert(**arguments)
     except (OSError, ValueError) as error:
@@ -309,11 +309,11 @@ def _parser() -> argparse.ArgumentParser:
         "--cfw-weight", type=_fraction, help="from 0, realism, to 1, fidelity to the image (the model's default)"
     )
 
-    methods = commands.add_parser("convert", help="make a pipeline folder of official checkpoints").add_subparsers(
+    methods = commands.add_parser("convert", help="make a folder to load of official checkpoints").add_subparsers(
         required=True, metavar="METHOD"
     )
     method = methods.add_parser("seesr", help="SeeSR, with RAM and DAPE")
-    method.set_defaults(run=convert, method="seesr")
+    method.set_defaults(run=convert, converter=".seesr.convert")
     method.add_argument("--unet", required=True, type=Path, metavar="DIR", help="official unet folder")
     method.add_argument("--controlnet", required=True, type=Path, metavar="DIR", help="official controlnet folder")
     method.add_argument("--ram", type=Path, metavar="FILE", help="ram_swin_large_14m.pth")
@@ -324,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_base_and_output(method, "2")
 
     method = methods.add_parser("coser", help="CoSeR, with its Q-Former, CLIP and StableSR's CFW")
-    method.set_defaults(run=convert, method="coser")
+    method.set_defaults(run=convert, converter=".coser.convert")
     method.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="official CoSeR file")
     method.add_argument("--qformer", required=True, type=Path, metavar="FILE", help="official Q-Former file")
     method.add_argument("--cfw", type=Path, metavar="FILE", help="vqgan_cfw_00011.ckpt")
@@ -332,6 +332,13 @@ def _parser() -> argparse.ArgumentParser:
         "--clip", default=argparse.SUPPRESS, metavar="REPO_OR_DIR", help="the CLIP it sees with (LAION's ViT-H-14)"
     )
     _add_base_and_output(method, "2.1")
+
+    method = methods.add_parser("scedit", help="SCEdit's controllers, which become an adapter for CasSR's activation")
+    method.set_defaults(run=convert, converter=".cassr.convert_scedit")
+    method.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="FILE_OR_DIR", help="pytorch_model.bin, or its folder"
+    )
+    _add_output(method)
     return parser
 
 
@@ -339,6 +346,10 @@ def _add_base_and_output(method: argparse.ArgumentParser, version: str) -> None:
     method.add_argument(
         "--base", metavar="REPO_OR_DIR", help=f"the Stable Diffusion {version} base the checkpoint was trained on"
     )
+    _add_output(method)
+
+
+def _add_output(method: argparse.ArgumentParser) -> None:
     method.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
 
 

@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
+from .cassr.pipeline import CasSRPipeline
 from .coser.pipeline import CoSeRPipeline
 from .pipeline import SuperResolutionPipeline
 from .seesr.pipeline import SeeSRPipeline
 
-METHODS: dict[str, type[SuperResolutionPipeline]] = {"seesr": SeeSRPipeline, "coser": CoSeRPipeline}
+METHODS: dict[str, type[SuperResolutionPipeline]] = {
+    "seesr": SeeSRPipeline,
+    "coser": CoSeRPipeline,
+    "cassr": CasSRPipeline,
+}
 PIPELINES = {pipeline.__name__: pipeline for pipeline in METHODS.values()}
 
 MODELS = Path(__file__).parent / "models"
@@ -40,7 +45,7 @@ def load_pipeline(
     Args:
         model: one of `embedded_models()`, such as "seesr-small" (shipped with the package, nothing is downloaded), a
             folder written by `save_pretrained` or `diffusers-sr convert`, or a Hub id.
-        method: which method it has to be of, "seesr" or "coser"; by default any.
+        method: which method it has to be of, one of `METHODS`; by default any.
         device: torch device the pipeline is moved to.
         dtype: floating-point type of the weights.
         components: models that take the place of the stored ones, or that the folder leaves open.

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.cognition import CognitiveEncoder
@@ -23,7 +25,7 @@ from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
 
-METHODS = ("seesr", "coser")
+METHODS = ("seesr", "coser", "cassr")
 
 TEXT_DIM = 32
 REPRESENTATION_DIM = 16
@@ -38,7 +40,7 @@ def components(method: str) -> dict[str, Any]:
         unet = tiny_unet()
         tokenizer = tiny_tokenizer()
         parts = {"vae": tiny_vae(), "text_encoder": tiny_text_encoder(tokenizer), "unet": unet}
-        parts |= _seesr_parts(unet) if method == "seesr" else _coser_parts(unet, parts["vae"])
+        parts |= {"seesr": _seesr_parts, "coser": _coser_parts, "cassr": _cassr_parts}[method](unet, parts["vae"])
     return {**{name: part.eval() for name, part in parts.items()}, "tokenizer": tokenizer, "scheduler": scheduler()}
 
 
@@ -59,7 +61,7 @@ def inputs(method: str) -> dict[str, Any]:
     }
 
 
-def _seesr_parts(unet: UNet2DConditionModel) -> dict[str, Any]:
+def _seesr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
     controlnet = tiny_controlnet()
     adapter = randomise(SeeSRAdapter.from_hosts(unet, controlnet, REPRESENTATION_DIM))
     return {"controlnet": controlnet, "adapter": adapter, "tagger": tiny_tagger()}
@@ -72,6 +74,20 @@ def _coser_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, An
         "adapter": randomise(CoSeRAdapter.from_hosts(unet, controlnet)),
         "cognitive_encoder": tiny_cognitive_encoder(),
         "cfw": randomise(ControllableFeatureWrapping.from_vae(vae, num_rrdbs=1, growth_channels=4)),
+    }
+
+
+def _cassr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
+    controlnet = tiny_controlnet()
+    activation = randomise(SCEditAdapter.from_host(unet, hint_channels=(4, 8, 8, 8)))
+    for embedding in (controlnet.controlnet_cond_embedding, activation.hint_embedding):
+        for parameter in embedding.parameters():
+            if parameter.ndim == 4:
+                nn.init.kaiming_normal_(parameter)  # a reference is seen through nothing else
+    return {
+        "controlnet": controlnet,
+        "adapter": randomise(CasSRAdapter.from_hosts(unet, controlnet)),
+        "activation": activation,
     }
 
 

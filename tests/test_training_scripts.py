@@ -1,6 +1,7 @@
 """The training scripts one after another, from photographs to a pipeline that runs, at tiny size."""
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -15,11 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_sr import (
+    CasSRAdapter,
+    CasSRPipeline,
     CognitiveEncoder,
     ControllableFeatureWrapping,
     CoSeRAdapter,
     CoSeRPipeline,
     LatentControlNetModel,
+    SCEditAdapter,
     SeeSRAdapter,
     SeeSRPipeline,
     Tagger,
@@ -95,6 +99,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
         "train_coser_one_step", runs / "coser_one_step", "--base", base, "--coser", runs / "coser", *tags,
         "--train_cfw", "true", "--cfw_rrdbs", 1, "--cfw_growth_channels", 4, "--learning_rate", 1e-2,
     )  # fmt: skip
+    scedit = run("train_scedit", runs / "scedit", "--base", base, "--learning_rate", 1e-2)
+    script("make_references").main(
+        ["--train_data_dir", str(photos), "--output_dir", str(runs / "made"), "--base", str(base), "--scedit",
+         str(scedit), "--num_samples", "3", "--batch_size", "2", "--steps", "2", "--resolution", "32"]
+    )  # fmt: skip
+    run("train_scedit_one_step", runs / "scedit_one_step", "--base", base, "--scedit", scedit)
+    run(
+        "train_cassr", runs / "cassr", "--base", base, "--scedit", scedit, "--references_dir", runs / "made",
+        "--learning_rate", 1e-2, "--lr_scheduler", "constant",
+    )  # fmt: skip
+    run(
+        "train_cassr_one_step", runs / "cassr_one_step", "--base", base, "--cassr", runs / "cassr",
+        "--scedit", runs / "scedit_one_step",
+    )  # fmt: skip
     return runs
 
 
@@ -168,6 +186,44 @@ def test_one_step_fine_tuning_moves_what_coser_trained(runs: Path) -> None:
         assert layer.resnet_in.conv2.weight.any()  # which starts from zero
 
 
+def test_the_activation_trains_and_makes_references(runs: Path) -> None:
+    activation = SCEditAdapter.from_pretrained(runs / "scedit/activation")
+    assert activation.dense_hints[0].bias.any()
+    assert all(tuner.linear_2.bias.any() for tuner in activation.tuners)
+    assert changed(*(runs / stage / "activation" / WEIGHTS for stage in ("scedit", "scedit_one_step")))
+    made = sorted(path.name for path in (runs / "made").iterdir())
+    assert made == ["00000000.png", "00000001.png", "00000002.png", "crops.json"]
+
+
+def test_references_are_made_on_where_it_stopped(runs: Path, photos: Path, tmp_path: Path) -> None:
+    """One at a time, without those that are there, each is the same."""
+    folder = tmp_path / "made"
+    shutil.copytree(runs / "made", folder)
+    (folder / "00000001.png").unlink()
+    Image.new("RGB", (32, 32)).save(folder / "00000002.png")
+    script("make_references").main(
+        ["--train_data_dir", str(photos), "--output_dir", str(folder), "--base", str(runs / "base"), "--scedit",
+         str(runs / "scedit"), "--num_samples", "3", "--batch_size", "1", "--steps", "2", "--resolution", "32"]
+    )  # fmt: skip
+    first, again = (np.array(Image.open(path / "00000001.png")).astype(int) for path in (runs / "made", folder))
+    assert abs(first - again).max() <= 1
+    assert first.std() > 1
+    assert not np.array(Image.open(folder / "00000002.png")).any()
+
+
+def test_cassr_trains_controlnet_and_adapter(runs: Path) -> None:
+    base = StableDiffusionPipeline.from_pretrained(runs / "base")
+    controlnet = ControlNetModel.from_pretrained(runs / "cassr/controlnet")
+    adapter = CasSRAdapter.from_pretrained(runs / "cassr/adapter")
+    assert all(block.weight.any() for block in controlnet.controlnet_down_blocks)
+    assert not torch.equal(controlnet.conv_in.weight, base.unet.conv_in.weight)
+    for attentions in adapter.unet.values():
+        assert all(attention.attn.to_out[0].weight.any() for attention in attentions.values())
+    assert not changed(*(runs / stage / WEIGHTS for stage in ("scedit/activation", "cassr/activation")))
+    for model in ("controlnet", "adapter"):
+        assert changed(*(runs / stage / model / WEIGHTS for stage in ("cassr", "cassr_one_step")))
+
+
 def seesr_parts(folder: Path) -> dict[str, Any]:
     return {
         "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
@@ -185,6 +241,14 @@ def coser_parts(folder: Path) -> dict[str, Any]:
     }
 
 
+def cassr_parts(folder: Path) -> dict[str, Any]:
+    return {
+        "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
+        "adapter": CasSRAdapter.from_pretrained(folder / "adapter"),
+        "activation": SCEditAdapter.from_pretrained(folder / "activation"),
+    }
+
+
 @pytest.mark.parametrize(
     ("stage", "pipeline_class", "parts"),
     [
@@ -192,6 +256,8 @@ def coser_parts(folder: Path) -> dict[str, Any]:
         ("one_step", SeeSRPipeline, seesr_parts),
         ("coser", CoSeRPipeline, coser_parts),
         ("coser_one_step", CoSeRPipeline, coser_parts),
+        ("cassr", CasSRPipeline, cassr_parts),
+        ("cassr_one_step", CasSRPipeline, cassr_parts),
     ],
 )
 def test_the_result_is_a_pipeline(

@@ -1,8 +1,8 @@
 """CoSeR on weights in the official layout. What INPUTS, an npz file, belongs to is seen from the names in it.
 
 Networks: `coser_networks`. Q-Former and SRResNet: `coser_cognition`. One-hot attention: `coser_one_hot`. Transformer
-with all-in-attention: `coser_transformer`. Fusion layer of the CFW decoder: `coser_cfw`. Each says what it is given,
-and what it gives.
+with all-in-attention: `coser_transformer`. Fusion layer of the CFW decoder: `coser_cfw`. SCEdit's tuners, which are
+CasSR's: `cassr`. Each says what it is given, and what it gives.
 
 The weights of all but the networks are `sd.<official name>` of an npz file: of INPUTS itself; where it has none, of
 the file of that name in WEIGHTS_DIR; where it has none either, of the one file in WEIGHTS_DIR whose weights are of
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tests.parity import coser_cfw, coser_cognition, coser_networks, coser_one_hot, coser_transformer
+from tests.parity import cassr, coser_cfw, coser_cognition, coser_networks, coser_one_hot, coser_transformer
 from tests.parity.arrays import Tensors, array_names, read_arrays, read_state_dict, weight_names
 
 
@@ -33,12 +33,14 @@ class Part(NamedTuple):
         fits: whether weights of these official names are of this part, and for these inputs.
         outputs: of its weights, inputs and `config.json`.
         config: what it needs of `config.json`.
+        numbered: what the names of further inputs begin with, of which there may be any number.
     """
 
     inputs: tuple[str, ...]
     fits: Callable[[set[str], Tensors], bool]
     outputs: Callable[[Tensors, Tensors, dict[str, Any]], Tensors]
     config: tuple[str, ...] = ()
+    numbered: str | None = None
 
 
 def has_weight(name: str) -> Callable[[set[str], Tensors], bool]:
@@ -51,6 +53,7 @@ PARTS = (
     Part(coser_cognition.QFORMER_INPUTS, has_weight("query_tokens"), coser_cognition.qformer_outputs),
     Part(coser_cognition.SRRESNET_INPUTS, has_weight("conv_first.weight"), coser_cognition.srresnet_outputs),
     Part(coser_cfw.INPUTS, has_weight("encode_enc_1.conv1.weight"), coser_cfw.fusion_outputs),
+    Part(cassr.INPUTS, has_weight("pre_hint_blocks.0.weight"), cassr.tuner_outputs, cassr.CONFIG, cassr.SKIP),
 )
 ALL_INPUTS = (coser_networks.INPUTS, *(part.inputs for part in PARTS))
 
@@ -73,10 +76,17 @@ def file_outputs(weights: Path, inputs: Path, dtype: torch.dtype) -> Tensors:
     if names.issuperset(coser_networks.INPUTS):
         return coser_networks.network_outputs(weights, read_arrays(inputs, dtype, coser_networks.INPUTS), dtype)
     part = next(part for part in PARTS if names.issuperset(part.inputs))
-    given = read_arrays(inputs, dtype, part.inputs)
+    given = read_arrays(inputs, dtype, [*part.inputs, *numbered_inputs(part, names)])
     source = find_weights(part, given, weights, inputs)
     config = read_config([source.parent / "config.json", weights / "config.json"], part.config)
     return part.outputs(read_state_dict(source, dtype), given, config)
+
+
+def numbered_inputs(part: Part, names: set[str]) -> list[str]:
+    """Those of `part.numbered` among the names in a file: `skip_1`, but not `skip_new_1`, which is an output."""
+    if part.numbered is None:
+        return []
+    return [name for name in names if name.removeprefix(part.numbered).isdigit()]
 
 
 def find_weights(part: Part, given: Tensors, weights: Path, inputs: Path) -> Path:

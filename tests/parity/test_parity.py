@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_seesr_tile_weights() -> None:
     torch.testing.assert_close(gaussian_weights(16, 16).double(), expected, atol=0, rtol=1e-6)
 
 
-COSER_INPUTS = {name for names in coser.ALL_INPUTS for name in names}
+COSER_INPUTS = {name for names in coser.ALL_INPUTS for name in names} | {f"skip_{index}" for index in range(6)}
 COSER_VECTORS = [DATA / "coser", *(Path(path) for path in [os.environ.get("COSER_PARITY_VECTORS")] if path)]
 COSER_FILES = [
     pytest.param(
@@ -123,6 +124,7 @@ COSER_FILES = [
         "Q/cog_adapter.npz",
         "Q/srresnet.npz",
         "F/cfw_fuse.npz",
+        "S/csc_tuners.npz",
     )
 ]
 
@@ -139,12 +141,14 @@ def write_coser(vectors: Path, folder: Path, *, weights: bool = True, inputs: bo
     return folder / (name or vectors.name)
 
 
-def run_coser(weights: Path, inputs: Path, output: Path, *options: str) -> dict[str, torch.Tensor]:
-    main(["coser", str(weights), str(inputs), str(output), *options])
+def run_coser(
+    weights: Path, inputs: Path, output: Path, *options: str, method: str = "coser"
+) -> dict[str, torch.Tensor]:
+    main([method, str(weights), str(inputs), str(output), *options])
     return load_file(output)
 
 
-def check_coser(outputs: dict[str, torch.Tensor], vectors: Path) -> None:
+def check_coser(outputs: dict[str, torch.Tensor], vectors: Path, tolerance: float = 1e-5) -> None:
     is_apart = vectors.name == "inputs.npz"
     expected = read_arrays(vectors.with_name("outputs.npz") if is_apart else vectors)
     scores = expected.get("sim")
@@ -156,7 +160,7 @@ def check_coser(outputs: dict[str, torch.Tensor], vectors: Path) -> None:
             assert scores is not None
             output, tensor = (scores.gather(-1, index[..., None]) for index in (output, tensor))
         assert output.shape == tensor.shape, name
-        assert (output - tensor).norm() <= 1e-5 * tensor.norm(), name
+        assert (output - tensor).norm() <= tolerance * tensor.norm(), name
 
 
 @pytest.mark.parametrize("vectors", COSER_FILES)
@@ -222,3 +226,24 @@ def test_coser_says_what_it_needs(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(1))
     with pytest.raises(ValueError, match="x, context, grad_w"):
         run_coser(tmp_path, tmp_path / "other.npz", tmp_path / "outputs.safetensors")
+
+
+@pytest.mark.parametrize("method", ["cassr", "coser"])
+def test_cassr(method: str, tmp_path: Path) -> None:
+    vectors = DATA / "coser" / "S" / "csc_tuners.npz"
+    inputs = write_coser(vectors, tmp_path / "vectors")
+    (tmp_path / "vectors" / "config.json").write_bytes(vectors.with_name("config.json").read_bytes())
+    outputs = run_coser(tmp_path / "vectors", inputs, tmp_path / "outputs.safetensors", method=method)
+    assert len(outputs) == 13
+    check_coser(outputs, vectors, tolerance=1e-6)
+
+
+def test_cassr_has_the_scale_of_its_configuration(tmp_path: Path) -> None:
+    vectors = DATA / "coser" / "S" / "csc_tuners.npz"
+    config = json.loads(vectors.with_name("config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "control_scale": 1.6}), encoding="utf-8")
+    inputs = write_coser(vectors, tmp_path)
+    edited = run_coser(tmp_path, inputs, tmp_path / "outputs.safetensors", method="cassr")["skip_new_4"]
+    given = read_arrays(vectors)
+    twice = 2 * (given["skip_new_4"] - given["skip_4"]) + given["skip_4"]
+    torch.testing.assert_close(edited, twice, atol=1e-5, rtol=1e-5)

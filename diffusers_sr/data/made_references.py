@@ -1,0 +1,98 @@
+"""References made ahead of training: which crops they belong to, and a data set of these crops with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .dataset import PhotoCrops, read_image, sample_generator
+
+SETTINGS = "crops.json"
+
+
+def reference_path(folder: Path, index: int) -> Path:
+    """Where the reference of sample `index` is."""
+    return folder / f"{index:08d}.png"
+
+
+def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
+    """What decides the first `count` samples of `crops`: the same settings give the same crops, equally degraded."""
+    return {
+        "count": count,
+        "photos": [path.name for path in crops.paths],
+        "crop_size": crops.crop_size,
+        "seed": crops.seed,
+        "sharpen_target": crops.sharpen_target,
+        "scale": crops.scale,
+    }
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note which crops the references in `folder` belong to.
+
+    Raises:
+        ValueError: if it holds those of other crops.
+    """
+    path = folder / SETTINGS
+    if path.is_file():
+        _check_settings(path, settings)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
+    """The first samples of `PhotoCrops`, again and again, each with the `reference` that was made of it.
+
+    A sample is what it is in `PhotoCrops`, but for its `seed`, which is another in each pass.
+
+    Args:
+        crops: the samples; its own references, if it has any, are not used.
+        folder: what training/make_references.py wrote.
+
+    Raises:
+        ValueError: if the references were made of other crops, or one of them is missing.
+    """
+
+    def __init__(self, crops: PhotoCrops, folder: str | Path) -> None:
+        folder = Path(folder)
+        path = folder / SETTINGS
+        if not path.is_file():
+            raise ValueError(f"There is no {path}: make the references with training/make_references.py.")
+        self.crops = crops
+        self.folder = folder
+        self.count = int(json.loads(path.read_text(encoding="utf-8"))["count"])
+        _check_settings(path, crop_settings(crops, self.count))
+        missing = [index for index in range(self.count) if not reference_path(folder, index).is_file()]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {self.count} references are not in {folder}, the first of them "
+                f"{reference_path(folder, missing[0]).name}: run training/make_references.py again, which goes on "
+                "where it stopped."
+            )
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        number = index % self.count
+        sample = self.crops[number]
+        sample["reference"] = read_image(reference_path(self.folder, number)).float() / 255
+        sample["seed"] = torch.randint(1 << 62, (), generator=sample_generator(self.crops.seed, f"noise {index}"))
+        return sample
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    made = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in settings if made.get(name) != settings[name]]
+    if different:
+        shown = ", ".join(
+            "other photos" if name == "photos" else f"{name} {made.get(name)!r} instead of {settings[name]!r}"
+            for name in different
+        )
+        raise ValueError(
+            f"The references beside {path} were made of other crops, with {shown}: give the options they were made "
+            "with, or make others in another folder."
+        )

@@ -1,0 +1,12 @@
+"""What `DiffusionPipeline.from_pretrained(..., custom_pipeline=".../pipelines/cassr")` loads."""
+
+# diffusers gives every local folder the same module, and finds two pipelines if the last one's class is still there.
+for _name in [name for name in globals() if name.endswith("Pipeline")]:
+    del globals()[_name]
+
+try:
+    from diffusers_sr.cassr.pipeline import CasSRPipeline
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}. This pipeline needs diffusers-sr: `pip install diffusers-sr`.") from error
+
+__all__ = ["CasSRPipeline"]

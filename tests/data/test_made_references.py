@@ -1,0 +1,66 @@
+"""Training on references that were made ahead: each belongs to one crop, and none is taken for another's."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_sr.data.dataset import PhotoCrops, list_images
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.made_references import (
+    CropsWithReferences,
+    crop_settings,
+    reference_path,
+    write_settings,
+)
+
+
+def crops(folder: Path, **options: object) -> PhotoCrops:
+    return PhotoCrops(list_images(folder / "photos"), 32, degradation=DegradationConfig(), **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    write_settings(tmp_path / "made", crop_settings(crops(tmp_path), 3))
+    for index in range(3):
+        Image.new("RGB", (32, 32), (index * 51, 0, 255)).save(reference_path(tmp_path / "made", index))
+    return tmp_path
+
+
+def test_crops_come_again_with_their_references_and_other_noise(folder: Path) -> None:
+    plain, dataset = crops(folder), CropsWithReferences(crops(folder), folder / "made")
+    for index in (1, 4):
+        sample = dataset[index]
+        assert torch.equal(sample["target"], plain[1]["target"])
+        assert torch.equal(sample["degraded"], plain[1]["degraded"])
+        assert sample["reference"].shape == (3, 32, 32)
+        assert sample["reference"][:, 0, 0].tolist() == pytest.approx([51 / 255, 0, 1])
+    assert torch.equal(dataset[4]["seed"], dataset[4]["seed"])
+    assert dataset[4]["seed"] != dataset[1]["seed"]
+
+
+def test_references_of_other_crops_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"seed 0 instead of 1.*other"):
+        CropsWithReferences(crops(folder, seed=1), folder / "made")
+    other = PhotoCrops(list_images(folder / "photos")[:1], 32, degradation=DegradationConfig())
+    with pytest.raises(ValueError, match="with other photos: give"):
+        CropsWithReferences(other, folder / "made")
+    with pytest.raises(ValueError, match="sharpen_target True instead of False"):
+        write_settings(folder / "made", crop_settings(crops(folder, sharpen_target=False), 3))
+    assert json.loads((folder / "made/crops.json").read_text())["sharpen_target"] is True
+    write_settings(folder / "made", crop_settings(crops(folder), 3))
+
+
+def test_missing_references_are_said(folder: Path) -> None:
+    reference_path(folder / "made", 2).unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 references are not in .*00000002.png"):
+        CropsWithReferences(crops(folder), folder / "made")
+    with pytest.raises(ValueError, match="make_references"):
+        CropsWithReferences(crops(folder), folder / "photos")

@@ -1,0 +1,85 @@
+"""Makes the references CasSR is trained with: training crops, degraded, and activated by a trained SCEdit.
+
+    accelerate launch training/make_references.py --train_data_dir PHOTOS --num_samples 100000 \
+        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir references
+
+Several processes share the work, and what was interrupted goes on where it stopped. The options that decide the crops
+have to be those of the training: --seed, --resolution, --exclude_data and --sharpen_target.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import send_to_device
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.cassr.training import SCEditDenoiser
+from diffusers_sr.data.dataset import PhotoCrops, training_photos
+from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """Write `image` [3, H, W] in [0, 1] as PNG, whole or not at all."""
+    pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+    unfinished = path.with_name(f".{path.name}")
+    Image.fromarray(pixels).save(unfinished, format="PNG")
+    unfinished.rename(path)
+
+
+def batches_to_do(folder: Path, count: int, batch_size: int, state: PartialState) -> Iterator[list[int]]:
+    """The samples of this process that have no reference yet."""
+    own = range(state.process_index, count, state.num_processes)
+    rest = [index for index in own if not reference_path(folder, index).exists()]
+    yield from (rest[start : start + batch_size] for start in range(0, len(rest), batch_size))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train_data_dir", required=True, help="folder of photographs, searched recursively")
+    parser.add_argument("--exclude_data", help="file that lists photos, one name a line, to leave out")
+    parser.add_argument("--resolution", type=int, default=512, help="side of the crops, in pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training (%(default)s)")
+    parser.add_argument("--sharpen_target", action="store_true", help="degrade USM-sharpened crops")
+    parser.add_argument("--num_samples", type=int, required=True, help="how many crops get a reference")
+    parser.add_argument("--base", required=True, help="Stable Diffusion: a folder or a Hub id")
+    parser.add_argument("--scedit", required=True, help="output folder of train_scedit.py")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps (%(default)s)")
+    parser.add_argument("--guidance_scale", type=float, default=7.5, help="weight of the prompt (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=4, help="samples at once (%(default)s)")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write")
+    options = parser.parse_args(argv)
+
+    state = PartialState()
+    crops = PhotoCrops(
+        training_photos(options.train_data_dir, options.exclude_data),
+        options.resolution,
+        options.seed,
+        DegradationConfig(),
+        options.sharpen_target,
+    )
+    with state.main_process_first():
+        write_settings(options.output_dir, crop_settings(crops, options.num_samples))
+    base = StableDiffusionPipeline.from_pretrained(options.base, safety_checker=None)
+    activation = SCEditAdapter.from_pretrained(options.scedit, subfolder="activation")
+    denoiser = SCEditDenoiser(base, activation).to(state.device).eval()
+    scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")
+    for indices in batches_to_do(options.output_dir, options.num_samples, options.batch_size, state):
+        batch = send_to_device(default_collate([crops[index] for index in indices]), state.device)
+        for index, image in zip(
+            indices, denoiser.sample(batch, scheduler, options.steps, options.guidance_scale), strict=True
+        ):
+            write_image(reference_path(options.output_dir, index), image)
+
+
+if __name__ == "__main__":
+    main()

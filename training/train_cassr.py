@@ -1,0 +1,64 @@
+"""Trains CasSR (paper, stage 2): ControlNet and multiple attention on a frozen Stable Diffusion.
+
+    python training/make_references.py --train_data_dir PHOTOS --num_samples 100000 \
+        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir references
+    accelerate launch training/train_cassr.py --train_data_dir PHOTOS --references_dir references \
+        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir runs/cassr
+
+The output folder holds `controlnet`, `adapter` and `activation`; with the base they make a `CasSRPipeline`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.cassr.adapter import CasSRAdapter
+from diffusers_sr.cassr.training import CasSRDenoiser
+from diffusers_sr.data.made_references import CropsWithReferences
+from diffusers_sr.denoiser import DenoiserArguments, new_controlnet
+from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+
+
+@dataclass(kw_only=True)
+class CasSRArguments(DenoiserArguments):
+    """Trains ControlNet and attention.
+
+    The paper has a batch of 4 on each of eight GPUs, and a learning rate of 5e-4; here it is a tenth, as for methods
+    of this kind elsewhere.
+    """
+
+    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    scedit: str = field(metadata={"help": "Output folder of train_scedit.py."})
+    references_dir: str = field(metadata={"help": "What make_references.py wrote for these photos and this seed."})
+    null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
+    sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
+    train_batch_size: int = option(4, "Samples per process and step.")
+    lr_scheduler: str = option("constant_with_warmup", "A schedule of diffusers.optimization.get_scheduler.")
+    lr_warmup_steps: int = option(500, "Steps of linear warm-up, for schedules that have one.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CasSRArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    controlnet = new_controlnet(base)
+    denoiser = CasSRDenoiser(
+        base,
+        controlnet,
+        CasSRAdapter.from_hosts(base.unet, controlnet),
+        SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation"),
+        arguments.null_text_ratio,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = CropsWithReferences(degraded_crops(arguments), arguments.references_dir)
+    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()

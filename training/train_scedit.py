@@ -1,0 +1,49 @@
+"""Trains CasSR's image activation (paper, stage 1): SCEdit's tuners on the skip connections of a frozen UNet.
+
+    accelerate launch training/train_scedit.py --train_data_dir PHOTOS \
+        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/scedit
+
+The output folder holds `activation`, of which training/make_references.py makes the references of train_cassr.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.cassr.training import SCEditDenoiser
+from diffusers_sr.denoiser import DenoiserArguments, condition_channels
+from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+
+
+@dataclass(kw_only=True)
+class SCEditArguments(DenoiserArguments):
+    """Trains the tuners; the learning rate is scepter's."""
+
+    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
+    null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
+    sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
+    dense_hint_kernel: int = option(3, "Of the convolutions between hints: 3, or 1 for a ninth of their weights.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(SCEditArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    activation = SCEditAdapter.from_host(
+        base.unet, hint_channels=condition_channels(base.vae), dense_hint_kernel=arguments.dense_hint_kernel
+    )
+    denoiser = SCEditDenoiser(base, activation, arguments.null_text_ratio)
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    train(DenoisingLoss(denoiser, scheduler), degraded_crops(arguments), arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()
