@@ -17,10 +17,14 @@ import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline
 
 from diffusers_sr import (
+    CasSRAdapter,
+    CasSRPipeline,
     CognitiveEncoder,
+    ControllableFeatureWrapping,
     CoSeRAdapter,
     CoSeRPipeline,
     LatentControlNetModel,
+    SCEditAdapter,
     SeeSRAdapter,
     SeeSRPipeline,
     SuperResolutionPipeline,
@@ -46,8 +50,18 @@ METHODS: dict[str, tuple[type[SuperResolutionPipeline], dict[str, Any], dict[str
     ),
     "coser": (
         CoSeRPipeline,
-        {"controlnet": LatentControlNetModel, "adapter": CoSeRAdapter, "cognitive_encoder": CognitiveEncoder},
-        {**CALL_DEFAULTS, "reference_guidance_scale": 1.0},
+        {
+            "controlnet": LatentControlNetModel,
+            "adapter": CoSeRAdapter,
+            "cognitive_encoder": CognitiveEncoder,
+            "cfw": ControllableFeatureWrapping,
+        },
+        {**CALL_DEFAULTS, "reference_guidance_scale": 1.0, "cfw_weight": 1.0},
+    ),
+    "cassr": (
+        CasSRPipeline,
+        {"controlnet": ControlNetModel, "adapter": CasSRAdapter, "activation": SCEditAdapter},
+        {**CALL_DEFAULTS, "activation_guidance_scale": 1.0},
     ),
 }
 
