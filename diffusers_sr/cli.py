@@ -65,7 +65,7 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     from .files import ImageFileError, check_output, images_in, plan_outputs, read_photo, write_photo
     from .images import output_size
 
-    options.model = options.model or f"{options.method or METHODS[0]}-small"
+    options.model = options.model or _small_model(parser, options.method or METHODS[0])
     try:
         outputs = plan_outputs(options.input, options.output)
     except (ValueError, OSError) as error:
@@ -207,6 +207,14 @@ def _check(
         pipeline.check_inputs(**_call_arguments(options))
     except ValueError as error:
         parser.error(str(error))
+
+
+def _small_model(parser: argparse.ArgumentParser, method: str) -> str:
+    """The model in the package that is of this method; exit with status 2 if there is none."""
+    name = f"{method}-small"
+    if not (Path(__file__).parent / "models" / name).is_dir():
+        parser.error(f"argument --method: the package has no small model of {method}; give one with --model")
+    return name
 
 
 def _load(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:

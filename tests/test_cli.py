@@ -201,6 +201,13 @@ def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys
     assert np.array_equal(*results)
 
 
+def test_a_method_without_a_small_model(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["upscale", "photo.png", "-o", "out.png", "--method", "cassr"])
+    assert exit.value.code == 2
+    assert "no small model of cassr; give one with --model" in capsys.readouterr().err
+
+
 def test_upscale_factor(run, model):
     tiny_image(16, 11).save("photo.png")
     assert main(["upscale", "photo.png", "-o", "4.png", "--model", model, "--device", "cpu"]) == 0

@@ -10,8 +10,10 @@ side.
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +57,15 @@ def side_by_side(images: list[Tensor]) -> Image.Image:
     return row
 
 
+def call_argument(text: str) -> tuple[str, Any]:
+    """Name and value of "name=value"."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of photographs")
@@ -63,6 +74,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, help="guidance scale; the model's own by default")
     parser.add_argument("--color-fix", default="default", help="adain, wavelet or none; the model's own by default")
+    parser.add_argument(
+        "--call",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another argument of the pipeline's call, a JSON value or a text, such as activation=lr; repeatable",
+    )
     parser.add_argument(
         "--first-seed", type=int, default=0, help="seed the first photo is degraded with (%(default)s)"
     )
@@ -87,6 +105,7 @@ def main() -> None:
             color_fix=None if options.color_fix == "none" else options.color_fix,
             generator=torch.Generator().manual_seed(0),
             output_type="pt",
+            **dict(map(call_argument, options.call)),
         ).images
         for name, image in (("bicubic", bicubic), (options.model, result)):
             for metric, value in evaluate(photo, image).items():
