@@ -324,8 +324,8 @@ class SuperResolutionPipeline(
             method_inputs: what the caller of the pipeline knows already.
 
         Returns:
-            What `complete_prompts` and `complete_embeds` get beside the prompts; and what the adapter is conditioned
-            on, tensors with a first axis of 1 or of the number of images.
+            What `encode_prompt` gets beside the prompts, and what the adapter is conditioned on: tensors with a first
+            axis of 1 or of the number of images.
         """
         raise NotImplementedError
 
@@ -337,13 +337,11 @@ class SuperResolutionPipeline(
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         lora_scale: float | None = None,
-        **description: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode both prompts in one call of the text encoder.
 
         Texts and embeddings are as in `__call__`; no `prompt` is an empty one, and `negative_prompt` has a default.
-        `lora_scale` is the weight of a LoRA in the text encoder. `description` is what `describe` gives first: what
-        the method itself says, for `complete_prompts` and `complete_embeds`. `prompt_embeds` replace the whole prompt.
+        `lora_scale` is the weight of a LoRA in the text encoder.
 
         Returns:
             Embeddings of the prompts and of the negative prompts, `[texts, tokens, channels]`. The second are None
@@ -354,7 +352,7 @@ class SuperResolutionPipeline(
         """
         if not do_classifier_free_guidance:
             negative_prompt_embeds = None
-        texts = [] if prompt_embeds is not None else self.complete_prompts(as_texts(prompt or ""), **description)
+        texts = [] if prompt_embeds is not None else as_texts(prompt or "")
         negative_texts = []
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             negative_texts = as_texts(self._or_default("negative_prompt", negative_prompt))
@@ -376,15 +374,7 @@ class SuperResolutionPipeline(
                 f"The embeddings of the prompt, {list(prompt_embeds.shape)}, and of the negative prompt, "
                 f"{list(negative_prompt_embeds.shape)}, differ in tokens or channels: encode both in the same way."
             )
-        return self.complete_embeds(prompt_embeds, **description), negative_prompt_embeds
-
-    def complete_prompts(self, prompts: list[str], **description: Any) -> list[str]:
-        """The texts that are encoded for the prompts of a call: here these themselves."""
-        return prompts
-
-    def complete_embeds(self, prompt_embeds: torch.Tensor, **description: Any) -> torch.Tensor:
-        """What the UNet gets for the embeddings of the prompts: here these themselves."""
-        return prompt_embeds
+        return prompt_embeds, negative_prompt_embeds
 
     def prepare_noise(
         self,

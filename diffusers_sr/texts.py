@@ -22,18 +22,6 @@ def as_texts(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def common_count(prompts: int, images: int) -> int:
-    """How many results `prompts` and descriptions of `images` give, of which one serves all of the other.
-
-    Raises:
-        ValueError: if there are several of both, and not as many of each.
-    """
-    count = max(prompts, images)
-    if not {prompts, images} <= {1, count}:
-        raise ValueError(f"There are {prompts} prompts for {images} images: give one for all, or for each.")
-    return count
-
-
 def token_ids(texts: list[str], tokenizer: CLIPTokenizer) -> torch.Tensor:
     """The tokens of texts, padded to as many as the text encoder reads, `[texts, tokens]`.
 

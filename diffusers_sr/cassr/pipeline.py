@@ -19,6 +19,7 @@ from ..images import ImageInput, pad_to_multiple, read_references
 from ..inputs import check_count, check_number
 from ..pipeline import Generators, SuperResolutionPipeline, embed_condition, for_each_result
 from ..processors import repeat_to_batch
+from ..texts import as_texts
 from ..tiling import Window, crop_tiles, tile_groups
 from .activation import SCEditAdapter
 from .adapter import CasSRAdapter
@@ -112,9 +113,24 @@ class CasSRPipeline(SuperResolutionPipeline):
         """Nothing: the prompt is a general one, and what the adapter reads changes from step to step."""
         return {}, {}
 
-    def complete_prompts(self, prompts: list[str]) -> list[str]:  # type: ignore[override]  # there is no description
-        """The texts CasSR is prompted with: "`prompt`, clean, high-resolution", or without one what follows it."""
-        return [f"{prompt}, {GENERAL_PROMPT}" if prompt else GENERAL_PROMPT for prompt in prompts]
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode "`prompt`, clean, high-resolution", or without `prompt` what follows it, and the negative prompt.
+
+        `prompt_embeds` replace the whole prompt. See `SuperResolutionPipeline.encode_prompt` for the rest.
+        """
+        if prompt_embeds is None:
+            prompt = general_prompts(as_texts(prompt or ""))
+        return super().encode_prompt(
+            prompt, negative_prompt, do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, lora_scale
+        )
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
         """The mode of the posterior, nothing drawn: the image is to be found again, not varied."""
@@ -309,6 +325,11 @@ class CasSRPipeline(SuperResolutionPipeline):
         """References `[images, 3, H, W]` that lie on `image` as the photo they show does, which fills `size` of it."""
         references = pad_to_multiple(read_references(images, size).to(image.device), self.vae_scale_factor)
         return for_each_result(references, "reference_images", len(image), 1)
+
+
+def general_prompts(prompts: list[str]) -> list[str]:
+    """The texts CasSR is prompted with: the general one, after the prompt where there is one."""
+    return [f"{prompt}, {GENERAL_PROMPT}" if prompt else GENERAL_PROMPT for prompt in prompts]
 
 
 def _is_model(activation: Any) -> TypeGuard[ActivationModel]:

@@ -16,7 +16,6 @@ from ..control_features import control_features
 from ..images import ImageInput, read_references
 from ..inputs import check_count
 from ..pipeline import Generators, SuperResolutionPipeline
-from ..texts import common_count
 from ..tiling import Window, crop_tiles, tile_groups
 from .adapter import CoSeRAdapter
 from .cfw import ControllableFeatureWrapping, has_layers_to_join
@@ -130,19 +129,41 @@ class CoSeRPipeline(SuperResolutionPipeline):
             cognitive_embedding = self.cognitive_encoder(image).embedding
         return {"cognitive_embedding": cognitive_embedding}, {}
 
-    def complete_embeds(  # type: ignore[override]  # every method has its own description
-        self, prompt_embeds: torch.Tensor, cognitive_embedding: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The tokens of the prompt, and the cognitive embedding after them.
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+        cognitive_embedding: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode both prompts; the cognitive embedding follows the tokens of the prompt, also of `prompt_embeds`.
+
+        See `SuperResolutionPipeline.encode_prompt` for the rest.
 
         Raises:
             ValueError: if there are several prompts and embeddings, and not as many of each.
         """
-        if cognitive_embedding is None:
-            return prompt_embeds
-        count = common_count(len(prompt_embeds), len(cognitive_embedding))
-        parts = (prompt_embeds, cognitive_embedding.to(prompt_embeds))
-        return torch.cat([part.expand(count, -1, -1) for part in parts], dim=1)
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
+            prompt,
+            negative_prompt,
+            do_classifier_free_guidance,
+            prompt_embeds,
+            negative_prompt_embeds,
+            lora_scale,
+        )
+        if cognitive_embedding is not None:
+            count = max(len(prompt_embeds), len(cognitive_embedding))
+            if not {len(prompt_embeds), len(cognitive_embedding)} <= {1, count}:
+                raise ValueError(
+                    f"There are {len(prompt_embeds)} prompts for {len(cognitive_embedding)} images: give one for all, "
+                    "or for each."
+                )
+            parts = (prompt_embeds, cognitive_embedding.to(prompt_embeds))
+            prompt_embeds = torch.cat([part.expand(count, -1, -1) for part in parts], dim=1)
+        return prompt_embeds, negative_prompt_embeds
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
         """As in the official code the mode of the posterior, nothing drawn."""

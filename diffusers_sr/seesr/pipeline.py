@@ -10,7 +10,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..pipeline import SuperResolutionPipeline
-from ..texts import as_texts, common_count
+from ..texts import as_texts
 from .adapter import SeeSRAdapter
 from .tagger import Tagger
 
@@ -95,17 +95,35 @@ class SeeSRPipeline(SuperResolutionPipeline):
             representation = seen.representation if representation is None else representation
         return {"tags": tags}, {"representation": representation}
 
-    def complete_prompts(  # type: ignore[override]  # every method has its own description
-        self, prompts: list[str], tags: str | list[str] | None = None
-    ) -> list[str]:
-        """The official prompt, "`tags`, `prompt`,clean, high-resolution, 8k".
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+        tags: str | list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode the official prompt, "`tags`, `prompt`,clean, high-resolution, 8k", and the negative prompt.
 
-        Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k".
+        Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k". `prompt_embeds` replace the
+        whole prompt. See `SuperResolutionPipeline.encode_prompt` for the rest.
 
         Raises:
-            ValueError: if there are several tags and prompts, and not as many of each.
+            ValueError: if `tags` and `prompt` are lists of different lengths.
         """
-        return full_prompts(as_texts(tags or ""), prompts)
+        if prompt_embeds is None:
+            prompt = full_prompts(as_texts(tags or ""), as_texts(prompt or ""))
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
+            prompt,
+            negative_prompt,
+            do_classifier_free_guidance,
+            prompt_embeds,
+            negative_prompt_embeds,
+            lora_scale,
+        )
+        return prompt_embeds, negative_prompt_embeds
 
 
 def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:
@@ -114,6 +132,8 @@ def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:
     Raises:
         ValueError: if both have several entries and differ in length.
     """
-    count = common_count(len(prompts), len(tags))
+    count = max(len(tags), len(prompts))
+    if not {len(tags), len(prompts)} <= {1, count}:
+        raise ValueError(f"There are {len(prompts)} prompts for {len(tags)} images: give one for all, or for each.")
     tags, prompts = (texts * count if len(texts) == 1 else texts for texts in (tags, prompts))
     return [f"{tag}, {prompt},{QUALITY_PROMPT}" for tag, prompt in zip(tags, prompts, strict=True)]

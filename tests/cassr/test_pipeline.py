@@ -20,7 +20,7 @@ from PIL import Image
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
-from diffusers_sr.cassr.pipeline import CasSRControl, CasSRPipeline
+from diffusers_sr.cassr.pipeline import CasSRControl, CasSRPipeline, general_prompts
 from diffusers_sr.images import read_images, resize
 from tests.components import components, inputs, tiny_controlnet, tiny_image
 
@@ -384,7 +384,7 @@ def test_the_activation_is_saved_with_the_pipeline(kind: type[Any], tmp_path: ob
 
 
 def test_the_prompt_is_the_papers_general_one() -> None:
-    assert build().complete_prompts(["", "a cat"]) == ["clean, high-resolution", "a cat, clean, high-resolution"]
+    assert general_prompts(["", "a cat"]) == ["clean, high-resolution", "a cat, clean, high-resolution"]
     pipeline, texts = build(), []
 
     def read(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
