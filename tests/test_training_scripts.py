@@ -110,6 +110,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
         "--learning_rate", 1e-2, "--lr_scheduler", "constant",
     )  # fmt: skip
     run(
+        "train_cassr", runs / "cassr_of_seesr", "--base", base, "--scedit", scedit, "--references_dir", runs / "made",
+        "--controlnet_model_name_or_path", runs / "seesr/controlnet", "--learning_rate", 0,
+    )  # fmt: skip
+    run(
         "train_cassr_one_step", runs / "cassr_one_step", "--base", base, "--cassr", runs / "cassr",
         "--scedit", runs / "scedit_one_step",
     )  # fmt: skip
@@ -222,6 +226,14 @@ def test_cassr_trains_controlnet_and_adapter(runs: Path) -> None:
     assert not changed(*(runs / stage / WEIGHTS for stage in ("scedit/activation", "cassr/activation")))
     for model in ("controlnet", "adapter"):
         assert changed(*(runs / stage / model / WEIGHTS for stage in ("cassr", "cassr_one_step")))
+
+
+def test_cassr_starts_from_half_the_residuals_of_a_trained_controlnet(runs: Path) -> None:
+    trained, start = (load_file(runs / stage / "controlnet" / WEIGHTS) for stage in ("seesr", "cassr_of_seesr"))
+    assert trained["controlnet_mid_block.weight"].any()
+    for name, tensor in trained.items():
+        halved = name.startswith(("controlnet_down_blocks", "controlnet_mid_block"))
+        assert torch.equal(start[name], tensor / 2 if halved else tensor), name
 
 
 def seesr_parts(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
-from diffusers_sr.cassr.training import CasSRDenoiser
+from diffusers_sr.cassr.training import CasSRDenoiser, start_controlnet
 from diffusers_sr.data.made_references import CropsWithReferences
-from diffusers_sr.denoiser import DenoiserArguments, new_controlnet
+from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 
@@ -35,6 +35,9 @@ class CasSRArguments(DenoiserArguments):
     base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
     scedit: str = field(metadata={"help": "Output folder of train_scedit.py."})
     references_dir: str = field(metadata={"help": "What make_references.py wrote for these photos and this seed."})
+    controlnet_model_name_or_path: str | None = option(
+        None, "ControlNet to start from, trained on one image: a folder or a Hub id. By default it is new."
+    )
     null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
     train_batch_size: int = option(4, "Samples per process and step.")
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CasSRArguments, argv)
     torch.manual_seed(arguments.seed)
     base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
-    controlnet = new_controlnet(base)
+    controlnet = start_controlnet(base, arguments.controlnet_model_name_or_path)
     denoiser = CasSRDenoiser(
         base,
         controlnet,
