@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
@@ -36,9 +36,9 @@ def write_image(path: Path, image: Tensor) -> None:
     unfinished.rename(path)
 
 
-def batches_to_do(folder: Path, count: int, batch_size: int, state: PartialState) -> Iterator[list[int]]:
+def batches_to_do(folder: Path, count: int, batch_size: int, accelerator: Accelerator) -> Iterator[list[int]]:
     """The samples of this process that have no reference yet."""
-    own = range(state.process_index, count, state.num_processes)
+    own = range(accelerator.process_index, count, accelerator.num_processes)
     rest = [index for index in own if not reference_path(folder, index).exists()]
     yield from (rest[start : start + batch_size] for start in range(0, len(rest), batch_size))
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
 
-    state = PartialState()
+    accelerator = Accelerator()
     crops = PhotoCrops(
         training_photos(options.train_data_dir, options.exclude_data),
         options.resolution,
@@ -67,14 +67,14 @@ def main(argv: list[str] | None = None) -> None:
         DegradationConfig(),
         options.sharpen_target,
     )
-    with state.main_process_first():
+    with accelerator.main_process_first():
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))
     base = StableDiffusionPipeline.from_pretrained(options.base, safety_checker=None)
     activation = SCEditAdapter.from_pretrained(options.scedit, subfolder="activation")
-    denoiser = SCEditDenoiser(base, activation).to(state.device).eval()
+    denoiser = SCEditDenoiser(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")
-    for indices in batches_to_do(options.output_dir, options.num_samples, options.batch_size, state):
-        batch = send_to_device(default_collate([crops[index] for index in indices]), state.device)
+    for indices in batches_to_do(options.output_dir, options.num_samples, options.batch_size, accelerator):
+        batch = send_to_device(default_collate([crops[index] for index in indices]), accelerator.device)
         for index, image in zip(
             indices, denoiser.sample(batch, scheduler, options.steps, options.guidance_scale), strict=True
         ):
