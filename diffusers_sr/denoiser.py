@@ -87,6 +87,15 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         raise NotImplementedError
 
+    def extra_losses(self, latents: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Weighted losses by name, beside that of the prediction, of what the last `forward` computed on the way.
+
+        Args:
+            latents: of the target, `[B, C, h, w]`.
+            batch: what `forward` was given.
+        """
+        return {}
+
 
 def condition_image(batch: dict[str, Any]) -> Tensor:
     """The degraded crops enlarged to the size of their targets, [B, 3, H, W] in [0, 1]."""
@@ -98,8 +107,10 @@ def condition_channels(vae: AutoencoderKL) -> tuple[int, ...]:
     return (16, 32, 96, 256)[: len(vae.config.block_out_channels)]
 
 
-def new_controlnet(base: StableDiffusionPipeline) -> ControlNetModel:
-    """A new ControlNet for images, with the encoder's weights of the base's UNet."""
+def controlnet_to_train(base: StableDiffusionPipeline, path: str | None = None) -> ControlNetModel:
+    """The ControlNet in the folder or Hub repository `path`, or a new one with the weights of the base's UNet."""
+    if path is not None:
+        return ControlNetModel.from_pretrained(path)
     controlnet: ControlNetModel = ControlNetModel.from_unet(
         base.unet, conditioning_embedding_out_channels=condition_channels(base.vae)
     )

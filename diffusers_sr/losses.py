@@ -73,7 +73,8 @@ class DenoisingLoss(nn.Module):
         noise = draw_noise(seeds, latents.shape[1:], latents.device)
         timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, latents.device)
         prediction = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps, batch)
-        return {"mse": denoising_loss(self.scheduler, prediction, latents, noise, timesteps)}
+        loss = denoising_loss(self.scheduler, prediction, latents, noise, timesteps)
+        return {"mse": loss, **self.denoiser.extra_losses(latents, batch)}
 
 
 def _prediction_type(scheduler: DDPMScheduler) -> str:

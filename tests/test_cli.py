@@ -201,7 +201,8 @@ def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys
     assert np.array_equal(*results)
 
 
-def test_a_method_without_a_small_model(capsys):
+def test_a_method_without_a_small_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(diffusers_sr.cli, "__file__", str(tmp_path / "cli.py"))
     with pytest.raises(SystemExit) as exit:
         main(["upscale", "photo.png", "-o", "out.png", "--method", "cassr"])
     assert exit.value.code == 2

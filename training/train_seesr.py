@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-from diffusers_sr.denoiser import DenoiserArguments, new_controlnet
+from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
     tagger = Tagger.from_pretrained(arguments.tagger)
-    controlnet = new_controlnet(base)
+    controlnet = controlnet_to_train(base)
     adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)
     denoiser = SeeSRDenoiser(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
     if arguments.gradient_checkpointing:

@@ -128,9 +128,10 @@ class CasSRPipeline(SuperResolutionPipeline):
         """
         if prompt_embeds is None:
             prompt = general_prompts(as_texts(prompt or ""))
-        return super().encode_prompt(
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
             prompt, negative_prompt, do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, lora_scale
         )
+        return prompt_embeds, negative_prompt_embeds
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
         """The mode of the posterior, nothing drawn: the image is to be found again, not varied."""

@@ -10,7 +10,7 @@ from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from ..control_features import control_features
-from ..denoiser import Denoiser, condition_image, new_controlnet
+from ..denoiser import Denoiser, condition_image, controlnet_to_train
 from ..losses import draw_noise, drop_texts, predicted_latents
 from ..texts import encode_texts
 from .activation import SCEditAdapter
@@ -19,20 +19,18 @@ from .pipeline import GENERAL_PROMPT
 
 
 def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> ControlNetModel:
-    """The ControlNet stage 2 starts from: a new one, or one at `path` that was trained on a single image.
+    """The ControlNet stage 2 starts from: a new one, or half of one at `path` that was trained on a single image.
 
-    Of the latter the residuals are halved: those of image and reference, which show the same, are added up.
+    Its residuals for the image and for the reference, which show the same, are added up.
 
     Args:
         base: Stable Diffusion.
         path: folder or Hub id of a ControlNet for the base, or None.
     """
-    if path is None:
-        return new_controlnet(base)
-    controlnet: ControlNetModel = ControlNetModel.from_pretrained(path)
+    controlnet = controlnet_to_train(base, path)
     for residual in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         for parameter in residual.parameters():
-            parameter.data /= 2
+            parameter.data /= 2  # those of a new one are zero
     return controlnet
 
 
