@@ -19,36 +19,51 @@ if TYPE_CHECKING:
     from .seesr.adapter import SeeSRAdapter
     from .seesr.pipeline import SeeSRPipeline
     from .seesr.tagger import Tagger
+    from .xpsr.adapter import XPSRAdapter
+    from .xpsr.captioner import Captioner
+    from .xpsr.constraint import DegradationFreeConstraint
+    from .xpsr.pipeline import XPSRPipeline
+    from .xpsr.prompts import ImagePrompts
 
 __all__ = [
+    "Captioner",
     "CasSRAdapter",
     "CasSRPipeline",
     "CoSeRAdapter",
     "CoSeRPipeline",
     "CognitiveEncoder",
     "ControllableFeatureWrapping",
+    "DegradationFreeConstraint",
+    "ImagePrompts",
     "LatentControlNetModel",
     "SCEditAdapter",
     "SeeSRAdapter",
     "SeeSRPipeline",
     "SuperResolutionPipeline",
     "Tagger",
+    "XPSRAdapter",
+    "XPSRPipeline",
     "load_pipeline",
 ]
 
 _MODULES = {
+    "Captioner": ".xpsr.captioner",
     "CasSRAdapter": ".cassr.adapter",
     "CasSRPipeline": ".cassr.pipeline",
     "CoSeRAdapter": ".coser.adapter",
     "CoSeRPipeline": ".coser.pipeline",
     "CognitiveEncoder": ".coser.cognition",
     "ControllableFeatureWrapping": ".coser.cfw",
+    "DegradationFreeConstraint": ".xpsr.constraint",
+    "ImagePrompts": ".xpsr.prompts",
     "LatentControlNetModel": ".coser.controlnet",
     "SCEditAdapter": ".cassr.activation",
     "SeeSRAdapter": ".seesr.adapter",
     "SeeSRPipeline": ".seesr.pipeline",
     "SuperResolutionPipeline": ".pipeline",
     "Tagger": ".seesr.tagger",
+    "XPSRAdapter": ".xpsr.adapter",
+    "XPSRPipeline": ".xpsr.pipeline",
     "load_pipeline": ".hub",
 }
 

@@ -37,8 +37,8 @@ def load_base(base: PathLike, cross_attention_dim: int, mirror: str) -> dict[str
         }
     except OSError as error:
         raise OSError(
-            f"The base '{base}' could not be loaded. Stability's own Stable Diffusion 2 repositories have left the "
-            f"Hub; {mirror!r} is a mirror, and a folder with the same files will do as well. ({error})"
+            f"The base '{base}' could not be loaded. The repositories that Stable Diffusion was first published in "
+            f"have left the Hub; {mirror!r} is a mirror, and a folder with the same files will do as well. ({error})"
         ) from error
     width = components["text_encoder"].config.hidden_size
     if width != cross_attention_dim:

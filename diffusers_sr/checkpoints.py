@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 PathLike = str | os.PathLike[str]
 
@@ -99,6 +101,50 @@ def read_model_folder(folder: PathLike) -> dict[str, torch.Tensor]:
         if (Path(folder) / name).is_file():
             return read_state_dict(Path(folder) / name)
     raise FileNotFoundError(f"There is neither {names[0]} nor {names[1]} in {folder}.")
+
+
+def read_model_config(folder: PathLike, class_name: str, own_options: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the configuration of an official model folder for the stock class of that name.
+
+    Args:
+        own_options: options of the official code that the stock class does not know, which are left out.
+
+    Raises:
+        FileNotFoundError: If there is no configuration.
+        ValueError: If it is that of another class.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: give the official model folder, with configuration and weights.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("_class_name") != class_name:
+        raise ValueError(f"{path} describes a {config.get('_class_name')}, but a {class_name} is expected.")
+    return {option: value for option, value in config.items() if option not in own_options}
+
+
+def stock_key(key: str) -> str:
+    """The official name of what is stock in an official model: its own."""
+    return key
+
+
+def load_parts(
+    state_dict: Mapping[str, torch.Tensor],
+    parts: Sequence[tuple[nn.Module, Callable[[str], str]]],
+    source: PathLike | str,
+) -> None:
+    """Load modules from one official state dict, which holds all of them and nothing else. Weights keep their dtype.
+
+    Args:
+        parts: every module, with a function that gives the official name of a key of its state dict.
+        source: What errors call the state dict.
+
+    Raises:
+        ValueError: If keys are missing, unexpected or mis-shaped; all of them are listed.
+    """
+    own = [{key: (name(key), tensor.shape) for key, tensor in part.state_dict().items()} for part, name in parts]
+    check_keys(state_dict, {official: shape for keys in own for official, shape in keys.values()}, source)
+    for (part, _), keys in zip(parts, own, strict=True):
+        part.load_state_dict({key: state_dict[official] for key, (official, _) in keys.items()}, assign=True)
 
 
 def check_keys(

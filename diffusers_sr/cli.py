@@ -1,28 +1,39 @@
-"""The command `diffusers-sr`: `upscale` for photographs, `convert` for official checkpoints."""
+"""The command `diffusers-sr`: `upscale` for photographs, `caption` for prompts, `convert` for official checkpoints."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .pipeline import SuperResolutionPipeline
+    from .xpsr.captioner import Captioner
+    from .xpsr.prompts import ImagePrompts
 
 DTYPES = ("float32", "float16", "bfloat16")
-METHODS = ("seesr", "coser", "cassr")
-# What only some pipelines take, and the options it is given by.
+METHODS = ("seesr", "coser", "cassr", "xpsr")
+# The options for what only some pipelines take, by their names in `options`, with the argument of the call it is.
 METHOD_OPTIONS = {
-    "reference_images": "--reference",
-    "num_references": "--num-references",
-    "cfw_weight": "--cfw-weight",
+    "reference": "reference_images",
+    "num_references": "num_references",
+    "cfw_weight": "cfw_weight",
+    "low_level_prompt": "low_level_prompt",
+    "prompts": "captioner",
+    "captioner": "captioner",
 }
+
+# Of `diffusers_sr.xpsr`, which cannot be imported for --help: PRACTICAL_MODEL of its captioner, and LAYOUTS.
+CAPTIONER = "HuggingFaceTB/SmolVLM-500M-Instruct"
+LAYOUTS = ("cache", "official")
+CAPTIONER_HELP = "folder or Hub id of an image-text-to-text model, or `measured`: by what can be measured, without one"
 
 UPSCALE_HELP = """\
 Enlarge photographs.
@@ -39,6 +50,21 @@ channel.
 A file that cannot be read or written is reported, and the others are still done. The exit status is 0 if all went
 well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
 """
+
+
+CAPTION_HELP = """\
+Describe photographs: what each shows, and how good it is.
+
+FOLDER is a folder of images (not in folders below it). What is described already is left as it is, so that a run that
+was interrupted goes on. `diffusers-sr upscale --prompts` takes the output, and so does the training of XPSR.
+
+A file that cannot be read is reported, and the others are still done. The exit status is 0 if all went well, 1 if
+something failed, 2 if the arguments make no sense, and 130 after an interruption.
+"""
+
+
+class CaptionerError(Exception):
+    """A captioner cannot be loaded, with which no image can be done."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,13 +118,22 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
                 pipeline = _load(options, device)
                 if pipeline is None:
                     return 1
-                _check(parser, pipeline, options, method_inputs)
+                _check(parser, pipeline, options)
+                if options.captioner == "measured":
+                    method_inputs["captioner"] = options.captioner
+                elif options.captioner is not None:
+                    method_inputs["captioner"] = _load_captioner(options.captioner, device, options.dtype)
+            if options.prompts is not None:
+                method_inputs["captioner"] = _prompts_of(source, options.prompts)
             for note in photo.notes:
                 _report(source, note)
             start = time.perf_counter()
             image = enlarge(pipeline, photo.image, source.name, options, method_inputs)
             write_photo(target, image, photo)
             seconds.append(time.perf_counter() - start)
+        except CaptionerError as error:
+            print(f"diffusers-sr: {error}", file=sys.stderr)
+            return 1
         # A ValueError is the pipeline's about its arguments for this image.
         except (ImageFileError, ValueError, OSError) as error:
             failures += 1
@@ -136,22 +171,62 @@ def enlarge(
             **method_inputs,
         )
     except (RuntimeError, MemoryError) as error:
-        # CUDA has a class for it; the other devices say it in words only.
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "memory" not in str(error):
+        if not _is_out_of_memory(error):
             raise
         raise ValueError("there is not enough memory: try a smaller --tile-size") from error
     return images[0]
 
 
+def caption(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run `diffusers-sr caption`."""
+    if options.names and options.captioner != "measured":
+        parser.error("argument --names: not allowed with another --captioner than measured, which says what it sees")
+    device = _device(parser, options.device)
+    from .xpsr.caption_folder import caption_folder, measure_folder
+    from .xpsr.captioner import captioner_settings
+
+    load = functools.cache(_load_captioner)  # where all is described, nothing is loaded
+    try:
+        if options.captioner == "measured":
+            done = measure_folder(
+                options.folder,
+                options.output,
+                layout=options.layout,
+                high_level_from_names=options.names,
+                report=_report,
+            )
+        else:
+            done = caption_folder(
+                options.folder,
+                options.output,
+                lambda images: load(options.captioner, device, options.dtype, batch_size=options.batch_size)(images),
+                captioner_settings(options.captioner),
+                layout=options.layout,
+                batch_size=options.batch_size,
+                report=_report,
+            )
+    except (CaptionerError, OSError, ValueError) as error:
+        print(f"diffusers-sr: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print("diffusers-sr: there is not enough memory: try a smaller --batch-size", file=sys.stderr)
+        return 1
+    print(f"Images described: {done.described}, described before: {done.kept}")
+    return 1 if done.unreadable else 0
+
+
 def convert(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr convert METHOD`, whose options are the arguments of the method's `convert`."""
+    """Run `diffusers-sr convert METHOD`, whose options are the arguments of the method's converter."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("diffusers_sr").setLevel(logging.INFO)
     _quiet_libraries()
-    converter = import_module(options.converter, __package__)
+    module, function = options.converter
+    converter = getattr(import_module(module, __package__), function)
     arguments = {name: value for name, value in vars(options).items() if name not in ("run", "converter")}
     try:
-        converter.convert(**arguments)
+        converter(**arguments)
     except (OSError, ValueError) as error:
         print(f"diffusers-sr: {error}", file=sys.stderr)
         return 1
@@ -175,7 +250,10 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _method_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
-    """What is given of `METHOD_OPTIONS`, with the references read; exit with status 2 if one cannot be."""
+    """What is given of `METHOD_OPTIONS`, with the references read; exit with status 2 if one cannot be.
+
+    Captioners are not among it: one is loaded after the pipeline, and prompts from files are those of one image.
+    """
     from .files import ImageFileError, read_photo
 
     references = []
@@ -188,20 +266,48 @@ def _method_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
         "reference_images": references or None,
         "num_references": options.num_references,
         "cfw_weight": options.cfw_weight,
+        "low_level_prompt": options.low_level_prompt,
     }
     return {name: value for name, value in inputs.items() if value is not None}
 
 
-def _check(
-    parser: argparse.ArgumentParser,
-    pipeline: SuperResolutionPipeline,
-    options: argparse.Namespace,
-    method_inputs: dict[str, Any],
-) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # CUDA has a class for it; the other devices say it in words only.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
+
+
+def _prompts_of(image: Path, prompts: Path) -> Callable[[Any], list[ImagePrompts]]:
+    """A captioner that reads what it says of one image file from a folder of prompts."""
+    from .xpsr.prompts import read_prompts
+
+    return lambda _: read_prompts(prompts, [image])
+
+
+def _load_captioner(model: str, device: str, dtype: str | None, **arguments: Any) -> Captioner:
+    """The language model that describes images; `arguments` are further ones of a `Captioner`.
+
+    Raises:
+        CaptionerError: If it cannot be loaded.
+    """
+    import torch
+
+    _quiet_libraries()
+    from .xpsr.captioner import Captioner
+
+    try:
+        return Captioner.from_pretrained(model, device, getattr(torch, dtype or _default_dtype(device)), **arguments)
+    except (ImportError, OSError, ValueError) as error:
+        raise CaptionerError(str(error)) from error
+
+
+def _check(parser: argparse.ArgumentParser, pipeline: SuperResolutionPipeline, options: argparse.Namespace) -> None:
     """Exit with status 2 if an argument does not suit the pipeline, which is so for every image."""
     steps = (pipeline.describe, pipeline.prepare_control, pipeline.decode)
     taken = {name for step in steps for name in inspect.signature(step).parameters}
-    if refused := [METHOD_OPTIONS[name] for name in method_inputs if name not in taken]:
+    given = [option for option in METHOD_OPTIONS if getattr(options, option) is not None]
+    if refused := [f"--{option.replace('_', '-')}" for option in given if METHOD_OPTIONS[option] not in taken]:
         parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
     try:
         pipeline.check_inputs(**_call_arguments(options))
@@ -223,12 +329,16 @@ def _load(options: argparse.Namespace, device: str) -> SuperResolutionPipeline |
     _quiet_libraries()
     from .hub import load_pipeline
 
-    dtype = options.dtype or ("float16" if torch.device(device).type == "cuda" else "float32")
+    dtype = getattr(torch, options.dtype or _default_dtype(device))
     try:
-        return load_pipeline(options.model, method=options.method, device=device, dtype=getattr(torch, dtype))
+        return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
         return None
+
+
+def _default_dtype(device: str) -> str:
+    return "float16" if device.startswith("cuda") else "float32"
 
 
 def _quiet_libraries() -> None:
@@ -300,8 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--skip-existing", action="store_true", help="leave results that exist, to resume a folder")
     command.add_argument("--seed", type=int, default=0, help="of the noise, for each image anew (%(default)s)")
-    command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first of them that is there)")
-    command.add_argument("--dtype", choices=DTYPES, help="of the weights (float16 on cuda, otherwise float32)")
+    _add_device(command)
 
     group = command.add_argument_group("options of CoSeR")
     references = group.add_mutually_exclusive_group()
@@ -317,13 +426,42 @@ def _parser() -> argparse.ArgumentParser:
         "--cfw-weight", type=_fraction, help="from 0, realism, to 1, fidelity to the image (the model's default)"
     )
 
+    group = command.add_argument_group("options of XPSR")
+    group.add_argument(
+        "--low-level-prompt", metavar="TEXT", help="how good the image is, instead of what a captioner or file says"
+    )
+    captioners = group.add_mutually_exclusive_group()
+    captioners.add_argument(
+        "--prompts", type=Path, metavar="DIR", help="folder with prompts of every image, as `caption` writes it"
+    )
+    captioners.add_argument("--captioner", metavar="MODEL", help=f"what describes the images: {CAPTIONER_HELP}")
+
+    command = commands.add_parser(
+        "caption",
+        help="describe photographs, for XPSR",
+        description=CAPTION_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=caption)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of prompts to write")
+    command.add_argument("--captioner", default=CAPTIONER, metavar="MODEL", help=f"{CAPTIONER_HELP} (%(default)s)")
+    command.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="one file, found by the images' pixels, or text files found by their names (%(default)s)",
+    )
+    command.add_argument("--names", action="store_true", help="with `measured`: the name of a file says what it shows")
+    command.add_argument("--batch-size", type=_positive_int, default=4, help="images at once (%(default)s)")
+    _add_device(command)
+
     methods = commands.add_parser("convert", help="make a folder to load of official checkpoints").add_subparsers(
         required=True, metavar="METHOD"
     )
     method = methods.add_parser("seesr", help="SeeSR, with RAM and DAPE")
-    method.set_defaults(run=convert, converter=".seesr.convert")
-    method.add_argument("--unet", required=True, type=Path, metavar="DIR", help="official unet folder")
-    method.add_argument("--controlnet", required=True, type=Path, metavar="DIR", help="official controlnet folder")
+    method.set_defaults(run=convert, converter=(".seesr.convert", "convert"))
+    _add_networks(method)
     method.add_argument("--ram", type=Path, metavar="FILE", help="ram_swin_large_14m.pth")
     method.add_argument("--dape", type=Path, metavar="FILE", help="DAPE.pth")
     method.add_argument(
@@ -332,7 +470,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_base_and_output(method, "2")
 
     method = methods.add_parser("coser", help="CoSeR, with its Q-Former, CLIP and StableSR's CFW")
-    method.set_defaults(run=convert, converter=".coser.convert")
+    method.set_defaults(run=convert, converter=(".coser.convert", "convert"))
     method.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="official CoSeR file")
     method.add_argument("--qformer", required=True, type=Path, metavar="FILE", help="official Q-Former file")
     method.add_argument("--cfw", type=Path, metavar="FILE", help="vqgan_cfw_00011.ckpt")
@@ -342,12 +480,31 @@ def _parser() -> argparse.ArgumentParser:
     _add_base_and_output(method, "2.1")
 
     method = methods.add_parser("scedit", help="SCEdit's controllers, which become an adapter for CasSR's activation")
-    method.set_defaults(run=convert, converter=".cassr.convert_scedit")
+    method.set_defaults(run=convert, converter=(".cassr.convert_scedit", "convert"))
     method.add_argument(
         "--checkpoint", required=True, type=Path, metavar="FILE_OR_DIR", help="pytorch_model.bin, or its folder"
     )
     _add_output(method)
+
+    for name, function, description in (
+        ("xpsr", "convert", "XPSR"),
+        ("pasd", "convert_pasd", "PASD, which becomes an XPSR without low-level prompts"),
+    ):
+        method = methods.add_parser(name, help=description)
+        method.set_defaults(run=convert, converter=(".xpsr.convert", function))
+        _add_networks(method)
+        _add_base_and_output(method, "1.5")
     return parser
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first of them that is there)")
+    command.add_argument("--dtype", choices=DTYPES, help="of the weights (float16 on cuda, otherwise float32)")
+
+
+def _add_networks(method: argparse.ArgumentParser) -> None:
+    method.add_argument("--unet", required=True, type=Path, metavar="DIR", help="official unet folder")
+    method.add_argument("--controlnet", required=True, type=Path, metavar="DIR", help="official controlnet folder")
 
 
 def _add_base_and_output(method: argparse.ArgumentParser, version: str) -> None:

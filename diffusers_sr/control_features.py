@@ -41,23 +41,35 @@ def control_features(
     return [*down, middle]
 
 
+def decoder_features(unet: Host, controlnet: Host) -> dict[str, int]:
+    """The control feature that each residual block of the decoder reads, by its name, "up_blocks.0.resnets.0".
+
+    It is the one that its skip connection comes with: the n-th of the decoder reads the n-th from the end of those of
+    the down blocks.
+    """
+    resnets = [
+        f"up_blocks.{block}.resnets.{layer}"
+        for block, up_block in enumerate(unet.up_blocks)
+        for layer in range(len(up_block.resnets))
+    ]
+    last = len(controlnet.controlnet_down_blocks) - 1
+    return {resnet: last - number for number, resnet in enumerate(resnets)}
+
+
 def control_sites(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
     """The first transformer block of every text transformer of the middle and the decoder, by its name in the UNet.
 
-    A decoder's residual block reads the control feature that its skip connection comes with: the n-th of the decoder
-    the n-th from the end.
+    In the decoder it reads the control feature of the residual block before it; see `decoder_features`.
 
     Returns:
         `channels`, `num_attention_heads` and `norm_num_groups` of each, and which feature it reads: its
         `control_index` among those of the down blocks, -1 being the middle one, and its `control_channels`.
     """
     transformers = {"mid_block.attentions.0": MIDDLE} if getattr(unet.mid_block, "attentions", None) else {}
-    index = len(controlnet.controlnet_down_blocks)
-    for number, up_block in enumerate(unet.up_blocks):
-        for layer in range(len(up_block.resnets)):
-            index -= 1
-            if hasattr(up_block, "attentions"):
-                transformers[f"up_blocks.{number}.attentions.{layer}"] = index
+    for resnet, index in decoder_features(unet, controlnet).items():
+        block, _, layer = resnet.partition(".resnets.")
+        if hasattr(unet.get_submodule(block), "attentions"):
+            transformers[f"{block}.attentions.{layer}"] = index
     sites = {}
     for name, index in transformers.items():
         transformer = unet.get_submodule(name)

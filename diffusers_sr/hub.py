@@ -12,11 +12,13 @@ from .cassr.pipeline import CasSRPipeline
 from .coser.pipeline import CoSeRPipeline
 from .pipeline import SuperResolutionPipeline
 from .seesr.pipeline import SeeSRPipeline
+from .xpsr.pipeline import XPSRPipeline
 
 METHODS: dict[str, type[SuperResolutionPipeline]] = {
     "seesr": SeeSRPipeline,
     "coser": CoSeRPipeline,
     "cassr": CasSRPipeline,
+    "xpsr": XPSRPipeline,
 }
 PIPELINES = {pipeline.__name__: pipeline for pipeline in METHODS.values()}
 

@@ -38,7 +38,8 @@ class SuperResolutionPipeline(
 
     The base of the methods' pipelines. A method says what it reads from the image (`describe`), how that enters the
     text (`encode_prompt`) and the adapter, and what its defaults are (`_call_defaults`). What it takes in a call
-    beside the common arguments are parameters of the steps that need them: of `describe`, `prepare_control`, `decode`.
+    beside the common arguments are parameters of the steps that need them: of `describe`, `prepare_latents`,
+    `prepare_control`, `decode`.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a Stable Diffusion model, or of any fine-tune of its shape.
@@ -86,6 +87,7 @@ class SuperResolutionPipeline(
         self.register_to_config(call_defaults={**self._call_defaults, **call_defaults})
         self.image_processor = VaeImageProcessor(do_normalize=False)
         self._guidance_scale = 1.0
+        self._cross_attention_kwargs: dict[str, Any] | None = None
         self._num_timesteps = 0
         self._interrupt = False
 
@@ -101,6 +103,10 @@ class SuperResolutionPipeline(
     @property
     def do_classifier_free_guidance(self) -> bool:
         return self._guidance_scale > 1
+
+    @property
+    def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        return self._cross_attention_kwargs
 
     @property
     def num_timesteps(self) -> int:
@@ -174,7 +180,7 @@ class SuperResolutionPipeline(
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every step; tensors it
                 returns replace those of the call.
             callback_on_step_end_tensor_inputs: which tensors it gets, of `_callback_tensor_inputs`.
-            method_inputs: of the method; see its `describe`, `prepare_control` and `decode`.
+            method_inputs: of the method; see its `describe`, `prepare_latents`, `prepare_control` and `decode`.
 
         Returns:
             The images, as an `ImagePipelineOutput` or the only element of a tuple.
@@ -198,8 +204,8 @@ class SuperResolutionPipeline(
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check what can be checked without the image
-        describe_inputs, control_inputs, decode_inputs = split_inputs(
-            method_inputs, self.describe, self.prepare_control, self.decode
+        describe_inputs, latents_inputs, control_inputs, decode_inputs = split_inputs(
+            method_inputs, self.describe, self.prepare_latents, self.prepare_control, self.decode
         )
         self.check_inputs(
             prompt=prompt,
@@ -221,6 +227,7 @@ class SuperResolutionPipeline(
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         self._guidance_scale = guidance_scale
+        self._cross_attention_kwargs = cross_attention_kwargs
         device = self._execution_device
 
         # 2. Read the image and enlarge it to the size the models work at
@@ -254,7 +261,7 @@ class SuperResolutionPipeline(
         image_latents = None
         if start_point == "lr":
             image_latents = self.encode_image(control_image, tile_size, tile_overlap, num_images_per_prompt, generator)
-        latents = self.prepare_latents(noise, image_latents)
+        latents = self.prepare_latents(noise, image_latents, **latents_inputs)
 
         # 5. Denoise
         sampling: dict[str, Any] = {
@@ -350,31 +357,15 @@ class SuperResolutionPipeline(
         Raises:
             ValueError: if there is no text encoder and embeddings are missing, or the two differ in shape.
         """
-        if not do_classifier_free_guidance:
-            negative_prompt_embeds = None
-        texts = [] if prompt_embeds is not None else as_texts(prompt or "")
-        negative_texts = []
-        if do_classifier_free_guidance and negative_prompt_embeds is None:
-            negative_texts = as_texts(self._or_default("negative_prompt", negative_prompt))
-        if texts or negative_texts:
-            if self.text_encoder is None or self.tokenizer is None:
-                raise ValueError(
-                    "The pipeline has no text encoder or no tokenizer: give `prompt_embeds`, and with a "
-                    "`guidance_scale` above 1 `negative_prompt_embeds` too."
-                )
-            all_texts = self.maybe_convert_prompt([*texts, *negative_texts], self.tokenizer)
-            embeds = encode_texts(all_texts, self.tokenizer, self.text_encoder, self._execution_device, lora_scale)
-            if texts:
-                prompt_embeds = embeds[: len(texts)]
-            if negative_texts:
-                negative_prompt_embeds = embeds[len(texts) :]
-        assert prompt_embeds is not None
-        if negative_prompt_embeds is not None and negative_prompt_embeds.shape[1:] != prompt_embeds.shape[1:]:
-            raise ValueError(
-                f"The embeddings of the prompt, {list(prompt_embeds.shape)}, and of the negative prompt, "
-                f"{list(negative_prompt_embeds.shape)}, differ in tokens or channels: encode both in the same way."
-            )
-        return prompt_embeds, negative_prompt_embeds
+        return self._encode_pair(
+            "prompt",
+            prompt,
+            negative_prompt,
+            do_classifier_free_guidance,
+            prompt_embeds,
+            negative_prompt_embeds,
+            lora_scale,
+        )
 
     def prepare_noise(
         self,
@@ -670,6 +661,43 @@ class SuperResolutionPipeline(
         latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         images = tiled_map(decode_tile, latents, windows, output_scale=self.vae_scale_factor)
         return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def _encode_pair(
+        self,
+        name: str,
+        text: str | list[str] | None,
+        negative_text: str | list[str] | None,
+        has_negative: bool,
+        embeds: torch.Tensor | None,
+        negative_embeds: torch.Tensor | None,
+        lora_scale: float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`encode_prompt` of any two arguments `{name}` and `negative_{name}`, of which the second has a default."""
+        if not has_negative:
+            negative_embeds = None
+        texts = [] if embeds is not None else as_texts(text or "")
+        negative_texts = []
+        if has_negative and negative_embeds is None:
+            negative_texts = as_texts(self._or_default(f"negative_{name}", negative_text))
+        if texts or negative_texts:
+            if self.text_encoder is None or self.tokenizer is None:
+                raise ValueError(
+                    f"The pipeline has no text encoder or no tokenizer: give `{name}_embeds`, and with a "
+                    f"`guidance_scale` above 1 `negative_{name}_embeds` too."
+                )
+            all_texts = self.maybe_convert_prompt([*texts, *negative_texts], self.tokenizer)
+            encoded = encode_texts(all_texts, self.tokenizer, self.text_encoder, self._execution_device, lora_scale)
+            if texts:
+                embeds = encoded[: len(texts)]
+            if negative_texts:
+                negative_embeds = encoded[len(texts) :]
+        assert embeds is not None
+        if negative_embeds is not None and negative_embeds.shape[1:] != embeds.shape[1:]:
+            raise ValueError(
+                f"The embeddings of `{name}`, {list(embeds.shape)}, and of `negative_{name}`, "
+                f"{list(negative_embeds.shape)}, differ in tokens or channels: encode both in the same way."
+            )
+        return embeds, negative_embeds
 
     def _or_default(self, name: str, value: Any) -> Any:
         return self.config.call_defaults[name] if value is None else value

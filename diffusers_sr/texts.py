@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,52 @@ def is_texts(value: Any) -> bool:
 def as_texts(value: str | list[str]) -> list[str]:
     """The list of a single text; a list as it is."""
     return [value] if isinstance(value, str) else value
+
+
+def pair_texts(prompts: list[str], described: list[str]) -> list[tuple[str, str]]:
+    """What a user says of each image and what it is described by; a list of one serves all of the other.
+
+    Raises:
+        ValueError: if both have several entries and differ in length.
+    """
+    count = max(len(prompts), len(described))
+    if not {len(prompts), len(described)} <= {1, count}:
+        raise ValueError(
+            f"There are {len(prompts)} prompts for {len(described)} images: give one for all, or for each."
+        )
+    prompts, described = (texts * count if len(texts) == 1 else texts for texts in (prompts, described))
+    return list(zip(prompts, described, strict=True))
+
+
+def shorten_before(text: str, ending: str, count_tokens: Callable[[str], int], limit: int) -> str:
+    """`text`, a space and `ending`, of which the text encoder reads the ending whole.
+
+    What does not fit before the ending is left out from the end of `text` on, at the end of a word if there is one,
+    with a warning that says what. An ending that does not fit by itself stays as it is.
+
+    Args:
+        count_tokens: of a text, with the tokens that mark its start and end.
+        limit: how many of them the text encoder reads.
+    """
+    if count_tokens(f"{text} {ending}") <= limit:
+        return f"{text} {ending}".strip()
+    # `start` characters fit, if the ending does, and `end` do not.
+    start, end = 0, len(text)
+    while end - start > 1:
+        middle = (start + end) // 2
+        if count_tokens(f"{text[:middle]} {ending}") <= limit:
+            start = middle
+        else:
+            end = middle
+    kept = text[:start]
+    if not text[start : start + 1].isspace():
+        kept = kept.rpartition(" ")[0] or kept
+    kept = kept.rstrip()
+    logger.warning(
+        f"The text encoder reads {limit} tokens: of {text!r} it does not read {text[len(kept) :].strip()!r}, so that "
+        f"it reads {ending!r}."
+    )
+    return f"{kept} {ending}".strip()
 
 
 def token_ids(texts: list[str], tokenizer: CLIPTokenizer) -> torch.Tensor:

@@ -24,8 +24,9 @@ from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger
+from diffusers_sr.xpsr.adapter import XPSRAdapter
 
-METHODS = ("seesr", "coser", "cassr")
+METHODS = ("seesr", "coser", "cassr", "xpsr")
 
 TEXT_DIM = 32
 REPRESENTATION_DIM = 16
@@ -40,7 +41,8 @@ def components(method: str) -> dict[str, Any]:
         unet = tiny_unet()
         tokenizer = tiny_tokenizer()
         parts = {"vae": tiny_vae(), "text_encoder": tiny_text_encoder(tokenizer), "unet": unet}
-        parts |= {"seesr": _seesr_parts, "coser": _coser_parts, "cassr": _cassr_parts}[method](unet, parts["vae"])
+        method_parts = {"seesr": _seesr_parts, "coser": _coser_parts, "cassr": _cassr_parts, "xpsr": _xpsr_parts}
+        parts |= method_parts[method](unet, parts["vae"])
     return {**{name: part.eval() for name, part in parts.items()}, "tokenizer": tokenizer, "scheduler": scheduler()}
 
 
@@ -50,7 +52,7 @@ def inputs(method: str) -> dict[str, Any]:
     return {
         "image": tiny_image(),
         "prompt": "a sharp photo",
-        **({"tags": "cat, tree"} if method == "seesr" else {}),
+        **({"seesr": _seesr_inputs, "xpsr": _xpsr_inputs}.get(method, dict)()),
         "negative_prompt": "blur",
         "upscale": 4.0,
         "process_size": 16,
@@ -88,6 +90,25 @@ def _cassr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, An
         "controlnet": controlnet,
         "adapter": randomise(CasSRAdapter.from_hosts(unet, controlnet)),
         "activation": activation,
+    }
+
+
+def _xpsr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
+    controlnet = tiny_controlnet()
+    return {"controlnet": controlnet, "adapter": randomise(XPSRAdapter.from_hosts(unet, controlnet))}
+
+
+def _seesr_inputs() -> dict[str, Any]:
+    return {"tags": "cat, tree"}
+
+
+def _xpsr_inputs() -> dict[str, Any]:
+    """A prompt of each kind; the low-level ones as embeddings, so that a call can do without a text encoder."""
+    embeds = torch.randn(2, 1, 7, TEXT_DIM, generator=torch.Generator().manual_seed(0))
+    return {
+        "high_level_prompt": "a tree.",
+        "low_level_prompt_embeds": embeds[0],
+        "negative_low_level_prompt_embeds": embeds[1],
     }
 
 

@@ -13,12 +13,17 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageCms
+from transformers import Idefics3ForConditionalGeneration
 
 import diffusers_sr.cli
-from diffusers_sr import CoSeRPipeline, SeeSRPipeline, hub
-from diffusers_sr.cli import METHODS, main
+from diffusers_sr import CoSeRPipeline, SeeSRPipeline, XPSRPipeline, hub
+from diffusers_sr.cli import CAPTIONER, LAYOUTS, METHODS, main
 from diffusers_sr.files import ImageFileError, Photo, check_output, plan_outputs, read_photo, write_photo
-from tests.components import components, tiny_image
+from diffusers_sr.xpsr import caption_folder, captioner
+from diffusers_sr.xpsr.adapter import XPSRAdapter
+from diffusers_sr.xpsr.prompts import ImagePrompts, read_prompts, write_official
+from tests.components import components, randomise, tiny_image
+from tests.xpsr.test_captioner import build as build_captioner
 
 ORIENTATION, MAKE, COPYRIGHT, EXIF, GPS = 274, 271, 33432, 0x8769, 0x8825
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -46,6 +51,24 @@ def coser(tmp_path_factory) -> str:
     """The same of CoSeR."""
     folder = tmp_path_factory.mktemp("coser")
     CoSeRPipeline(**components("coser"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def xpsr(tmp_path_factory) -> str:
+    """The same of XPSR."""
+    folder = tmp_path_factory.mktemp("xpsr")
+    XPSRPipeline(**components("xpsr"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory) -> str:
+    """Folder of a tiny captioner."""
+    folder = tmp_path_factory.mktemp("language_model")
+    described = build_captioner("idefics3")
+    described.model.save_pretrained(folder)
+    described.processor.save_pretrained(folder)
     return str(folder)
 
 
@@ -140,10 +163,173 @@ def test_every_option_of_coser_reaches_the_pipeline(run, coser):
     assert np.array_equal(results[0], result("--num-references", "1", "--cfw-weight", "0.5", "--method", "coser"))
 
 
+def test_every_option_of_xpsr_reaches_the_pipeline(run, xpsr, language_model):
+    tiny_image(16, 12).save("photo.png")
+    write_official("written", "photo", ImagePrompts("a cat", "dim"))
+    write_official("other", "photo", ImagePrompts("a dog", "dim"))
+
+    def result(*arguments: str) -> np.ndarray:
+        assert run("photo.png", "-o", "big.png", "--model", xpsr, "--steps", "2", *arguments) == 0
+        return pixels("big.png")
+
+    results = [
+        result(),
+        result("--low-level-prompt", "dim"),
+        result("--captioner", "measured"),
+        result("--captioner", language_model),
+        result("--prompts", "written"),
+        result("--prompts", "other"),
+        result("--prompts", "other", "--low-level-prompt", "bright"),
+    ]
+    for first, second in itertools.combinations(range(len(results)), 2):
+        assert not np.array_equal(results[first], results[second]), (first, second)
+    assert np.array_equal(results[0], result("--low-level-prompt", "", "--method", "xpsr"))
+
+
+def test_prompts_of_each_image(run, xpsr, capsys):
+    """Every image has its own; one without is reported."""
+    for number, name in enumerate(("a", "b", "c")):
+        tiny_image(seed=number).save(f"{name}.png")
+    for name in ("a", "c"):
+        write_official("prompts", name, ImagePrompts(f"the letter {name}", "dim"))
+    images = ("a.png", "b.png", "c.png")
+    assert run(*images, "-o", "out", "--model", xpsr, "--prompts", "prompts") == 1
+    assert files("out") == ["a.png", "c.png"]
+    assert "b.png: There is no prompts/highlevel_prompt/b.txt" in capsys.readouterr().err
+    assert run("c.png", "-o", "alone.png", "--model", xpsr, "--prompts", "prompts") == 0
+    assert np.array_equal(pixels("out/c.png"), pixels("alone.png"))
+
+
+def test_prompts_for_pasd_are_its_high_level_ones(run, tmp_path):
+    parts = components("xpsr")
+    parts["adapter"] = randomise(XPSRAdapter.from_hosts(parts["unet"], parts["controlnet"], fusion=False))
+    pasd = str(tmp_path / "pasd")
+    XPSRPipeline(**parts, call_defaults=CALL_DEFAULTS).save_pretrained(pasd)
+    tiny_image().save("photo.png")
+    results = []
+    for prompts in (ImagePrompts("a cat", "dim"), ImagePrompts("a cat", "bright"), ImagePrompts("a dog", "dim")):
+        write_official("prompts", "photo", prompts)
+        assert run("photo.png", "-o", "big.png", "--model", pasd, "--prompts", "prompts") == 0
+        results.append(pixels("big.png"))
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+
+
+def test_captioner_that_cannot_be_had(run, xpsr, capsys):
+    for name in ("a.png", "b.png"):
+        tiny_image().save(name)
+    assert run("a.png", "b.png", "-o", "out", "--model", xpsr, "--captioner", "no/model") == 1
+    error = capsys.readouterr().err
+    assert error.count("diffusers-sr: No captioner could be loaded from 'no/model'") == 1
+    assert main(["caption", ".", "-o", "prompts", "--captioner", "no/model", "--device", "cpu"]) == 1
+    assert "No captioner could be loaded from 'no/model'" in capsys.readouterr().err
+    assert files() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_is_described_once(run, xpsr, language_model, capsys, monkeypatch, layout):
+    Path("in").mkdir()
+    for name in ("a.png", "b.jpg"):
+        tiny_image(seed=ord(name[0])).save(f"in/{name}")
+    command = ["caption", "in", "-o", "prompts", "--device", "cpu", "--layout", layout, "--batch-size", "1"]
+    assert main([*command, "--captioner", language_model]) == 0
+    assert "Images described: 2, described before: 0" in capsys.readouterr().out
+    prompts = read_prompts("prompts", [Path("in/a.png"), Path("in/b.jpg")])
+    assert len(set(prompts)) == 2
+    tiny_image(seed=3).save("in/c.png")
+    Path("in/broken.png").write_text("no image")
+    assert main([*command, "--captioner", language_model]) == 1
+    captured = capsys.readouterr()
+    assert "Images described: 1, described before: 2" in captured.out
+    assert "in/broken.png: is not an image that can be read" in captured.err
+    Path("in/broken.png").unlink()
+    # With nothing to describe no model is loaded.
+    monkeypatch.setattr(captioner.Captioner, "from_pretrained", None)
+    assert main([*command, "--captioner", language_model]) == 0
+    assert "Images described: 0, described before: 3" in capsys.readouterr().out
+    assert run("in", "-o", "out", "--model", xpsr, "--prompts", "prompts") == 0
+    assert files("out") == ["a.png", "b.jpg", "c.png"]
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_the_batch_size_of_caption_is_the_models(run, language_model, monkeypatch, size):
+    asked = []
+
+    def generate(self, input_ids, **inputs):
+        asked.append(len(input_ids))
+        raise torch.OutOfMemoryError("CUDA")
+
+    monkeypatch.setattr(Idefics3ForConditionalGeneration, "generate", generate)
+    for seed in range(5):
+        tiny_image(seed=seed).save(f"{seed}.png")
+    command = ["caption", ".", "-o", "prompts", "--device", "cpu", "--captioner", language_model]
+    assert main([*command, "--batch-size", str(size)]) == 1
+    assert asked == [size]
+    assert not Path("prompts").exists()
+
+
+def test_too_little_memory_for_a_captioner(run, language_model, monkeypatch, capsys):
+    def generate(self, **inputs):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(Idefics3ForConditionalGeneration, "generate", generate)
+    tiny_image().save("photo.png")
+    assert main(["caption", ".", "-o", "prompts", "--device", "cpu", "--captioner", language_model]) == 1
+    assert "diffusers-sr: there is not enough memory: try a smaller --batch-size" in capsys.readouterr().err
+
+
+def test_a_folder_is_measured(run, capsys):
+    Path("in").mkdir()
+    tiny_image().save("in/red_fox.png")
+    for names in ([], ["--names"]):
+        assert main(["caption", "in", "-o", "prompts", "--captioner", "measured", "--device", "cpu", *names]) == 0
+        assert "Images described: 1" in capsys.readouterr().out
+        (prompts,) = read_prompts("prompts", [Path("in/red_fox.png")])
+        assert prompts.high_level == ("red fox" if names else "")
+        assert "resolution" in prompts.low_level
+
+
+def test_what_the_help_says_of_captions_is_so():
+    assert (CAPTIONER, LAYOUTS) == (captioner.PRACTICAL_MODEL, caption_folder.LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("in", "-o", "out", "--names"), 2, "--names: not allowed with another --captioner than measured"),
+        (("in",), 2, "-o/--output"),
+        (("in", "-o", "out", "--layout", "xml"), 2, "--layout"),
+        (("in", "-o", "out", "--device", "abacus"), 2, "--device: abacus is not there"),
+        (("in", "-o", "out"), 1, "There is no image in in"),
+        (("nowhere", "-o", "out", "--captioner", "measured"), 1, "nowhere"),
+    ],
+)
+def test_a_folder_that_cannot_be_described(run, capsys, arguments, status, message):
+    Path("in").mkdir()
+    try:
+        assert main(["caption", *arguments]) == status
+    except SystemExit as exit:
+        assert exit.code == status
+    assert message in capsys.readouterr().err
+    assert files() == []
+
+
+@pytest.mark.parametrize("method", ["xpsr", "pasd"])
+def test_converters_of_xpsr_and_pasd(run, capsys, method):
+    folders = ("--unet", "no_unet", "--controlnet", "no_controlnet", "--output", "out", "--base", "base")
+    assert main(["convert", method, *folders]) == 1
+    assert "no_unet" in capsys.readouterr().err
+    assert files() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--reference", "photo.png"), "is a SeeSRPipeline, which has no --reference"),
+        (("--low-level-prompt", "dim"), "is a SeeSRPipeline, which has no --low-level-prompt"),
+        (("--prompts", "nowhere"), "is a SeeSRPipeline, which has no --prompts"),
+        (("--captioner", "no/model"), "is a SeeSRPipeline, which has no --captioner"),
+        (("--captioner", "measured", "--prompts", "nowhere"), "not allowed with argument"),
         (("--num-references", "2", "--cfw-weight", "1"), "which has no --num-references, --cfw-weight"),
         (("--reference", "nowhere.png"), "argument --reference: nowhere.png: there is no such file"),
         (("--reference", "text.png"), "argument --reference: text.png: is not an image that can be read"),
@@ -204,9 +390,9 @@ def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys
 def test_a_method_without_a_small_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(diffusers_sr.cli, "__file__", str(tmp_path / "cli.py"))
     with pytest.raises(SystemExit) as exit:
-        main(["upscale", "photo.png", "-o", "out.png", "--method", "cassr"])
+        main(["upscale", "photo.png", "-o", "out.png", "--method", "xpsr"])
     assert exit.value.code == 2
-    assert "no small model of cassr; give one with --model" in capsys.readouterr().err
+    assert "no small model of xpsr; give one with --model" in capsys.readouterr().err
 
 
 def test_upscale_factor(run, model):

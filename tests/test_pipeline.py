@@ -25,12 +25,13 @@ from PIL import Image
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.components import components, inputs, tiny_image, tiny_unet
 
 # The schedulers of diffusers give tensors to numpy functions.
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
 
-PIPELINES = {"seesr": SeeSRPipeline, "coser": CoSeRPipeline, "cassr": CasSRPipeline}
+PIPELINES = {"seesr": SeeSRPipeline, "coser": CoSeRPipeline, "cassr": CasSRPipeline, "xpsr": XPSRPipeline}
 
 
 @pytest.fixture(params=PIPELINES)
@@ -326,7 +327,8 @@ def test_the_start_from_the_image(pipeline, method):
     noise, image_latents = torch.randn(2, 1, 4, 8, 8)
     pipeline.scheduler.set_timesteps(2)
     assert torch.equal(pipeline.prepare_latents(noise), noise)
-    signal = pipeline.scheduler.alphas_cumprod[999]
+    signals = pipeline.scheduler.alphas_cumprod
+    signal = signals[501] * signals[800] if method == "xpsr" else signals[999]
     expected = signal**0.5 * image_latents + (1 - signal) ** 0.5 * noise
     torch.testing.assert_close(pipeline.prepare_latents(noise, image_latents), expected)
 
@@ -578,7 +580,8 @@ def test_defaults_of_the_pipeline(method):
     assert pipeline.num_timesteps == 3
     assert pipeline.guidance_scale == 2.0
     assert image.shape == (1, 64, 64, 3)
-    assert pipeline.config.call_defaults["tile_size"] == {"seesr": 768, "coser": 512, "cassr": 512}[method]
+    tile_sizes = {"seesr": 768, "coser": 512, "cassr": 512, "xpsr": 2560}
+    assert pipeline.config.call_defaults["tile_size"] == tile_sizes[method]
     with pytest.raises(ValueError, match=r"\['steps'\], but can have .*'num_inference_steps'"):
         build(method, call_defaults={"steps": 3})
 

@@ -29,6 +29,10 @@ from diffusers_sr import (
     Tagger,
 )
 from diffusers_sr.training import parse_arguments
+from diffusers_sr.xpsr.adapter import XPSRAdapter
+from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
+from diffusers_sr.xpsr.prompts import ImagePrompts, write_official
 
 TRAINING = Path(__file__).parents[1] / "training"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -117,6 +121,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
         "train_cassr_one_step", runs / "cassr_one_step", "--base", base, "--cassr", runs / "cassr",
         "--scedit", runs / "scedit_one_step",
     )  # fmt: skip
+    for number in range(3):
+        write_official(runs / "prompts", f"photo_{number}", ImagePrompts(f"photo {number}", ""))
+    run(
+        "train_xpsr", runs / "xpsr", "--base", base, "--prompts_dir", runs / "prompts", "--learning_rate", 1e-2,
+        "--clean_ratio", 0.5, "--leave_out_sites", "up_blocks.1.resnets.0",
+    )  # fmt: skip
+    run("train_xpsr_one_step", runs / "xpsr_one_step", "--base", base, "--xpsr", runs / "xpsr", *tags)
     return runs
 
 
@@ -236,6 +247,23 @@ def test_cassr_starts_from_half_the_residuals_of_a_trained_controlnet(runs: Path
         assert torch.equal(start[name], tensor / 2 if halved else tensor), name
 
 
+def test_xpsr_trains_controlnet_adapter_and_constraint(runs: Path) -> None:
+    base = StableDiffusionPipeline.from_pretrained(runs / "base")
+    controlnet = ControlNetModel.from_pretrained(runs / "xpsr/controlnet")
+    adapter = XPSRAdapter.from_pretrained(runs / "xpsr/adapter")
+    constraint = DegradationFreeConstraint.from_pretrained(runs / "xpsr/constraint")
+    assert all(block.weight.any() for block in controlnet.controlnet_down_blocks)
+    assert not torch.equal(controlnet.conv_in.weight, base.unet.conv_in.weight)
+    new = DegradationFreeConstraint.from_controlnet(controlnet).state_dict()
+    assert new.keys() == constraint.state_dict().keys()
+    assert "up_blocks.1.resnets.0" not in adapter.config.unet_sites
+    assert "up_blocks.1.resnets.1" in adapter.config.unet_sites
+    added = [*adapter.unet.values(), *(parts["fusion"] for parts in adapter.controlnet.values())]
+    assert all(transformer.proj_out.weight.any() for transformer in added)
+    for model in ("controlnet", "adapter"):
+        assert changed(*(runs / stage / model / WEIGHTS for stage in ("xpsr", "xpsr_one_step")))
+
+
 def seesr_parts(folder: Path) -> dict[str, Any]:
     return {
         "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
@@ -261,6 +289,13 @@ def cassr_parts(folder: Path) -> dict[str, Any]:
     }
 
 
+def xpsr_parts(folder: Path) -> dict[str, Any]:
+    return {
+        "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
+        "adapter": XPSRAdapter.from_pretrained(folder / "adapter"),
+    }
+
+
 @pytest.mark.parametrize(
     ("stage", "pipeline_class", "parts"),
     [
@@ -270,6 +305,8 @@ def cassr_parts(folder: Path) -> dict[str, Any]:
         ("coser_one_step", CoSeRPipeline, coser_parts),
         ("cassr", CasSRPipeline, cassr_parts),
         ("cassr_one_step", CasSRPipeline, cassr_parts),
+        ("xpsr", XPSRPipeline, xpsr_parts),
+        ("xpsr_one_step", XPSRPipeline, xpsr_parts),
     ],
 )
 def test_the_result_is_a_pipeline(

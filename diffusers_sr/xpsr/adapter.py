@@ -1,0 +1,328 @@
+"""XPSR's attention: semantic fusion in the ControlNet, conditional (pixel) attention in the UNet's decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, Transformer2DModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
+from typing_extensions import Self
+
+from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
+from ..control_features import decoder_features, feature_of_site, feature_tokens
+from ..feed_forward import ChunkedFeedForward
+from ..processors import PreparedAttnProcessor, SelfAttnProcessor, keep_processor, keys_and_values, repeat_to_batch
+
+TRANSFORMER_OPTIONS = (
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "num_layers",
+    "norm_num_groups",
+    "use_linear_projection",
+)
+LOW_LEVEL, FUSION = "low_level", "fusion"
+
+LowLevel = Mapping[str, torch.Tensor]
+
+
+class SemanticFusionHook(AdapterHook):
+    """Puts the low-level branch and the fusion beside and after a text transformer of the ControlNet."""
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.adapter.is_conditioned:
+            self.adapter("describe_low_level", self.site, args[0] if args else kwargs["hidden_states"])
+        return args, kwargs
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        if not self.adapter.is_conditioned:
+            return output
+        return _with_hidden_states(output, self.adapter("fuse_semantics", self.site, _hidden_states(output)))
+
+
+class PixelAttentionHook(AdapterHook):
+    """Runs the pixel attention of a layer of the decoder on what its text transformer or residual block returns."""
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        if not self.adapter.is_conditioned:
+            return output
+        return _with_hidden_states(output, self.adapter("attend_to_control", self.site, _hidden_states(output)))
+
+
+class XPSRAdapter(AttentionAdapter):
+    """Semantic fusion of two texts in a ControlNet, and attention to its residuals in the UNet's decoder.
+
+    What the paper draws as attentions are complete `Transformer2DModel` in the official code, whose weights this
+    holds: group norm, self-attention, cross-attention, feed-forward, and a residual around all of it.
+
+    Semantic fusion (paper, section 3.2): beside every text transformer of the ControlNet, which reads the high-level
+    prompt, a second one reads the low-level prompt, and a third the second one's result. With the hidden states `x`::
+
+        h  = transformer(x, high-level prompt)  # the ControlNet's own
+        l  = low_level(x, low-level prompt)
+        x' = fusion(h, l)                       # h is its query and its residual; l, not normalised, keys and values
+
+    Conditional attention: every layer of the UNet's decoder ends with a pixel attention, whose keys and values are of
+    the ControlNet's residual that its skip connection comes with, again not normalised. (The residuals are added to
+    the skip connections as well, in the stock way.)
+
+    Without semantic fusion it is the adapter of PASD (https://arxiv.org/abs/2308.14469), which has the same pixel
+    attention.
+
+    Args:
+        unet_sites: the name of the last module of every layer of the decoder, "up_blocks.0.resnets.0" or
+            "up_blocks.1.attentions.0", with the options of its pixel attention (`num_attention_heads`,
+            `attention_head_dim`, `in_channels`, `num_layers`, `norm_num_groups` and `use_linear_projection`), and
+            which of the ControlNet's down residuals it reads: `control_index` and `control_channels`.
+        controlnet_sites: the name of every text transformer of the ControlNet, "down_blocks.0.attentions.0", with the
+            same options of the two transformers that join it. Without any there is no semantic fusion.
+        cross_attention_dim: channels of the low-level text.
+
+    `from_hosts` reads all of it from the models.
+    """
+
+    _no_split_modules = ["Transformer2DModel"]  # noqa: RUF012
+    _repeated_blocks = ["BasicTransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        unet_sites: dict[str, dict[str, Any]],
+        controlnet_sites: dict[str, dict[str, Any]],
+        cross_attention_dim: int = 768,
+    ) -> None:
+        super().__init__()
+        self.unet = nn.ModuleDict(
+            {
+                site_key(site): _transformer(options["control_channels"], options)
+                for site, options in unet_sites.items()
+            }
+        )
+        self.controlnet = nn.ModuleDict(
+            {
+                site_key(site): nn.ModuleDict(
+                    {
+                        LOW_LEVEL: _transformer(cross_attention_dim, options),
+                        FUSION: _transformer(options["in_channels"], options),
+                    }
+                )
+                for site, options in controlnet_sites.items()
+            }
+        )
+        # What the low-level branches give between the two hooks of a site; empty outside a call of a host.
+        self._low_levels: dict[str, torch.Tensor] = {}
+        self._keep_processors()
+
+    @classmethod
+    def from_hosts(cls, unet: Host, controlnet: Host, fusion: bool = True, leave_out: Sequence[str] = ()) -> Self:
+        """A new adapter for these models, to be trained.
+
+        As in the official code the transformers of the semantic fusion start from the ControlNet's own where the
+        shapes allow it. What fusion and pixel attention add starts from zero, so that the attached models start out
+        as the stock ones; in the official code it does not.
+
+        Args:
+            fusion: whether there is semantic fusion; without it is PASD's adapter.
+            leave_out: beginnings of names of sites that get none. Attention of all pixels to all of them takes most of
+                its time in the largest level, "up_blocks.3".
+        """
+        left_out = tuple(leave_out)
+        text_transformers = {
+            name: module
+            for name, module in controlnet.named_modules()
+            if isinstance(module, Transformer2DModel) and fusion and not name.startswith(left_out)
+        }
+        layers = _decoder_layers(unet, controlnet)
+        # diffusers takes arguments given by position for defaults, which are not saved.
+        adapter = cls(
+            unet_sites={name: options for name, options in layers.items() if not name.startswith(left_out)},
+            controlnet_sites={
+                name: {option: module.config[option] for option in TRANSFORMER_OPTIONS}
+                for name, module in text_transformers.items()
+            },
+            cross_attention_dim=controlnet.config.cross_attention_dim,
+        )
+        for site in adapter.config.controlnet_sites:
+            for name in (LOW_LEVEL, FUSION):
+                _copy_fitting(text_transformers[site], adapter._fusion_part(site, name))
+        added = [adapter._pixel_attention(site) for site in adapter.config.unet_sites]
+        added += [adapter._fusion_part(site, FUSION) for site in adapter.config.controlnet_sites]
+        for transformer in added:
+            nn.init.zeros_(transformer.proj_out.weight)
+            nn.init.zeros_(transformer.proj_out.bias)
+        return adapter
+
+    @property
+    def fuses_semantics(self) -> bool:
+        """Whether it takes a low-level prompt: XPSR's adapter, and not PASD's."""
+        return bool(self.config.controlnet_sites)
+
+    def prepare_low_level(self, texts: torch.Tensor) -> LowLevel:
+        """Keys and values of low-level prompts by site of the ControlNet, `[B, L, num_layers * 2 * channels]`.
+
+        Call it as `adapter("prepare_low_level", texts)` with embeddings `[B, L, cross_attention_dim]`. They depend on
+        neither noise nor step: what it gives is one of the `low_level` of `conditioning`, in every step.
+
+        Raises:
+            ValueError: if `texts` has another shape.
+        """
+        dim = self.config.cross_attention_dim
+        if texts.ndim != 3 or texts.shape[-1] != dim:
+            raise ValueError(
+                f"The low-level prompts have shape {list(texts.shape)}, expected [batch, tokens, {dim}]: give what "
+                "the text encoder this adapter was trained with returns."
+            )
+        return {site: _keys_and_values(self._fusion_part(site, LOW_LEVEL), texts) for site in self.sites("controlnet")}
+
+    def prepare_conditioning(
+        self, low_level: Sequence[LowLevel] | None = None, controls: Sequence[torch.Tensor] | None = None
+    ) -> dict[str, Any]:
+        """What `set_conditioning` and `conditioning` take.
+
+        Args:
+            low_level: what `prepare_low_level` gives, for each of the equal parts that the ControlNet's batch consists
+                of: with guidance of the negative prompts and of the prompts, otherwise of the prompts alone. Each part
+                may be any multiple of the prepared prompts: tiles come as repetitions, with the image as the fastest
+                index. Without it the ControlNet is the stock one.
+            controls: the residuals of the ControlNet, times their scale: those of the down blocks and then the middle
+                one, each `[B, channels, h, w]` (`control_features`). The UNet may be called with any multiple of `B`
+                latents. Without it the UNet is the stock one.
+
+        Raises:
+            ValueError: if the residuals are not those this adapter was made for.
+        """
+        self._keep_processors()
+        self._low_levels = {}
+        conditioning: dict[str, Any] = {}
+        if low_level is not None:
+            conditioning["low_level"] = list(low_level)
+        if controls is not None:
+            conditioning["controls"] = {
+                site: feature_of_site(controls, "controls", site, options)
+                for site, options in self.sites("unet").items()
+            }
+        return conditioning
+
+    def describe_low_level(self, site: str, hidden_states: torch.Tensor) -> None:
+        """Run the low-level branch of a site on `x`, `[B, C, H, W]`. `fuse_semantics` takes what it gives.
+
+        Raises:
+            ValueError: if the batch is not a multiple of the low-level prompts.
+        """
+        if "low_level" not in self._conditioning:
+            return
+        parts, batch = self._conditioning["low_level"], len(hidden_states)
+        if batch % len(parts):
+            raise ValueError(
+                f"There are low-level prompts for {len(parts)} equal parts of a batch, but the ControlNet was called "
+                f"with a batch of {batch}: give one for each half of the guidance, or one for all."
+            )
+        text = torch.cat([repeat_to_batch(part[site], batch // len(parts)) for part in parts])
+        self._low_levels[site] = _run(self._fusion_part(site, LOW_LEVEL), hidden_states, text)
+
+    def fuse_semantics(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`x'` of a site from what its text transformer returns, `h`, `[B, C, H, W]`."""
+        if "low_level" not in self._conditioning:
+            return hidden_states
+        fusion = self._fusion_part(site, FUSION)
+        return _run(fusion, hidden_states, _keys_and_values(fusion, feature_tokens(self._low_levels.pop(site))))
+
+    def attend_to_control(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The pixel attention of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
+        if "controls" not in self._conditioning:
+            return hidden_states
+        attention = self._pixel_attention(site)
+        tokens = feature_tokens(self._conditioning["controls"][site])
+        return _run(attention, hidden_states, _keys_and_values(attention, tokens))
+
+    def site_hook(self, role: str, site: str, module: nn.Module) -> AdapterHook:
+        expected = self.sites(role)[site]["in_channels"]
+        kind: type[Any] = ResnetBlock2D if ".resnets." in site else Transformer2DModel
+        check_site_channels(role, site, _out_channels(check_site(role, site, module, kind)), expected)
+        return (PixelAttentionHook if role == "unet" else SemanticFusionHook)(self, role, site)
+
+    def _pixel_attention(self, site: str) -> Transformer2DModel:
+        return self.unet[site_key(site)]
+
+    def _fusion_part(self, site: str, name: str) -> Transformer2DModel:
+        return self.controlnet[site_key(site)][name]  # type: ignore[index]
+
+    def _keep_processors(self) -> None:
+        for transformer in self.modules():
+            if isinstance(transformer, Transformer2DModel):
+                for layer, block in enumerate(transformer.transformer_blocks):
+                    keep_processor(block.attn1, SelfAttnProcessor())
+                    keep_processor(block.attn2, PreparedAttnProcessor(layer))
+
+
+def _decoder_layers(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
+    heads: Any = unet.config.num_attention_heads or unet.config.attention_head_dim
+    if not isinstance(heads, Sequence):
+        heads = [heads] * len(unet.up_blocks)
+    sites = {}
+    for name, index in decoder_features(unet, controlnet).items():
+        resnet: Any = unet.get_submodule(name)
+        block, _, layer = name.partition(".resnets.")
+        num_heads = heads[-1 - int(block.rpartition(".")[2])]  # the configuration counts from the encoder's first
+        last = f"{block}.attentions.{layer}" if hasattr(unet.get_submodule(block), "attentions") else name
+        sites[last] = {
+            "num_attention_heads": num_heads,
+            "attention_head_dim": resnet.out_channels // num_heads,
+            "in_channels": resnet.out_channels,
+            "num_layers": 1,
+            "norm_num_groups": unet.config.norm_num_groups,
+            "use_linear_projection": unet.config.use_linear_projection,
+            "control_index": index,
+            "control_channels": controlnet.controlnet_down_blocks[index].out_channels,
+        }
+    return sites
+
+
+def _transformer(cross_attention_dim: int, options: dict[str, Any]) -> Transformer2DModel:
+    own = {name: options[name] for name in TRANSFORMER_OPTIONS}
+    transformer = Transformer2DModel(cross_attention_dim=cross_attention_dim, **own)
+    for block in transformer.transformer_blocks:
+        block.ff = ChunkedFeedForward(transformer.inner_dim, activation_fn="geglu")
+    return transformer
+
+
+def _copy_fitting(source: nn.Module, target: nn.Module) -> None:
+    own = target.state_dict()
+    given = source.state_dict()
+    own.update({key: tensor for key, tensor in given.items() if tensor.shape == own[key].shape})
+    target.load_state_dict(own)
+
+
+def _keys_and_values(transformer: Transformer2DModel, tokens: torch.Tensor) -> torch.Tensor:
+    """What the attentions of `PreparedAttnProcessor` in a transformer take, of `[B, L, channels]`."""
+    blocks: Any = transformer.transformer_blocks
+    return torch.cat([keys_and_values(block.attn2, tokens) for block in blocks], dim=-1)
+
+
+def _run(transformer: Transformer2DModel, hidden_states: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = transformer(hidden_states, encoder_hidden_states=prepared, return_dict=False)[0]
+    return output
+
+
+def _out_channels(module: Any) -> int:
+    channels: int = module.out_channels
+    return channels
+
+
+def _hidden_states(output: Any) -> torch.Tensor:
+    """The hidden states in what a residual block or a transformer returns."""
+    hidden_states: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
+    return hidden_states
+
+
+def _with_hidden_states(output: Any, hidden_states: torch.Tensor) -> Any:
+    """Hidden states in the form of `output`, of a residual block or a transformer."""
+    if isinstance(output, torch.Tensor):
+        return hidden_states
+    return (hidden_states,) if isinstance(output, tuple) else Transformer2DModelOutput(sample=hidden_states)

@@ -1,0 +1,162 @@
+"""Describes every image of a folder and keeps the prompts in a directory, for `read_prompts`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..files import ImageFileError, images_in, read_photo
+from ..images import read_images
+from .degradation_prompt import describe_degradation
+from .prompts import ImagePrompts, PromptCache, official_files, write_official
+
+LAYOUTS = ("cache", "official")
+Layout = Literal["cache", "official"]
+Report = Callable[[Path, str], None]
+
+MEASURED = {"captioner": "measured"}
+"""The settings of the cache that `measure_folder` writes."""
+
+# What cameras and programs, not people, call their files.
+_NOT_WORDS = {"img", "image", "dsc", "dscf", "dscn", "pxl", "mvimg", "photo", "pic", "picture", "screenshot", "scan"}
+
+
+class Described(NamedTuple):
+    """How many images of a folder were described, how many had been before, and how many could not be read."""
+
+    described: int
+    kept: int
+    unreadable: int
+
+
+def caption_folder(
+    folder: Path,
+    output: Path,
+    captioner: Callable[[list[Image.Image]], list[ImagePrompts]],
+    settings: Mapping[str, Any],
+    *,
+    layout: Layout = "cache",
+    batch_size: int = 4,
+    report: Report,
+) -> Described:
+    """Have a captioner describe the images of a folder that are not described yet, so that it can be interrupted.
+
+    Args:
+        folder: Folder of images; see `images_in` for those that are taken.
+        output: Directory of prompts to write or to go on with.
+        captioner: Called with up to `batch_size` images, and only if there are any to describe.
+        settings: What its prompts depend on, such as `Captioner.settings`; with other settings a cache is begun anew.
+        layout: "cache", found by the images' pixels, or "official", text files found by the images' stems, which keep
+            no settings: what exists is kept, whoever wrote it.
+        batch_size: Images that are read, described and written at once.
+        report: Told of every file that cannot be read, and why.
+
+    Raises:
+        ValueError: If there is no image in the folder, or the official layout has one place for two of them.
+        OSError: If the folder cannot be read, or the output not written.
+    """
+    paths = _images(folder, layout)
+    described = kept = unreadable = 0
+    cache = PromptCache(output, settings) if layout == "cache" else None
+    for batch in _batches(paths, batch_size, folder.name):
+        if cache is None:
+            todo = [path for path in batch if not all(file.is_file() for file in official_files(output, path.stem))]
+            photos = _read(todo, report)
+            if photos:
+                for path, prompts in zip(photos, captioner(list(photos.values())), strict=True):
+                    write_official(output, path.stem, prompts)
+            new, readable = len(photos), len(photos) + len(batch) - len(todo)
+        else:
+            photos = _read(batch, report)
+            before = len(cache)
+            cache.describe(list(photos.values()), captioner)
+            new, readable = len(cache) - before, len(photos)
+        described += new
+        kept += readable - new
+        unreadable += len(batch) - readable
+    return Described(described, kept, unreadable)
+
+
+def measure_folder(
+    folder: Path, output: Path, *, layout: Layout = "cache", high_level_from_names: bool = False, report: Report
+) -> Described:
+    """Describe every image of a folder by what can be measured, `describe_degradation`, without a language model.
+
+    It takes little longer than reading the images, so it is done anew for those that are described already.
+
+    Args:
+        folder, output, layout, report: As in `caption_folder`.
+        high_level_from_names: Whether the words of a file's name are its high-level prompt, which otherwise is empty.
+            In a cache, copies of one image share the name of the last.
+
+    Raises:
+        ValueError, OSError: As `caption_folder`.
+    """
+    paths = _images(folder, layout)
+    cache = PromptCache(output, MEASURED) if layout == "cache" else None
+    described = 0
+    for batch in _batches(paths, 16, folder.name):
+        photos = _read(batch, report)
+        prompts = [
+            ImagePrompts(words_of_name(path) if high_level_from_names else "", measured_prompt(photo))
+            for path, photo in photos.items()
+        ]
+        if cache is not None:
+            cache.replace(list(photos.values()), prompts)
+        else:
+            for path, each in zip(photos, prompts, strict=True):
+                write_official(output, path.stem, each)
+        described += len(photos)
+    return Described(described, 0, len(paths) - described)
+
+
+def measured_prompt(image: Image.Image) -> str:
+    """The low-level prompt of an image, by `describe_degradation`."""
+    return describe_degradation(read_images(image)[0])
+
+
+def words_of_name(path: Path) -> str:
+    """The words in a file's name: "red-fox_012.png" gives "red fox", "IMG_200x100.jpg" nothing."""
+    parts = [part.rstrip("0123456789").lower() for part in re.split(r"[\W_]+", path.stem)]
+    return " ".join(part for part in parts if part.isalpha() and part not in _NOT_WORDS)
+
+
+def _images(folder: Path, layout: Layout) -> list[Path]:
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}.")
+    paths = images_in(folder)
+    if not paths:
+        raise ValueError(f"There is no image in {folder}: name the folder that holds them itself.")
+    by_stem: dict[str, Path] = {}
+    if layout == "official":
+        for path in paths:
+            if (other := by_stem.setdefault(path.stem, path)) != path:
+                raise ValueError(
+                    f"{other.name} and {path.name} in {folder} would share one text file in the official layout: "
+                    "rename one of them, or take the layout 'cache'."
+                )
+    return paths
+
+
+def _batches(paths: Sequence[Path], size: int, name: str) -> Iterator[list[Path]]:
+    """Parts of at most `size` paths; a progress bar says how many were worked on."""
+    with tqdm(total=len(paths), desc=name) as progress:
+        for start in range(0, len(paths), size):
+            batch = list(paths[start : start + size])
+            yield batch
+            progress.update(len(batch))
+
+
+def _read(paths: Sequence[Path], report: Report) -> dict[Path, Image.Image]:
+    images = {}
+    for path in paths:
+        try:
+            images[path] = read_photo(path).image
+        except ImageFileError as error:
+            report(path, str(error))
+    return images

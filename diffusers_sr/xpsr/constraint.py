@@ -1,0 +1,166 @@
+"""XPSR's degradation-free constraint (paper, section 3.4): what the ControlNet sees has to show the clean image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from diffusers import ConfigMixin, ControlNetModel, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+LatentTerms = Literal["paper", "code", "none"]
+LATENT_TERMS = ("paper", "code", "none")
+
+
+class DegradationFreeConstraint(ModelMixin, ConfigMixin):
+    """Heads that read images and latents off a ControlNet, which training compares with the clean ones.
+
+    They are for training alone: the ControlNet's result does not depend on them, and no pipeline has them. Apart from
+    the prefix `controlnet_cond_embedding.` of the first its weights have the official names.
+
+    - Pixel heads (`to_rgbs`): of the embedding of the condition image after each of its strides, images of 1/2, 1/4, …
+      of its size.
+    - Latent heads (`conv_degradation`, `conv_degradation_mid`): of the ControlNet's residuals, not times any
+      conditioning scale, latents of their size.
+
+    Args:
+        pixel_channels: of the embedding after each stride.
+        residual_channels: of the ControlNet's residuals, those of the down blocks and then the middle one.
+        paper_residuals: the numbers of those that "paper" takes.
+        latent_channels: of the latents.
+        latent_terms: which residuals have a head. "code": all, as in the official code, 13 at Stable Diffusion's size.
+            "paper": one for each size, as the paper has 3. It does not say which; here they are those at the end of
+            each down block with semantic fusion, the features that have seen both prompts, as they are before the next
+            downsampling. "none": no residual, as in PASD, of which the pixel heads are.
+
+    Raises:
+        ValueError: if there are no such `latent_terms`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        pixel_channels: Sequence[int],
+        residual_channels: Sequence[int],
+        paper_residuals: Sequence[int],
+        latent_channels: int = 4,
+        latent_terms: LatentTerms = "code",
+    ) -> None:
+        super().__init__()
+        if latent_terms not in LATENT_TERMS:
+            raise ValueError(f"latent_terms={latent_terms!r}, expected one of {', '.join(map(repr, LATENT_TERMS))}.")
+
+        def head(channels: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(channels, latent_channels, kernel_size=3, padding=1))
+
+        self.to_rgbs = nn.ModuleList(nn.Conv2d(channels, 3, kernel_size=3, padding=1) for channels in pixel_channels)
+        *down_channels, middle_channels = residual_channels
+        numbers = {"code": range(len(down_channels)), "paper": paper_residuals, "none": ()}[latent_terms]
+        self.conv_degradation = nn.ModuleDict({str(number): head(down_channels[number]) for number in numbers})
+        self.conv_degradation_mid = head(middle_channels) if latent_terms == "code" else None
+
+    @classmethod
+    def from_controlnet(cls, controlnet: ControlNetModel, latent_terms: LatentTerms = "code") -> Self:
+        """New heads for this ControlNet, to be trained; `latent_terms` is as above."""
+        convs = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
+        last, paper_residuals = 0, []  # number 0 is that of the input convolution
+        for block in controlnet.down_blocks:
+            last += len(block.resnets)
+            if hasattr(block, "attentions"):
+                paper_residuals.append(last)
+            last += block.downsamplers is not None
+        # diffusers takes arguments given by position for defaults, which are not saved.
+        return cls(
+            pixel_channels=[
+                conv.out_channels for conv in filter(_is_strided, controlnet.controlnet_cond_embedding.blocks)
+            ],
+            residual_channels=[conv.out_channels for conv in convs],
+            paper_residuals=paper_residuals,
+            latent_channels=controlnet.config.in_channels,
+            latent_terms=latent_terms,
+        )
+
+    def forward(
+        self, pixel_features: Sequence[Tensor], residuals: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Images and latents that the ControlNet's features show.
+
+        Args:
+            pixel_features: of the condition image, of `embed_with_features`.
+            residuals: of the ControlNet called with a `conditioning_scale` of 1, those of the down blocks and then the
+                middle one (`diffusers_sr.control_features.control_features`).
+
+        Returns:
+            Images `[B, 3, h, w]`, in [-1, 1] once they are learnt, and scaled latents `[B, latent_channels, h, w]`; in
+            the order of what they are read off.
+
+        Raises:
+            ValueError: if the features are not those of the ControlNet the heads were made for.
+        """
+        _check_channels("pixel_features", pixel_features, self.config.pixel_channels)
+        _check_channels("residuals", residuals, self.config.residual_channels)
+        images = [to_rgb(feature) for to_rgb, feature in zip(self.to_rgbs, pixel_features, strict=True)]
+        latents = [head(residuals[int(number)]) for number, head in self.conv_degradation.items()]
+        if self.conv_degradation_mid is not None:
+            latents.append(self.conv_degradation_mid(residuals[-1]))
+        return images, latents
+
+
+def embed_with_features(embedding: ControlNetConditioningEmbedding, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A ControlNet's embedding of its condition image, with what the pixel heads read on the way.
+
+    Where an adapter is attached to the ControlNet, it takes the embedding in place of the image, so that this costs
+    nothing beside the heads.
+
+    Args:
+        embedding: the ControlNet's `controlnet_cond_embedding`.
+        image: `[B, 3, H, W]` in [0, 1].
+
+    Returns:
+        The embedding `[B, channels, h, w]`, and the features after each stride of two, `[B, channels, H / 2, W / 2]`
+        first.
+    """
+    hidden_states, features = F.silu(embedding.conv_in(image)), []
+    for block in embedding.blocks:
+        hidden_states = F.silu(block(hidden_states))
+        if _is_strided(block):
+            features.append(hidden_states)
+    return embedding.conv_out(hidden_states), features
+
+
+def constraint_loss(
+    images: Sequence[Tensor], latents: Sequence[Tensor], target_image: Tensor, target_latents: Tensor
+) -> Tensor:
+    """The sum of the terms of the constraint, each the mean absolute error against the target in that size.
+
+    The official trainer adds 0.05 times this to the denoising loss. As there the targets are reduced bilinearly,
+    without a low-pass filter.
+
+    Args:
+        images, latents: what `DegradationFreeConstraint` gives.
+        target_image: the clean image, `[B, 3, H, W]` in [0, 1].
+        target_latents: its scaled latents, `[B, channels, h, w]`.
+    """
+    pairs = [(image, 2 * target_image - 1) for image in images] + [(latent, target_latents) for latent in latents]
+    errors = [
+        F.l1_loss(seen.float(), F.interpolate(target.float(), seen.shape[-2:], mode="bilinear", align_corners=False))
+        for seen, target in pairs
+    ]
+    return torch.stack(errors).sum()
+
+
+def _is_strided(conv: nn.Conv2d) -> bool:
+    return conv.stride != (1, 1)
+
+
+def _check_channels(name: str, features: Sequence[Tensor], expected: Sequence[int]) -> None:
+    if [feature.shape[1] for feature in features] != list(expected):
+        raise ValueError(
+            f"`{name}` have shapes {[list(feature.shape) for feature in features]}, but the heads read "
+            f"{list(expected)} channels: give those of the ControlNet they were made for, all of them."
+        )

@@ -1,0 +1,194 @@
+"""XPSR's two prompts of an image, and the files they are kept in.
+
+There are two kinds of directories of prompts. A **cache** holds one JSON Lines file for each captioner: its first line
+says how the captioner was set, and every other line the prompts of one image, found by the image's pixels; so a file
+that was renamed, moved, or written anew without loss keeps its prompts. The **official layout** holds one text file
+for each image, found by its stem, in the folders `highlevel_prompt` and `lowlevel_prompt_q`; these can be edited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffusers.utils import logging
+from PIL import Image
+
+from ..files import read_photo
+
+logger = logging.get_logger(__name__)
+
+HIGH_LEVEL_FOLDER = "highlevel_prompt"
+LOW_LEVEL_FOLDER = "lowlevel_prompt_q"
+
+
+class ImagePrompts(NamedTuple):
+    """What an image shows, and how good it is (XPSR paper, section 3.2)."""
+
+    high_level: str
+    low_level: str
+
+
+def image_key(image: Image.Image) -> str:
+    """What an image's prompts are found by: a hash of its size and its RGB pixels, 32 hexadecimal digits."""
+    pixels = image.convert("RGB")
+    return hashlib.blake2b(f"{pixels.width}x{pixels.height}:".encode() + pixels.tobytes(), digest_size=16).hexdigest()
+
+
+class PromptCache:
+    """The prompts that one captioner gave, by image, in one file of a directory.
+
+    It is read once and then only added to, every batch by one write. What an interruption leaves of a line is passed
+    over from then on, and its image is described again.
+
+    Args:
+        directory: Folder of the cache; made when there is something to write.
+        settings: What the prompts depend on: the captioner's name, its instructions. Other settings have another file,
+            so that the prompts of one captioner are not mistaken for those of another.
+
+    Raises:
+        ValueError: If the file was written by something else.
+    """
+
+    def __init__(self, directory: str | Path, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+        digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+        self.path = Path(directory) / f"prompts-{digest}.jsonl"
+        self._prompts = _read_cache(self.path) if self.path.is_file() else {}
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def get(self, image: Image.Image) -> ImagePrompts | None:
+        """The prompts of an image, or None if it has not been described."""
+        return self._prompts.get(image_key(image))
+
+    def describe(
+        self, images: Sequence[Image.Image], captioner: Callable[[list[Image.Image]], list[ImagePrompts]]
+    ) -> list[ImagePrompts]:
+        """The prompts of each image; the captioner is asked, in one call, for those that have none, each once."""
+        keys = [image_key(image) for image in images]
+        unknown = {key: image for key, image in zip(keys, images, strict=True) if key not in self._prompts}
+        if unknown:  # a captioner may take long to load
+            self._add(dict(zip(unknown, captioner(list(unknown.values())), strict=True)))
+        return [self._prompts[key] for key in keys]
+
+    def replace(self, images: Sequence[Image.Image], prompts: Sequence[ImagePrompts]) -> None:
+        """Give images these prompts, whatever they had."""
+        given = dict(zip(map(image_key, images), prompts, strict=True))
+        self._add({key: each for key, each in given.items() if self._prompts.get(key) != each})
+
+    def _add(self, prompts: Mapping[str, ImagePrompts]) -> None:
+        if not prompts:
+            return
+        lines = [json.dumps({"image": key, **each._asdict()}, ensure_ascii=False) for key, each in prompts.items()]
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(self.path, json.dumps({"settings": self.settings}, ensure_ascii=False) + "\n")
+        with open(self.path, "rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            is_cut_off = file.read() != b"\n"
+        with open(self.path, "ab", buffering=0) as unbuffered:  # one system call, so that lines stay whole
+            unbuffered.write(("\n" * is_cut_off + "\n".join(lines) + "\n").encode())
+        self._prompts.update(prompts)
+
+
+def write_official(directory: str | Path, stem: str, prompts: ImagePrompts) -> None:
+    """Write the prompts of the image `stem` in the official layout, each file whole or not at all.
+
+    A reader takes the first line only, so line breaks become spaces.
+    """
+    for path, text in zip(official_files(directory, stem), prompts, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, " ".join(text.split()) + "\n")
+
+
+def official_files(directory: str | Path, stem: str) -> tuple[Path, Path]:
+    """The files of the official layout with the high- and the low-level prompt of the image `stem`."""
+    return Path(directory) / HIGH_LEVEL_FOLDER / f"{stem}.txt", Path(directory) / LOW_LEVEL_FOLDER / f"{stem}.txt"
+
+
+def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePrompts]:
+    """The prompts of image files, from a directory of either kind.
+
+    Of a file in the official layout the first line is taken, as in the official code; no line is an empty prompt.
+
+    Args:
+        directory: Folder with the folders `highlevel_prompt` and `lowlevel_prompt_q` of text files, or with the file
+            of one captioner's cache. If it has both, the official layout is read, because that may have been edited.
+        images: Image files. Those of a cache are opened, because they are found by their pixels.
+
+    Raises:
+        FileNotFoundError: If the directory is neither, or a file of the official layout is missing.
+        ValueError: If the directory holds the caches of several captioners, or an image is not in the cache.
+        ImageFileError: If an image of a cache cannot be read.
+    """
+    directory = Path(directory)
+    if (directory / HIGH_LEVEL_FOLDER).is_dir():
+        return [ImagePrompts(*map(_first_line, official_files(directory, path.stem))) for path in images]
+    caches = sorted(directory.glob("prompts-*.jsonl"))
+    if not caches:
+        raise FileNotFoundError(
+            f"There are no prompts in {directory}: it has to hold the folders {HIGH_LEVEL_FOLDER} and "
+            f"{LOW_LEVEL_FOLDER}, or what `diffusers-sr caption FOLDER --output {directory}` writes."
+        )
+    if len(caches) > 1:
+        settings = "; ".join(f"{path.name}: {_read_settings(path)}" for path in caches)
+        raise ValueError(
+            f"{directory} holds the prompts of several captioners: move all but one to other folders. ({settings})"
+        )
+    prompts = _read_cache(caches[0])
+    keys = [image_key(read_photo(path).image) for path in images]
+    if missing := [path for path, key in zip(images, keys, strict=True) if key not in prompts]:
+        raise ValueError(
+            f"{len(missing)} of {len(images)} images have no prompts in {caches[0]}, the first of them {missing[0]}: "
+            f"describe them with `diffusers-sr caption FOLDER --output {directory}`."
+        )
+    return [prompts[key] for key in keys]
+
+
+def _first_line(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: every image needs one, which may be empty.")
+    lines = path.read_text(encoding="utf-8-sig").split("\n", 1)
+    return lines[0].strip()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:  # an interruption may have left half a character further on
+        first = file.readline()
+    try:
+        settings: dict[str, Any] = json.loads(first)["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a cache of prompts: its first line does not hold the settings.") from error
+    return settings
+
+
+def _read_cache(path: Path) -> dict[str, ImagePrompts]:
+    _read_settings(path)
+    prompts = {}
+    damaged = 0
+    with open(path, "rb") as file:
+        file.readline()
+        for line in file:
+            try:
+                entry = json.loads(line)
+                prompts[entry["image"]] = ImagePrompts(entry["high_level"], entry["low_level"])
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+    if damaged:
+        logger.info(f"{damaged} lines of {path} that an interruption left unfinished are passed over.")
+    return prompts
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""Trains XPSR (paper, section 3): ControlNet, semantic fusion and pixel attention, degradation-free constraint.
+
+    diffusers-sr caption PHOTOS --output prompts
+    accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
+        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
+
+The output folder holds `controlnet` and `adapter`, which with the base make an `XPSRPipeline`, and `constraint`, which
+only training needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
+from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.xpsr.adapter import XPSRAdapter
+from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
+from diffusers_sr.xpsr.training import XPSRDenoiser, with_prompts
+
+
+@dataclass(kw_only=True)
+class XPSRArguments(DenoiserArguments):
+    """Trains ControlNet, semantic fusion and pixel attention; defaults are the official script's, where it works.
+
+    It never feeds the high-level prompt; here it does, as in the paper.
+    """
+
+    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    prompts_dir: str | None = option(None, "Prompts of the photos, of `diffusers-sr caption`; instead of --tags_file.")
+    controlnet_model_name_or_path: str | None = option(
+        None, "ControlNet to start from: a folder or a Hub id. By default it is new."
+    )
+    leave_out_sites: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Beginnings of names of sites without new attention, such as up_blocks.3, to save memory."},
+    )
+    constraint_weight: float = option(0.05, "Weight of each term of the degradation-free constraint; 0 is none.")
+    latent_terms: str = option("code", "Latents it constrains: 'paper', of three sizes, or 'code', all.")
+    null_text_ratio: float = option(0.0, "Share of samples without the high-level prompt.")
+    clean_ratio: float = option(0.1, "Share of samples that see the clean crop.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(XPSRArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    controlnet = controlnet_to_train(base, arguments.controlnet_model_name_or_path)
+    constraint = None
+    if arguments.constraint_weight:
+        constraint = DegradationFreeConstraint.from_controlnet(controlnet, arguments.latent_terms)
+    denoiser = XPSRDenoiser(
+        base,
+        controlnet,
+        XPSRAdapter.from_hosts(base.unet, controlnet, leave_out=arguments.leave_out_sites),
+        constraint,
+        arguments.constraint_weight,
+        arguments.null_text_ratio,
+        arguments.clean_ratio,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
+    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Fine-tunes a trained XPSR for sampling in one step (`diffusers_sr.one_step`).
+
+    accelerate launch training/train_xpsr_one_step.py --train_data_dir PHOTOS --prompts_dir prompts \
+        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --xpsr runs/xpsr --output_dir runs/xpsr_one_step
+
+The output folder holds `controlnet` and `adapter`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss
+from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.xpsr.adapter import XPSRAdapter
+from diffusers_sr.xpsr.training import XPSRDenoiser, with_prompts
+
+
+@dataclass(kw_only=True)
+class XPSROneStepArguments(OneStepArguments):
+    """Trains ControlNet, semantic fusion and pixel attention on the picture of a single step."""
+
+    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    prompts_dir: str | None = option(None, "Prompts of the photos, of `diffusers-sr caption`; instead of --tags_file.")
+    xpsr: str = field(metadata={"help": "Output folder of train_xpsr.py."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(XPSROneStepArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    denoiser = XPSRDenoiser(
+        base,
+        ControlNetModel.from_pretrained(arguments.xpsr, subfolder="controlnet"),
+        XPSRAdapter.from_pretrained(arguments.xpsr, subfolder="adapter"),
+        null_text_ratio=arguments.null_text_ratio,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()
