@@ -7,21 +7,17 @@ from typing import Any
 import torch
 from diffusers import ModelMixin, Transformer2DModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 from typing_extensions import Self
 
 from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
-from ..feed_forward import ChunkedFeedForward
-from ..processors import PreparedAttnProcessor, SelfAttnProcessor, keep_processor
-
-SITE_OPTIONS = (
-    "num_attention_heads",
-    "attention_head_dim",
-    "in_channels",
-    "num_layers",
-    "norm_num_groups",
-    "use_linear_projection",
+from ..prepared_transformer import (
+    keep_transformer_processors,
+    prepared_transformer,
+    run_prepared,
+    transformer_keys_and_values,
+    transformer_options,
+    with_hidden_states,
 )
 
 
@@ -32,7 +28,7 @@ class RepresentationHook(AdapterHook):
         if not self.adapter.is_conditioned:
             return output
         hidden_states = self.adapter("attend_to_representation", self.role, self.site, output[0])
-        return (hidden_states,) if isinstance(output, tuple) else Transformer2DModelOutput(sample=hidden_states)
+        return with_hidden_states(output, hidden_states)
 
 
 class SeeSRAdapter(AttentionAdapter):
@@ -65,7 +61,7 @@ class SeeSRAdapter(AttentionAdapter):
         super().__init__()
         self.unet = _transformers(unet_sites, representation_dim)
         self.controlnet = _transformers(controlnet_sites, representation_dim)
-        self._keep_processors()
+        keep_transformer_processors(self)
 
     @classmethod
     def from_hosts(cls, unet: Host, controlnet: Host, representation_dim: int = 512) -> Self:
@@ -101,17 +97,10 @@ class SeeSRAdapter(AttentionAdapter):
                 f"`representation` has shape {list(representation.shape)}, expected [batch, tokens, {dim}]: give what "
                 "the tagger this adapter was trained with returns as its representation."
             )
-        self._keep_processors()
+        keep_transformer_processors(self)
         return {
             role: {
-                site: torch.cat(
-                    [
-                        projection(representation)
-                        for block in self._transformer(role, site).transformer_blocks
-                        for projection in (block.attn2.to_k, block.attn2.to_v)
-                    ],
-                    dim=-1,
-                )
+                site: transformer_keys_and_values(self._transformer(role, site), representation)
                 for site in self.sites(role)
             }
             for role in ("unet", "controlnet")
@@ -119,9 +108,7 @@ class SeeSRAdapter(AttentionAdapter):
 
     def attend_to_representation(self, role: str, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """The representation transformer of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
-        keys_and_values = self._conditioning[role][site]
-        transformer = self._transformer(role, site)
-        return transformer(hidden_states, encoder_hidden_states=keys_and_values, return_dict=False)[0]
+        return run_prepared(self._transformer(role, site), hidden_states, self._conditioning[role][site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> RepresentationHook:
         expected = self.sites(role)[site]["in_channels"]
@@ -132,28 +119,16 @@ class SeeSRAdapter(AttentionAdapter):
     def _transformer(self, role: str, site: str) -> Transformer2DModel:
         return getattr(self, role)[site_key(site)]
 
-    def _keep_processors(self) -> None:
-        transformers: list[Any] = [*self.unet.values(), *self.controlnet.values()]
-        for transformer in transformers:
-            for layer, block in enumerate(transformer.transformer_blocks):
-                keep_processor(block.attn1, SelfAttnProcessor())
-                keep_processor(block.attn2, PreparedAttnProcessor(layer))
-
 
 def _text_transformers(host: Host) -> dict[str, dict[str, Any]]:
     return {
-        name: {option: module.config[option] for option in SITE_OPTIONS}
+        name: transformer_options(module)
         for name, module in host.named_modules()
         if isinstance(module, Transformer2DModel)
     }
 
 
 def _transformers(sites: dict[str, dict[str, Any]], representation_dim: int) -> nn.ModuleDict:
-    transformers = {
-        site_key(site): Transformer2DModel(cross_attention_dim=representation_dim, **options)
-        for site, options in sites.items()
-    }
-    for transformer in transformers.values():
-        for block in transformer.transformer_blocks:
-            block.ff = ChunkedFeedForward(transformer.inner_dim, activation_fn="geglu")
-    return nn.ModuleDict(transformers)
+    return nn.ModuleDict(
+        {site_key(site): prepared_transformer(representation_dim, options) for site, options in sites.items()}
+    )

@@ -10,7 +10,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..pipeline import SuperResolutionPipeline
-from ..texts import as_texts
+from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
 from .tagger import Tagger
 
@@ -132,8 +132,4 @@ def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:
     Raises:
         ValueError: if both have several entries and differ in length.
     """
-    count = max(len(tags), len(prompts))
-    if not {len(tags), len(prompts)} <= {1, count}:
-        raise ValueError(f"There are {len(prompts)} prompts for {len(tags)} images: give one for all, or for each.")
-    tags, prompts = (texts * count if len(texts) == 1 else texts for texts in (tags, prompts))
-    return [f"{tag}, {prompt},{QUALITY_PROMPT}" for tag, prompt in zip(tags, prompts, strict=True)]
+    return [f"{tag}, {prompt},{QUALITY_PROMPT}" for prompt, tag in pair_texts(prompts, tags)]

@@ -8,24 +8,22 @@ from typing import Any
 import torch
 from diffusers import ModelMixin, Transformer2DModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from typing_extensions import Self
 
 from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
 from ..control_features import decoder_features, feature_of_site, feature_tokens
-from ..feed_forward import ChunkedFeedForward
-from ..processors import PreparedAttnProcessor, SelfAttnProcessor, keep_processor, keys_and_values, repeat_to_batch
-
-TRANSFORMER_OPTIONS = (
-    "num_attention_heads",
-    "attention_head_dim",
-    "in_channels",
-    "num_layers",
-    "norm_num_groups",
-    "use_linear_projection",
+from ..prepared_transformer import (
+    keep_transformer_processors,
+    prepared_transformer,
+    run_prepared,
+    transformer_keys_and_values,
+    transformer_options,
+    with_hidden_states,
 )
+from ..processors import repeat_to_batch
+
 LOW_LEVEL, FUSION = "low_level", "fusion"
 
 LowLevel = Mapping[str, torch.Tensor]
@@ -42,7 +40,7 @@ class SemanticFusionHook(AdapterHook):
     def post_forward(self, module: nn.Module, output: Any) -> Any:
         if not self.adapter.is_conditioned:
             return output
-        return _with_hidden_states(output, self.adapter("fuse_semantics", self.site, _hidden_states(output)))
+        return with_hidden_states(output, self.adapter("fuse_semantics", self.site, _hidden_states(output)))
 
 
 class PixelAttentionHook(AdapterHook):
@@ -51,7 +49,7 @@ class PixelAttentionHook(AdapterHook):
     def post_forward(self, module: nn.Module, output: Any) -> Any:
         if not self.adapter.is_conditioned:
             return output
-        return _with_hidden_states(output, self.adapter("attend_to_control", self.site, _hidden_states(output)))
+        return with_hidden_states(output, self.adapter("attend_to_control", self.site, _hidden_states(output)))
 
 
 class XPSRAdapter(AttentionAdapter):
@@ -100,7 +98,7 @@ class XPSRAdapter(AttentionAdapter):
         super().__init__()
         self.unet = nn.ModuleDict(
             {
-                site_key(site): _transformer(options["control_channels"], options)
+                site_key(site): prepared_transformer(options["control_channels"], options)
                 for site, options in unet_sites.items()
             }
         )
@@ -108,8 +106,8 @@ class XPSRAdapter(AttentionAdapter):
             {
                 site_key(site): nn.ModuleDict(
                     {
-                        LOW_LEVEL: _transformer(cross_attention_dim, options),
-                        FUSION: _transformer(options["in_channels"], options),
+                        LOW_LEVEL: prepared_transformer(cross_attention_dim, options),
+                        FUSION: prepared_transformer(options["in_channels"], options),
                     }
                 )
                 for site, options in controlnet_sites.items()
@@ -117,7 +115,7 @@ class XPSRAdapter(AttentionAdapter):
         )
         # What the low-level branches give between the two hooks of a site; empty outside a call of a host.
         self._low_levels: dict[str, torch.Tensor] = {}
-        self._keep_processors()
+        keep_transformer_processors(self)
 
     @classmethod
     def from_hosts(cls, unet: Host, controlnet: Host, fusion: bool = True, leave_out: Sequence[str] = ()) -> Self:
@@ -142,10 +140,7 @@ class XPSRAdapter(AttentionAdapter):
         # diffusers takes arguments given by position for defaults, which are not saved.
         adapter = cls(
             unet_sites={name: options for name, options in layers.items() if not name.startswith(left_out)},
-            controlnet_sites={
-                name: {option: module.config[option] for option in TRANSFORMER_OPTIONS}
-                for name, module in text_transformers.items()
-            },
+            controlnet_sites={name: transformer_options(module) for name, module in text_transformers.items()},
             cross_attention_dim=controlnet.config.cross_attention_dim,
         )
         for site in adapter.config.controlnet_sites:
@@ -178,7 +173,10 @@ class XPSRAdapter(AttentionAdapter):
                 f"The low-level prompts have shape {list(texts.shape)}, expected [batch, tokens, {dim}]: give what "
                 "the text encoder this adapter was trained with returns."
             )
-        return {site: _keys_and_values(self._fusion_part(site, LOW_LEVEL), texts) for site in self.sites("controlnet")}
+        return {
+            site: transformer_keys_and_values(self._fusion_part(site, LOW_LEVEL), texts)
+            for site in self.sites("controlnet")
+        }
 
     def prepare_conditioning(
         self, low_level: Sequence[LowLevel] | None = None, controls: Sequence[torch.Tensor] | None = None
@@ -197,7 +195,7 @@ class XPSRAdapter(AttentionAdapter):
         Raises:
             ValueError: if the residuals are not those this adapter was made for.
         """
-        self._keep_processors()
+        keep_transformer_processors(self)
         self._low_levels = {}
         conditioning: dict[str, Any] = {}
         if low_level is not None:
@@ -224,14 +222,16 @@ class XPSRAdapter(AttentionAdapter):
                 f"with a batch of {batch}: give one for each half of the guidance, or one for all."
             )
         text = torch.cat([repeat_to_batch(part[site], batch // len(parts)) for part in parts])
-        self._low_levels[site] = _run(self._fusion_part(site, LOW_LEVEL), hidden_states, text)
+        self._low_levels[site] = run_prepared(self._fusion_part(site, LOW_LEVEL), hidden_states, text)
 
     def fuse_semantics(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """`x'` of a site from what its text transformer returns, `h`, `[B, C, H, W]`."""
         if "low_level" not in self._conditioning:
             return hidden_states
         fusion = self._fusion_part(site, FUSION)
-        return _run(fusion, hidden_states, _keys_and_values(fusion, feature_tokens(self._low_levels.pop(site))))
+        return run_prepared(
+            fusion, hidden_states, transformer_keys_and_values(fusion, feature_tokens(self._low_levels.pop(site)))
+        )
 
     def attend_to_control(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """The pixel attention of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
@@ -239,7 +239,7 @@ class XPSRAdapter(AttentionAdapter):
             return hidden_states
         attention = self._pixel_attention(site)
         tokens = feature_tokens(self._conditioning["controls"][site])
-        return _run(attention, hidden_states, _keys_and_values(attention, tokens))
+        return run_prepared(attention, hidden_states, transformer_keys_and_values(attention, tokens))
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> AdapterHook:
         expected = self.sites(role)[site]["in_channels"]
@@ -252,13 +252,6 @@ class XPSRAdapter(AttentionAdapter):
 
     def _fusion_part(self, site: str, name: str) -> Transformer2DModel:
         return self.controlnet[site_key(site)][name]  # type: ignore[index]
-
-    def _keep_processors(self) -> None:
-        for transformer in self.modules():
-            if isinstance(transformer, Transformer2DModel):
-                for layer, block in enumerate(transformer.transformer_blocks):
-                    keep_processor(block.attn1, SelfAttnProcessor())
-                    keep_processor(block.attn2, PreparedAttnProcessor(layer))
 
 
 def _decoder_layers(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
@@ -284,30 +277,11 @@ def _decoder_layers(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
     return sites
 
 
-def _transformer(cross_attention_dim: int, options: dict[str, Any]) -> Transformer2DModel:
-    own = {name: options[name] for name in TRANSFORMER_OPTIONS}
-    transformer = Transformer2DModel(cross_attention_dim=cross_attention_dim, **own)
-    for block in transformer.transformer_blocks:
-        block.ff = ChunkedFeedForward(transformer.inner_dim, activation_fn="geglu")
-    return transformer
-
-
 def _copy_fitting(source: nn.Module, target: nn.Module) -> None:
     own = target.state_dict()
     given = source.state_dict()
     own.update({key: tensor for key, tensor in given.items() if tensor.shape == own[key].shape})
     target.load_state_dict(own)
-
-
-def _keys_and_values(transformer: Transformer2DModel, tokens: torch.Tensor) -> torch.Tensor:
-    """What the attentions of `PreparedAttnProcessor` in a transformer take, of `[B, L, channels]`."""
-    blocks: Any = transformer.transformer_blocks
-    return torch.cat([keys_and_values(block.attn2, tokens) for block in blocks], dim=-1)
-
-
-def _run(transformer: Transformer2DModel, hidden_states: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor:
-    output: torch.Tensor = transformer(hidden_states, encoder_hidden_states=prepared, return_dict=False)[0]
-    return output
 
 
 def _out_channels(module: Any) -> int:
@@ -319,10 +293,3 @@ def _hidden_states(output: Any) -> torch.Tensor:
     """The hidden states in what a residual block or a transformer returns."""
     hidden_states: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
     return hidden_states
-
-
-def _with_hidden_states(output: Any, hidden_states: torch.Tensor) -> Any:
-    """Hidden states in the form of `output`, of a residual block or a transformer."""
-    if isinstance(output, torch.Tensor):
-        return hidden_states
-    return (hidden_states,) if isinstance(output, tuple) else Transformer2DModelOutput(sample=hidden_states)
