@@ -29,6 +29,8 @@ from diffusers_sr import (
     SeeSRPipeline,
     SuperResolutionPipeline,
     Tagger,
+    XPSRAdapter,
+    XPSRPipeline,
 )
 from diffusers_sr.hub import BASE, BASE_COMPONENTS, MODELS
 
@@ -62,6 +64,13 @@ METHODS: dict[str, tuple[type[SuperResolutionPipeline], dict[str, Any], dict[str
         CasSRPipeline,
         {"controlnet": ControlNetModel, "adapter": CasSRAdapter, "activation": SCEditAdapter},
         {**CALL_DEFAULTS, "activation_guidance_scale": 1.0},
+    ),
+    # It was trained without a quality prompt, on measured low-level prompts. The pixel attention of the last level is
+    # of all pixels to all of them, which large tiles make slow.
+    "xpsr": (
+        XPSRPipeline,
+        {"controlnet": ControlNetModel, "adapter": XPSRAdapter},
+        {**CALL_DEFAULTS, "captioner": "measured", "quality_prompt": "", "tile_size": 256, "tile_overlap": 64},
     ),
 }
 
