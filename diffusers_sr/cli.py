@@ -1,35 +1,21 @@
-"""The command `diffusers-sr`: `upscale` for photographs, `caption` for prompts, `convert` for official checkpoints."""
+"""The command `diffusers-sr`: `upscale` for photographs, `caption` for prompts, `convert` for official checkpoints.
+
+What the commands do is in `diffusers_sr.commands`, which imports torch and the models when it needs them: --help and
+wrong arguments are answered without.
+"""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import inspect
-import logging
 import sys
-import time
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .pipeline import SuperResolutionPipeline
-    from .xpsr.captioner import Captioner
-    from .xpsr.prompts import ImagePrompts
+from .commands.caption import caption
+from .commands.convert import convert
+from .commands.upscale import METHODS, upscale
 
 DTYPES = ("float32", "float16", "bfloat16")
-METHODS = ("seesr", "coser", "cassr", "xpsr")
-# The options for what only some pipelines take, by their names in `options`, with the argument of the call it is.
-METHOD_OPTIONS = {
-    "reference": "reference_images",
-    "num_references": "num_references",
-    "cfw_weight": "cfw_weight",
-    "low_level_prompt": "low_level_prompt",
-    "prompts": "captioner",
-    "captioner": "captioner",
-}
-
 # Of `diffusers_sr.xpsr`, which cannot be imported for --help: PRACTICAL_MODEL of its captioner, and LAYOUTS.
 CAPTIONER = "HuggingFaceTB/SmolVLM-500M-Instruct"
 LAYOUTS = ("cache", "official")
@@ -63,10 +49,6 @@ something failed, 2 if the arguments make no sense, and 130 after an interruptio
 """
 
 
-class CaptionerError(Exception):
-    """A captioner cannot be loaded, with which no image can be done."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
@@ -83,295 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("diffusers-sr: interrupted", file=sys.stderr)
         return 130
-
-
-def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr upscale`."""
-    # Imported here, and torch with them, because --help and wrong arguments can be answered without.
-    from .files import ImageFileError, check_output, images_in, plan_outputs, read_photo, write_photo
-    from .images import output_size
-
-    options.model = options.model or _small_model(parser, options.method or METHODS[0])
-    try:
-        outputs = plan_outputs(options.input, options.output)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    method_inputs = _method_inputs(parser, options)
-    device = _device(parser, options.device)
-    pipeline: SuperResolutionPipeline | None = None
-    seconds: list[float] = []
-    failures = skipped = 0
-    for folder in options.input:
-        if folder.is_dir() and not images_in(folder):
-            failures += 1
-            _report(folder, "there is no image in this folder")
-    for source, target in outputs:
-        if options.skip_existing and target.exists():
-            skipped += 1
-            continue
-        try:
-            photo = read_photo(source)
-            height, width = output_size(photo.image.height, photo.image.width, options.upscale)
-            check_output(photo, target, width, height)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if pipeline is None:
-                pipeline = _load(options, device)
-                if pipeline is None:
-                    return 1
-                _check(parser, pipeline, options)
-                if options.captioner == "measured":
-                    method_inputs["captioner"] = options.captioner
-                elif options.captioner is not None:
-                    method_inputs["captioner"] = _load_captioner(options.captioner, device, options.dtype)
-            if options.prompts is not None:
-                method_inputs["captioner"] = _prompts_of(source, options.prompts)
-            for note in photo.notes:
-                _report(source, note)
-            start = time.perf_counter()
-            image = enlarge(pipeline, photo.image, source.name, options, method_inputs)
-            write_photo(target, image, photo)
-            seconds.append(time.perf_counter() - start)
-        except CaptionerError as error:
-            print(f"diffusers-sr: {error}", file=sys.stderr)
-            return 1
-        # A ValueError is the pipeline's about its arguments for this image.
-        except (ImageFileError, ValueError, OSError) as error:
-            failures += 1
-            _report(source, str(error))
-    if skipped:
-        print(f"Skipped, because they exist: {skipped}")
-    if seconds:
-        print(f"Images done: {len(seconds)}, {sum(seconds) / len(seconds):.1f} seconds an image")
-    return 1 if failures else 0
-
-
-def enlarge(
-    pipeline: SuperResolutionPipeline,
-    image: Any,
-    name: str,
-    options: argparse.Namespace,
-    method_inputs: dict[str, Any],
-) -> Any:
-    """Run the pipeline on one RGB image; its progress bar carries `name`.
-
-    Every image starts from the same seed, so that its result does not depend on what else is done.
-
-    Raises:
-        ValueError: If the memory does not suffice, or an argument does not suit the pipeline.
-    """
-    import torch
-
-    pipeline.set_progress_bar_config(desc=name)
-    try:
-        (images,) = pipeline(
-            image=image,
-            generator=torch.Generator("cpu").manual_seed(options.seed),
-            return_dict=False,
-            **_call_arguments(options),
-            **method_inputs,
-        )
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise ValueError("there is not enough memory: try a smaller --tile-size") from error
-    return images[0]
-
-
-def caption(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr caption`."""
-    if options.names and options.captioner != "measured":
-        parser.error("argument --names: not allowed with another --captioner than measured, which says what it sees")
-    device = _device(parser, options.device)
-    from .xpsr.caption_folder import caption_folder, measure_folder
-    from .xpsr.captioner import captioner_settings
-
-    load = functools.cache(_load_captioner)  # where all is described, nothing is loaded
-    try:
-        if options.captioner == "measured":
-            done = measure_folder(
-                options.folder,
-                options.output,
-                layout=options.layout,
-                high_level_from_names=options.names,
-                report=_report,
-            )
-        else:
-            done = caption_folder(
-                options.folder,
-                options.output,
-                lambda images: load(options.captioner, device, options.dtype, batch_size=options.batch_size)(images),
-                captioner_settings(options.captioner),
-                layout=options.layout,
-                batch_size=options.batch_size,
-                report=_report,
-            )
-    except (CaptionerError, OSError, ValueError) as error:
-        print(f"diffusers-sr: {error}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        print("diffusers-sr: there is not enough memory: try a smaller --batch-size", file=sys.stderr)
-        return 1
-    print(f"Images described: {done.described}, described before: {done.kept}")
-    return 1 if done.unreadable else 0
-
-
-def convert(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr convert METHOD`, whose options are the arguments of the method's converter."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("diffusers_sr").setLevel(logging.INFO)
-    _quiet_libraries()
-    module, function = options.converter
-    converter = getattr(import_module(module, __package__), function)
-    arguments = {name: value for name, value in vars(options).items() if name not in ("run", "converter")}
-    try:
-        converter(**arguments)
-    except (OSError, ValueError) as error:
-        print(f"diffusers-sr: {error}", file=sys.stderr)
-        return 1
-    print(f"Written to {options.output}")
-    return 0
-
-
-def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """What all images of a command are enlarged with."""
-    arguments = {
-        "prompt": options.prompt,
-        "upscale": options.upscale,
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance_scale,
-        "tile_size": options.tile_size,
-        "tile_overlap": options.tile_overlap,
-    }
-    if options.color_fix is not None:
-        arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix
-    return arguments
-
-
-def _method_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
-    """What is given of `METHOD_OPTIONS`, with the references read; exit with status 2 if one cannot be.
-
-    Captioners are not among it: one is loaded after the pipeline, and prompts from files are those of one image.
-    """
-    from .files import ImageFileError, read_photo
-
-    references = []
-    for path in options.reference or []:
-        try:
-            references.append(read_photo(path).image)
-        except ImageFileError as error:
-            parser.error(f"argument --reference: {path}: {error}")
-    inputs = {
-        "reference_images": references or None,
-        "num_references": options.num_references,
-        "cfw_weight": options.cfw_weight,
-        "low_level_prompt": options.low_level_prompt,
-    }
-    return {name: value for name, value in inputs.items() if value is not None}
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # CUDA has a class for it; the other devices say it in words only.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
-
-
-def _prompts_of(image: Path, prompts: Path) -> Callable[[Any], list[ImagePrompts]]:
-    """A captioner that reads what it says of one image file from a folder of prompts."""
-    from .xpsr.prompts import read_prompts
-
-    return lambda _: read_prompts(prompts, [image])
-
-
-def _load_captioner(model: str, device: str, dtype: str | None, **arguments: Any) -> Captioner:
-    """The language model that describes images; `arguments` are further ones of a `Captioner`.
-
-    Raises:
-        CaptionerError: If it cannot be loaded.
-    """
-    import torch
-
-    _quiet_libraries()
-    from .xpsr.captioner import Captioner
-
-    try:
-        return Captioner.from_pretrained(model, device, getattr(torch, dtype or _default_dtype(device)), **arguments)
-    except (ImportError, OSError, ValueError) as error:
-        raise CaptionerError(str(error)) from error
-
-
-def _check(parser: argparse.ArgumentParser, pipeline: SuperResolutionPipeline, options: argparse.Namespace) -> None:
-    """Exit with status 2 if an argument does not suit the pipeline, which is so for every image."""
-    steps = (pipeline.describe, pipeline.prepare_control, pipeline.decode)
-    taken = {name for step in steps for name in inspect.signature(step).parameters}
-    given = [option for option in METHOD_OPTIONS if getattr(options, option) is not None]
-    if refused := [f"--{option.replace('_', '-')}" for option in given if METHOD_OPTIONS[option] not in taken]:
-        parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
-    try:
-        pipeline.check_inputs(**_call_arguments(options))
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def _small_model(parser: argparse.ArgumentParser, method: str) -> str:
-    """The model in the package that is of this method; exit with status 2 if there is none."""
-    name = f"{method}-small"
-    if not (Path(__file__).parent / "models" / name).is_dir():
-        parser.error(f"argument --method: the package has no small model of {method}; give one with --model")
-    return name
-
-
-def _load(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:
-    import torch
-
-    _quiet_libraries()
-    from .hub import load_pipeline
-
-    dtype = getattr(torch, options.dtype or _default_dtype(device))
-    try:
-        return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
-    except (OSError, ValueError) as error:
-        print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
-        return None
-
-
-def _default_dtype(device: str) -> str:
-    return "float16" if device.startswith("cuda") else "float32"
-
-
-def _quiet_libraries() -> None:
-    """Leave the terminal to the progress of images and of downloads: what libraries say and count while loading."""
-    from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its `__all__`
-        are_progress_bars_disabled,
-        enable_progress_bars,
-    )
-    from transformers.utils import logging as transformers_logging
-
-    downloads_are_shown = not are_progress_bars_disabled()
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    if downloads_are_shown:  # transformers hides them with its own
-        enable_progress_bars()
-
-
-def _device(parser: argparse.ArgumentParser, name: str | None) -> str:
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None:
-        return next(kind for kind, there in available.items() if there)
-    if not available.get(name.split(":")[0]):
-        kinds = ", ".join(kind for kind, there in available.items() if there)
-        parser.error(f"argument --device: {name} is not there; this machine has {kinds}")
-    return name
-
-
-def _report(path: Path, reason: str) -> None:
-    print(f"{path}: {' '.join(reason.split())}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -460,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="METHOD"
     )
     method = methods.add_parser("seesr", help="SeeSR, with RAM and DAPE")
-    method.set_defaults(run=convert, converter=(".seesr.convert", "convert"))
+    method.set_defaults(run=convert, converter=("diffusers_sr.seesr.convert", "convert"))
     _add_networks(method)
     method.add_argument("--ram", type=Path, metavar="FILE", help="ram_swin_large_14m.pth")
     method.add_argument("--dape", type=Path, metavar="FILE", help="DAPE.pth")
@@ -470,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_base_and_output(method, "2")
 
     method = methods.add_parser("coser", help="CoSeR, with its Q-Former, CLIP and StableSR's CFW")
-    method.set_defaults(run=convert, converter=(".coser.convert", "convert"))
+    method.set_defaults(run=convert, converter=("diffusers_sr.coser.convert", "convert"))
     method.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="official CoSeR file")
     method.add_argument("--qformer", required=True, type=Path, metavar="FILE", help="official Q-Former file")
     method.add_argument("--cfw", type=Path, metavar="FILE", help="vqgan_cfw_00011.ckpt")
@@ -480,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_base_and_output(method, "2.1")
 
     method = methods.add_parser("scedit", help="SCEdit's controllers, which become an adapter for CasSR's activation")
-    method.set_defaults(run=convert, converter=(".cassr.convert_scedit", "convert"))
+    method.set_defaults(run=convert, converter=("diffusers_sr.cassr.convert_scedit", "convert"))
     method.add_argument(
         "--checkpoint", required=True, type=Path, metavar="FILE_OR_DIR", help="pytorch_model.bin, or its folder"
     )
@@ -491,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         ("pasd", "convert_pasd", "PASD, which becomes an XPSR without low-level prompts"),
     ):
         method = methods.add_parser(name, help=description)
-        method.set_defaults(run=convert, converter=(".xpsr.convert", function))
+        method.set_defaults(run=convert, converter=("diffusers_sr.xpsr.convert", function))
         _add_networks(method)
         _add_base_and_output(method, "1.5")
     return parser

@@ -388,7 +388,7 @@ def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys
 
 
 def test_a_method_without_a_small_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(diffusers_sr.cli, "__file__", str(tmp_path / "cli.py"))
+    monkeypatch.setattr("diffusers_sr.commands.upscale.MODELS", tmp_path)
     with pytest.raises(SystemExit) as exit:
         main(["upscale", "photo.png", "-o", "out.png", "--method", "xpsr"])
     assert exit.value.code == 2
