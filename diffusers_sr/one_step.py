@@ -20,7 +20,12 @@ from torch.nn import functional
 
 from .denoiser import Denoiser, DenoiserArguments, condition_image
 from .losses import draw_noise, predicted_latents
+from .pipeline import SuperResolutionPipeline
 from .training import option
+from .validation import Enlarge, enlarge_with
+
+ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
+"""How a pipeline is called with what `OneStepLoss` trains, and a `one_step_scheduler`."""
 
 
 @dataclass(kw_only=True)
@@ -122,3 +127,16 @@ class OneStepLoss(nn.Module):
             "adversarial": -self.adversarial_weight * score.float().mean(),
             "discriminator": functional.relu(1 - real).float().mean() + functional.relu(1 + made).float().mean(),
         }
+
+
+def one_step_scheduler(scheduler: DDPMScheduler) -> DDPMScheduler:
+    """The base's scheduler, but for its one step being that from the last timestep of the training."""
+    one_step: DDPMScheduler = DDPMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+    return one_step
+
+
+def enlarge_in_one_step(
+    pipeline_class: type[SuperResolutionPipeline], denoiser: Denoiser, scheduler: DDPMScheduler, **call: Any
+) -> Enlarge:
+    """`enlarge_with` as `OneStepLoss` trains: in one step from the last timestep, and without guidance."""
+    return enlarge_with(pipeline_class, denoiser, one_step_scheduler(scheduler), **ONE_STEP_CALL, **call)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
@@ -24,6 +24,7 @@ from .adapter import AttentionAdapter
 from .color import COLOR_FIXES
 from .images import ImageInput, output_size, pad_to_multiple, read_images, resize, working_size
 from .inputs import check_inputs, split_inputs
+from .published import PublishablePipeline
 from .texts import as_texts, encode_texts
 from .tiling import Window, crop_tiles, tile_groups, tile_windows, tiled_map
 
@@ -32,7 +33,7 @@ StepCallback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | Mul
 
 
 class SuperResolutionPipeline(
-    DiffusionPipeline, StableDiffusionMixin, TextualInversionLoaderMixin, StableDiffusionLoraLoaderMixin
+    PublishablePipeline, StableDiffusionMixin, TextualInversionLoaderMixin, StableDiffusionLoraLoaderMixin
 ):
     """Super-resolution by Stable Diffusion with a ControlNet and an attention adapter on both.
 

@@ -1,48 +1,63 @@
-"""The engine the trainers share: arguments, optimisation loop, checkpoints that resume exactly."""
+"""The engine the trainers share: their arguments, and the loop that optimises."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import shutil
+import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
+from PIL.Image import Image
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import HfArgumentParser
 
-from .data.dataset import PhotoCrops, read_tags, training_photos
-from .data.degradation import DegradationConfig
-from .data.references import References
+from .checkpointing import (
+    Progress,
+    checkpoint_trainable_only,
+    move_over,
+    notice_sigterm,
+    remember_random_states,
+    resume,
+    save_checkpoint,
+)
+from .data.dataset import PhotoCrops
+from .data.sources import DataArguments, degraded_crops, photo_crops
+from .options import option
+from .progress import ProgressReport
+from .validation import Enlarge, log_validation, read_validation_images
 
-logger = logging.getLogger(__name__)
-
-TRAINABLE_FILE = "trainable.safetensors"
-
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field whose `help` is also the command line's."""
-    return field(default=default, metadata={"help": help})
+# With what the trainers need beside it: how to give an option, and where their samples come from.
+__all__ = [
+    "RestorationArguments",
+    "TrainingArguments",
+    "degraded_crops",
+    "latents_std",
+    "option",
+    "parse_arguments",
+    "photo_crops",
+    "train",
+    "trainable_parameters",
+]
 
 
 @dataclass(kw_only=True)
-class TrainingArguments:
+class TrainingArguments(DataArguments):
     """What every trainer takes."""
 
-    train_data_dir: str = field(metadata={"help": "Folder of photographs to train on, searched recursively."})
     output_dir: str = field(metadata={"help": "Where weights and checkpoints go."})
     seed: int = option(0, "Seed of the run: crops, degradation, noise and initialisation follow from it.")
     resolution: int = option(512, "Side of the square training crops, in pixels.")
@@ -52,21 +67,29 @@ class TrainingArguments:
     learning_rate: float = option(5e-5, "Peak learning rate of AdamW.")
     lr_scheduler: str = option("constant", "A schedule of diffusers.optimization.get_scheduler.")
     lr_warmup_steps: int = option(0, "Steps of linear warm-up, for schedules that have one.")
+    lr_num_cycles: int = option(1, "Hard restarts of the schedule cosine_with_restarts.")
+    lr_power: float = option(1.0, "Power of the schedule polynomial.")
     adam_beta1: float = option(0.9, "AdamW beta 1.")
     adam_beta2: float = option(0.999, "AdamW beta 2.")
     adam_weight_decay: float = option(1e-2, "AdamW weight decay.")
     adam_epsilon: float = option(1e-8, "AdamW epsilon.")
+    use_8bit_adam: bool = option(False, "AdamW of bitsandbytes, whose state takes a quarter of the memory.")
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
     ema_decay: float = option(0.0, "Decay of an exponential moving average of the weights; 0 saves the last weights.")
     mixed_precision: str | None = option(None, "Autocast type: no, fp16 or bf16; by default as accelerate is set up.")
+    allow_tf32: bool = option(False, "Matrix products in TF32 where the GPU has it: faster, less exact.")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     dataloader_num_workers: int = option(0, "Worker processes that read and degrade; does not change the samples.")
     checkpointing_steps: int = option(500, "A checkpoint to resume from is written every so many steps.")
     checkpoints_total_limit: int = option(2, "Older checkpoints beyond this number are removed.")
     resume_from_checkpoint: str | None = option(None, 'A checkpoint folder, or "latest".')
-    exclude_data: str | None = option(None, "File that lists photos, one name a line, to leave out of training.")
     log_every: int = option(50, "Steps between two log lines.")
-    report_to: str | None = option(None, "Tracker of accelerate, such as tensorboard.")
+    report_to: list[str] = field(
+        default_factory=list, metadata={"help": "Trackers of accelerate, such as tensorboard and wandb, or all."}
+    )
+    validation_images: str | None = option(None, "Folder of images that are enlarged while training, to look at.")
+    validation_steps: int = option(500, "They are enlarged every so many steps, and at the end.")
+    num_validation_images: int = option(4, "The first so many of them, by name.")
 
 
 @dataclass(kw_only=True)
@@ -75,6 +98,12 @@ class RestorationArguments(TrainingArguments):
 
     tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the clean photos.")
     sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
+    train_lr_dir: str | None = option(
+        None, "Folder of low-resolution versions of the photos in train_data_dir, by name, instead of degrading those."
+    )
+    degradation_device: str = option(
+        "worker", "Where photos are sharpened and degraded: worker (on a CPU, while loading) or accelerator (the GPU)."
+    )
 
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -84,7 +113,7 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) ->
     """Command line to dataclass; `--config recipe.yaml` gives defaults that the other options override.
 
     Raises:
-        ValueError: if the recipe names an option the trainer does not have.
+        ValueError: if the recipe names an option the trainer does not have, or has one value where a list belongs.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(kind)
@@ -96,40 +125,14 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) ->
         actions = {action.dest: action for action in parser._actions}
         if unknown := sorted(set(recipe) - set(actions)):
             raise ValueError(f"Unknown options {unknown} in the recipe; allowed are {sorted(actions)}.")
-        for name in recipe:
+        for name, value in recipe.items():
+            if actions[name].nargs == "+" and not isinstance(value, list):
+                raise ValueError(f"{name} is {value!r} in the recipe, but has to be a list: [{value}].")
             actions[name].required = False
         parser.set_defaults(**recipe)
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
     return kind(**namespace)
-
-
-def photo_crops(arguments: TrainingArguments, **options: Any) -> PhotoCrops:
-    """The run's samples: crops of the photos in `train_data_dir` that `exclude_data` does not list.
-
-    Args:
-        options: the further arguments of `PhotoCrops`.
-
-    Raises:
-        ValueError: if a listed photo is not in the folder.
-    """
-    paths = training_photos(arguments.train_data_dir, arguments.exclude_data)
-    return PhotoCrops(paths, arguments.resolution, arguments.seed, **options)
-
-
-def degraded_crops(arguments: RestorationArguments, references: References | None = None) -> PhotoCrops:
-    """The run's samples, degraded by the Real-ESRGAN recipe of SeeSR, with their tags and perhaps references.
-
-    Raises:
-        ValueError: as `photo_crops`, `read_tags` and `PhotoCrops` do.
-    """
-    return photo_crops(
-        arguments,
-        degradation=DegradationConfig(),
-        sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
-        references=references,
-    )
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -142,6 +145,8 @@ def train(
     dataset: Dataset[Any],
     arguments: TrainingArguments,
     save: Callable[[Path], None],
+    validate: Enlarge | None = None,
+    publish: Callable[[Path], None] | None = None,
 ) -> None:
     """Optimises `module` and saves it.
 
@@ -149,183 +154,235 @@ def train(
         module: one module that holds everything the step needs; `module(batch)` returns the losses by name,
             each a scalar tensor; their sum is minimised. Parameters with `requires_grad` are trained. It is one
             module because distributed data parallelism only synchronises what runs through its own forward.
-        dataset: `dataset[index]` for every index from 0 on: the run's samples, in order.
+        dataset: `dataset[index]` for every index from 0 on: the run's samples, in order. Those with a
+            `degradation_seed` are completed by its `complete` once they are on the device (see `PhotoCrops`).
         save: writes the finished weights to a folder (called on the main process, with averaged weights if
             `ema_decay` is set). It may fail and be tried again: the last checkpoint is the finished state.
+        validate: enlarges the images of `validation_images` (called on the main process, with averaged weights too).
+        publish: called with the output folder on the main process, when all else is done and the processes have
+            parted: it may take its time, and what it raises loses nothing.
 
     Raises:
-        ValueError: if the output folder holds checkpoints that this run would overwrite, or there is nothing to
-            resume from.
+        ValueError: if the output folder holds checkpoints that this run would overwrite, there is nothing to resume
+            from or to validate with, or a tracker is unknown.
+        ImportError: if a tracker, or bitsandbytes for 8-bit Adam, is not installed.
         RuntimeError: if the loss is not finite.
+        OSError: if the finished weights cannot be written.
+        SystemExit: with status 143 after SIGTERM, when a checkpoint has been written, from which the run goes on
+            exactly; with status 1 if that failed.
     """
     output_dir = Path(arguments.output_dir)
-    accelerator = Accelerator(
-        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        mixed_precision=arguments.mixed_precision,
-        log_with=arguments.report_to,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
-    )
+    validation_images = _validation_images(arguments, validate)
+    accelerator = _accelerator(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of a checkpoint
+    if arguments.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    # The weights are drawn alike on all processes; dropout must not be.
+    set_seed(arguments.seed, device_specific=True)
     parameters = trainable_parameters(module)
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=arguments.learning_rate,
-        betas=(arguments.adam_beta1, arguments.adam_beta2),
-        weight_decay=arguments.adam_weight_decay,
-        eps=arguments.adam_epsilon,
-    )
+    optimizer = _adamw(parameters, arguments)
     # accelerate steps a prepared schedule once per process, so the schedule counts steps of all processes.
     schedule = get_scheduler(
         arguments.lr_scheduler,
         optimizer,
         num_warmup_steps=arguments.lr_warmup_steps * accelerator.num_processes,
         num_training_steps=arguments.max_train_steps * accelerator.num_processes,
+        num_cycles=arguments.lr_num_cycles,
+        power=arguments.lr_power,
     )
     prepared, optimizer, schedule = accelerator.prepare(module, optimizer, schedule)
     average = EMAModel(parameters.values(), decay=arguments.ema_decay) if arguments.ema_decay else None
     if average is not None:
         accelerator.register_for_checkpointing(average)
-    _checkpoint_trainable_only(accelerator, parameters)
+    checkpoint_trainable_only(accelerator, parameters)
     if arguments.report_to:
         accelerator.init_trackers("diffusers-sr", config={k: str(v) for k, v in vars(arguments).items()})
 
-    first_step = _resume(accelerator, arguments)
+    start = resume(accelerator, output_dir, arguments.resume_from_checkpoint)
     if average is not None:
         average.to(accelerator.device)  # after resuming, which leaves it on the CPU
     accelerator.print(
         f"{sum(p.numel() for p in parameters.values()):,} trainable parameters in {len(parameters)} tensors, "
-        f"steps {first_step} to {arguments.max_train_steps}, {accelerator.num_processes} process(es)"
+        f"steps {start.step} to {arguments.max_train_steps}, {accelerator.num_processes} process(es)"
     )
+    per_batch = arguments.train_batch_size * accelerator.num_processes
+    per_step = per_batch * arguments.gradient_accumulation_steps
+    report = ProgressReport(accelerator, start.step, arguments.max_train_steps, per_batch, arguments.log_every)
     prepared.train()
-    step, clock, running, count = first_step, time.perf_counter(), dict[str, float](), 0
-    for batch in _batches(dataset, arguments, accelerator, first_step):
-        with accelerator.accumulate(prepared):
-            losses = prepared(batch)
-            loss = torch.stack(list(losses.values())).sum()
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"The loss of step {step} is {loss.item()}; the last checkpoint is kept.")
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(parameters.values(), arguments.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-        count += 1
-        for name, value in losses.items():
-            running[name] = running.get(name, 0.0) + float(value.detach())
-        if not accelerator.sync_gradients:
-            continue
-        step += 1
-        if average is not None:
-            average.step(parameters.values())
-        if step % arguments.log_every == 0:
-            values = {name: value / count for name, value in running.items()}
-            seconds = (time.perf_counter() - clock) / count * arguments.gradient_accumulation_steps
-            accelerator.log(values, step=step)
-            accelerator.print(
-                f"step {step} "
-                + " ".join(f"{name} {value:.5f}" for name, value in values.items())
-                + f" lr {schedule.get_last_lr()[0]:.2e} {seconds:.2f} s/step",
-                flush=True,
-            )
-            clock, running, count = time.perf_counter(), {}, 0
-        if step % arguments.checkpointing_steps == 0 or step == arguments.max_train_steps:
-            _save_checkpoint(accelerator, arguments, step)
+    step, saved_step = start.step, start.step
 
-    if average is not None:
-        average.copy_to(parameters.values())
-    if accelerator.is_main_process:
-        # Complete before it takes the place of an earlier result.
-        with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
-            save(Path(unfinished))
-            Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
-            shutil.copytree(unfinished, output_dir, dirs_exist_ok=True)
+    def checkpoint() -> bool:
+        progress = Progress(step, start.samples + (step - start.step) * per_step, accelerator.num_processes)
+        return save_checkpoint(accelerator, output_dir, progress, arguments.checkpoints_total_limit)
+
+    restore_random_states = remember_random_states()
+    interruption: int | str | None = None
+    with notice_sigterm() as signals, closing(report):
+        for batch in _batches(dataset, arguments, accelerator, start):
+            with accelerator.accumulate(prepared):
+                losses = prepared(batch)
+                loss = torch.stack(list(losses.values())).sum()
+                if not torch.isfinite(loss):
+                    raise RuntimeError(f"The loss of step {step} is {loss.item()}; the last checkpoint is kept.")
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(parameters.values(), arguments.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+            report.add(losses)
+            if accelerator.sync_gradients:
+                step += 1
+                if average is not None:
+                    average.step(parameters.values())
+                restore_random_states = remember_random_states()
+                report.finish_step(step, schedule.get_last_lr()[0])
+                is_last = step == arguments.max_train_steps
+                if (step % arguments.checkpointing_steps == 0 or is_last) and checkpoint():
+                    saved_step = step
+                if validation_images and validate and (step % arguments.validation_steps == 0 or is_last):
+                    _validate(accelerator, prepared, parameters, average, validation_images, validate, step)
+                    restore_random_states()
+            if _any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
+                restore_random_states()  # of the last optimiser step: batches accumulated since are seen again
+                interruption = 128 + signal.SIGTERM
+                if step > saved_step and not checkpoint():
+                    interruption = "Ended by SIGTERM; no checkpoint could be written, the one before it is kept."
+                break
+        else:
+            if average is not None:
+                average.copy_to(parameters.values())
+            _save_finished(accelerator, prepared, arguments, save)
+    if accelerator.num_processes > 1:
+        # Distributed data parallelism has to be gone before the processes part, or torch may wait for ever.
+        (prepared,) = accelerator.free_memory(prepared)
     accelerator.end_training()
+    if interruption is not None:
+        accelerator.print(f"Ended by SIGTERM after step {step}: go on with --resume_from_checkpoint latest.")
+        raise SystemExit(interruption)
+    if publish is not None and accelerator.is_main_process:
+        publish(output_dir)
+
+
+def _save_finished(
+    accelerator: Accelerator, prepared: nn.Module, arguments: TrainingArguments, save: Callable[[Path], None]
+) -> None:
+    output_dir = Path(arguments.output_dir)
+    with _gathered(accelerator, prepared):
+        if accelerator.is_main_process:
+            # Complete before it takes the place of an earlier result.
+            with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
+                save(Path(unfinished))
+                Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
+                for path in Path(unfinished).iterdir():
+                    move_over(path, output_dir / path.name)
+
+
+def _gathered(accelerator: Accelerator, prepared: nn.Module) -> AbstractContextManager[None]:
+    """Inside it the main process has the whole weights, of which FSDP leaves every process a part."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return FullyShardedDataParallel.summon_full_params(
+            prepared, rank0_only=True, writeback=False, offload_to_cpu=True
+        )
+    return nullcontext()
+
+
+def _accelerator(arguments: TrainingArguments) -> Accelerator:
+    output_dir = Path(arguments.output_dir)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to or None,
+        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
+    )
+    # accelerate leaves out without a word what is not installed.
+    found = {str(tracker) for tracker in accelerator.log_with}
+    if missing := sorted(set(arguments.report_to) - found - {"all"}):
+        raise ImportError(f"--report_to {' '.join(missing)}: not installed; try pip install {' '.join(missing)}.")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # It has to know before there is a data loader.
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = arguments.train_batch_size
+    return accelerator
+
+
+def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) -> torch.optim.Optimizer:
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if arguments.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ImportError("--use_8bit_adam needs bitsandbytes: pip install 'diffusers-sr[8bit]'.") from error
+        kind = AdamW8bit
+    options: dict[str, Any] = {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "weight_decay": arguments.adam_weight_decay,
+        "eps": arguments.adam_epsilon,
+    }
+    return kind(parameters.values(), **options)
 
 
 def _batches(
-    dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, first_step: int
+    dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, start: Progress
 ) -> Iterator[dict[str, Any]]:
-    """Batches from optimiser step `first_step` on: the stream of samples is cut, never re-drawn."""
+    """The batches that are left: the stream of samples is cut where the run stopped, never re-drawn."""
     per_step = arguments.gradient_accumulation_steps * arguments.train_batch_size * accelerator.num_processes
-    rest = Subset(dataset, range(first_step * per_step, arguments.max_train_steps * per_step))
+    left = (arguments.max_train_steps - start.step) * per_step
     loader = DataLoader(
-        rest,
+        Subset(dataset, range(start.samples, start.samples + left)),
         batch_size=arguments.train_batch_size,
         num_workers=arguments.dataloader_num_workers,
+        worker_init_fn=_ignore_sigterm,
         # A loader draws a seed for its workers. Not from the global generator: a resumed run draws it once more.
         generator=torch.Generator(),
         pin_memory=accelerator.device.type == "cuda",
     )
-    yield from accelerator.prepare(loader)
+    for batch in accelerator.prepare(loader):
+        # Samples may be left to be degraded where the batch is now.
+        yield cast(PhotoCrops, dataset).complete(batch) if "degradation_seed" in batch else batch
 
 
-def _checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn.Parameter]) -> None:
-    """Checkpoints hold what trains: frozen weights are the base model's and need no second copy."""
-
-    def save(models: list[nn.Module], weights: list[Any], output_dir: str) -> None:
-        if accelerator.is_main_process:
-            tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
-            save_file(tensors, Path(output_dir) / TRAINABLE_FILE)
-        weights.clear()
-
-    def load(models: list[nn.Module], input_dir: str) -> None:
-        tensors = load_file(Path(input_dir) / TRAINABLE_FILE)
-        if tensors.keys() != parameters.keys():
-            raise ValueError(f"The checkpoint {input_dir} holds other parameters than this run trains.")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[name])
-        models.clear()
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
+def _ignore_sigterm(worker: int) -> None:
+    """A job scheduler sends it to all processes at once, and without its workers a run could not save a checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _checkpoints(output_dir: Path) -> list[Path]:
-    return sorted(output_dir.glob("checkpoint-*"), key=_step)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
-
-
-def _save_checkpoint(accelerator: Accelerator, arguments: TrainingArguments, step: int) -> None:
-    output_dir = Path(arguments.output_dir)
-    # Under a temporary name first: an interrupted save must not look like the latest checkpoint.
-    unfinished = output_dir / "unfinished-checkpoint"
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    # Every process writes its own random state into the folder.
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        unfinished.rename(output_dir / f"checkpoint-{step}")
-        for old in _checkpoints(output_dir)[: -arguments.checkpoints_total_limit]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def _resume(accelerator: Accelerator, arguments: TrainingArguments) -> int:
-    """Loads the checkpoint the arguments ask for and returns the number of steps it has behind it."""
-    checkpoints = _checkpoints(Path(arguments.output_dir))
-    path = None
-    if arguments.resume_from_checkpoint == "latest":
-        path = checkpoints[-1] if checkpoints else None
-    elif arguments.resume_from_checkpoint is not None:
-        path = Path(arguments.resume_from_checkpoint)
-        if not path.is_dir():
-            raise ValueError(f"There is no checkpoint {str(path)!r}: give a checkpoint-N folder or 'latest'.")
-    first_step = _step(path) if path is not None else 0
-    if later := [checkpoint.name for checkpoint in checkpoints if _step(checkpoint) > first_step]:
+def _validation_images(arguments: TrainingArguments, validate: Enlarge | None) -> list[Image]:
+    if arguments.validation_images is None:
+        return []
+    if validate is None:
         raise ValueError(
-            f"{arguments.output_dir!r} already holds {later}, which a run from step {first_step} would overwrite: "
-            "continue with --resume_from_checkpoint latest, or choose another --output_dir."
+            f"--validation_images {arguments.validation_images!r}: what this trainer trains cannot enlarge images."
         )
-    if path is not None:
-        accelerator.load_state(str(path))
-    return first_step
+    return read_validation_images(arguments.validation_images, arguments.num_validation_images)
+
+
+def _validate(
+    accelerator: Accelerator,
+    prepared: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    average: EMAModel | None,
+    images: Sequence[Image],
+    validate: Enlarge,
+    step: int,
+) -> None:
+    """With the averaged weights, which are those that are saved in the end."""
+    if accelerator.is_main_process:
+        if average is not None:
+            average.store(parameters.values())
+            average.copy_to(parameters.values())
+        prepared.eval()
+        log_validation(accelerator, images, validate, Path(accelerator.project_dir), step)
+        prepared.train()
+        if average is not None:
+            average.restore(parameters.values())
+    accelerator.wait_for_everyone()
+
+
+def _any_process(accelerator: Accelerator, flag: bool) -> bool:
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
 
 
 def latents_std(encode: Callable[[Tensor], Tensor], dataset: Dataset[Any], count: int = 64) -> float:

@@ -1,8 +1,12 @@
 """Settings every test runs under, made before torch is imported."""
 
 import os
+import tempfile
 
 # Waiting threads that spin make two threads on a busy machine slower than one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Nothing in the tests may depend on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# diffusers copies the code of the pipelines it loads.
+_modules = tempfile.TemporaryDirectory(prefix="hf_modules-")
+os.environ["HF_MODULES_CACHE"] = _modules.name

@@ -1,18 +1,11 @@
-import json
-import os
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
+import importlib.util
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from diffusers_sr.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.training import (
@@ -20,48 +13,8 @@ from diffusers_sr.training import (
     option,
     parse_arguments,
     photo_crops,
-    train,
 )
-
-
-class Points(Dataset):
-    """Points of the line y = 2x, with the seed each sample draws from."""
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        x = torch.randn(3, generator=torch.Generator().manual_seed(index))
-        return {"x": x, "y": 2 * x, "seed": torch.tensor(index)}
-
-
-class Fit(nn.Module):
-    """One layer that trains behind one that is frozen; dropout draws from the global generator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.frozen = nn.Linear(3, 3).requires_grad_(False)
-        self.layer = nn.Linear(3, 3)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        target = batch["y"] + 0.01 * draw_noise(batch["seed"], (3,), batch["x"].device)
-        return {"mse": (self.layer(self.dropout(self.frozen(batch["x"]))).float() - target).square().mean()}
-
-
-def fit(output_dir: Path, **options: object) -> Fit:
-    arguments = TrainingArguments(
-        train_data_dir="unused",
-        output_dir=str(output_dir),
-        **{"max_train_steps": 8, "train_batch_size": 4, "learning_rate": 0.05, "checkpointing_steps": 4, **options},
-    )
-    module = Fit()
-    torch.manual_seed(1)
-    train(
-        module,
-        Points(),
-        arguments,
-        lambda folder: torch.save(module.layer.state_dict(), folder / "layer.pt"),
-    )
-    return module
+from tests.training_runs import Fit, fit
 
 
 def test_trains_what_requires_grad_and_nothing_else(tmp_path: Path) -> None:
@@ -72,23 +25,11 @@ def test_trains_what_requires_grad_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mixed_precision", [None, "bf16"])
 def test_loss_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str], mixed_precision: str | None) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    fit(tmp_path, max_train_steps=300, log_every=150, mixed_precision=mixed_precision)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fit(tmp_path, max_train_steps=300, checkpointing_steps=300, log_every=150, mixed_precision=mixed_precision)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     first, last = (float(line.split()[3]) for line in lines)
     assert last < first / 2
-
-
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, ema_decay: float) -> None:
-    options = {"lr_scheduler": "cosine", "ema_decay": ema_decay}
-    whole = fit(tmp_path / "whole", **options)
-    shutil.rmtree(tmp_path / "whole" / "checkpoint-8")
-    resumed = fit(tmp_path / "whole", resume_from_checkpoint="latest", **options)
-    assert not torch.equal(whole.layer.weight, Fit().layer.weight)
-    assert torch.equal(whole.layer.weight, resumed.layer.weight)
-    assert torch.equal(whole.layer.bias, resumed.layer.bias)
+    assert all(float(line.split()[-2]) > 0 and line.endswith(" images/s") for line in lines)
 
 
 def test_number_of_workers_does_not_change_the_run(tmp_path: Path) -> None:
@@ -102,60 +43,52 @@ def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(large.layer.weight, accumulated.layer.weight)
 
 
-def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
-    fit(tmp_path, checkpointing_steps=2, checkpoints_total_limit=2)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
-    assert json.loads((tmp_path / "training_arguments.json").read_text())["checkpointing_steps"] == 2
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="The loss of step"):
         fit(tmp_path, learning_rate=1e30, max_grad_norm=1e30)
 
 
-def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="There is no checkpoint"):
-        fit(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
+def test_tf32_is_allowed_on_request(tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        fit(tmp_path / "without", max_train_steps=1)
+        assert torch.get_float32_matmul_precision() == before == "highest"
+        fit(tmp_path / "with", max_train_steps=1, allow_tf32=True)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
-def test_checkpoints_of_another_run_are_not_overwritten(tmp_path: Path) -> None:
-    fit(tmp_path)
-    with pytest.raises(ValueError, match=r"already holds \['checkpoint-4', 'checkpoint-8'\]"):
-        fit(tmp_path)
-    with pytest.raises(ValueError, match=r"already holds \['checkpoint-8'\]"):
-        fit(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_8bit_adam_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match=r"pip install 'diffusers-sr\[8bit\]'"):
+        fit(tmp_path, use_8bit_adam=True)
 
 
-def test_a_save_that_failed_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as context, pytest.raises(OSError, match="No space left"):
-        context.setattr(torch, "save", fail)
-        fit(tmp_path, checkpointing_steps=100)
-    assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "layer.pt").exists()
-    fit(tmp_path)
-    weights = torch.load(tmp_path / "layer.pt", weights_only=True)
-    (tmp_path / "layer.pt").unlink()
-    fit(tmp_path, resume_from_checkpoint="latest")
-    assert torch.equal(torch.load(tmp_path / "layer.pt", weights_only=True)["weight"], weights["weight"])
+def test_8bit_adam_trains(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    if not torch.cuda.is_available():
+        pytest.skip("bitsandbytes' optimizers need a GPU")
+    assert not torch.equal(fit(tmp_path, use_8bit_adam=True).layer.weight, Fit().layer.weight)
 
 
-def test_two_processes(tmp_path: Path) -> None:
-    """Two processes see both halves of each batch, and checkpoints hold the random state of both."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "from pathlib import Path\nfrom tests.test_training import fit\n"
-        f"fit(Path({str(tmp_path / 'two')!r}), train_batch_size=2)\n"
-    )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert "2 process(es)" in printed
-    for step in (4, 8):
-        names = {path.name for path in (tmp_path / "two" / f"checkpoint-{step}").iterdir()}
-        assert {"random_states_0.pkl", "random_states_1.pkl"} <= names
-    assert not (tmp_path / "two" / "unfinished-checkpoint").exists()
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_that_is_not_installed_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match="--report_to wandb"):
+        fit(tmp_path, report_to=["tensorboard", "wandb"])
+    with pytest.raises(ValueError, match="paper"):
+        fit(tmp_path, report_to=["paper"])
+
+
+def test_losses_and_speed_go_to_the_tracker(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(tmp_path, report_to=["tensorboard"], log_every=2)
+    (file,) = (path for path in tmp_path.glob("logs/**/events*") if "hparams" not in path.read_text(errors="ignore"))
+    events = EventAccumulator(str(file)).Reload()
+    assert {"mse", "learning_rate", "images_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("mse")] == [2, 4, 6, 8]
 
 
 def test_draws_follow_the_sample() -> None:
@@ -190,6 +123,7 @@ class ExampleArguments(TrainingArguments):
     """An example."""
 
     width: int = option(3, "Width.")
+    depths: list[int] = field(default_factory=lambda: [2, 2])
 
 
 def test_recipe_gives_defaults_that_options_override(tmp_path: Path) -> None:
@@ -199,6 +133,9 @@ def test_recipe_gives_defaults_that_options_override(tmp_path: Path) -> None:
     assert (arguments.train_data_dir, arguments.width, arguments.seed) == ("photos", 5, 8)
     recipe.write_text("widht: 5\n")
     with pytest.raises(ValueError, match="widht"):
+        parse_arguments(ExampleArguments, ["--config", str(recipe)])
+    recipe.write_text("depths: 2\n")
+    with pytest.raises(ValueError, match=r"depths is 2 in the recipe, but has to be a list: \[2\]"):
         parse_arguments(ExampleArguments, ["--config", str(recipe)])
 
 

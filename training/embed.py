@@ -99,6 +99,8 @@ def main() -> None:
     for method in METHODS:
         if (trained := getattr(options, method)) is not None:
             embed(method, trained)
+    for path in MODELS.rglob("*.py"):  # what other places need to load a pipeline; the package holds the classes
+        path.unlink()
     for path in MODELS.rglob("*.json"):
         if "_name_or_path" in (config := json.loads(path.read_text())):  # a folder of the machine this ran on
             del config["_name_or_path"]

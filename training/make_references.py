@@ -1,7 +1,8 @@
 """Makes the references CasSR is trained with: training crops, degraded, and activated by a trained SCEdit.
 
     accelerate launch training/make_references.py --train_data_dir PHOTOS --num_samples 100000 \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir references
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
+        --output_dir references
 
 Several processes share the work, and what was interrupted goes on where it stopped. The options that decide the crops
 have to be those of the training: --seed, --resolution, --exclude_data and --sharpen_target.
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (%(default)s)")
     parser.add_argument("--sharpen_target", action="store_true", help="degrade USM-sharpened crops")
     parser.add_argument("--num_samples", type=int, required=True, help="how many crops get a reference")
-    parser.add_argument("--base", required=True, help="Stable Diffusion: a folder or a Hub id")
+    parser.add_argument(
+        "--pretrained_model_name_or_path", required=True, help="Stable Diffusion: a folder or a Hub id"
+    )
     parser.add_argument("--scedit", required=True, help="output folder of train_scedit.py")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps (%(default)s)")
     parser.add_argument("--guidance_scale", type=float, default=7.5, help="weight of the prompt (%(default)s)")
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     with accelerator.main_process_first():
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))
-    base = StableDiffusionPipeline.from_pretrained(options.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(options.pretrained_model_name_or_path, safety_checker=None)
     activation = SCEditAdapter.from_pretrained(options.scedit, subfolder="activation")
     denoiser = SCEditDenoiser(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")

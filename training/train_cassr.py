@@ -1,9 +1,11 @@
 """Trains CasSR (paper, stage 2): ControlNet and multiple attention on a frozen Stable Diffusion.
 
     python training/make_references.py --train_data_dir PHOTOS --num_samples 100000 \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir references
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
+        --output_dir references
     accelerate launch training/train_cassr.py --train_data_dir PHOTOS --references_dir references \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir runs/cassr
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
+        --output_dir runs/cassr
 
 The output folder holds `controlnet`, `adapter` and `activation`; with the base they make a `CasSRPipeline`.
 """
@@ -17,22 +19,27 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
+from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.cassr.training import CasSRDenoiser, start_controlnet
 from diffusers_sr.data.made_references import CropsWithReferences
 from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
-class CasSRArguments(DenoiserArguments):
+class CasSRArguments(DenoiserArguments, HubArguments):
     """Trains ControlNet and attention.
 
     The paper has a batch of 4 on each of eight GPUs, and a learning rate of 5e-4; here it is a tenth, as for methods
     of this kind elsewhere.
     """
 
-    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
     scedit: str = field(metadata={"help": "Output folder of train_scedit.py."})
     references_dir: str = field(metadata={"help": "What make_references.py wrote for these photos and this seed."})
     controlnet_model_name_or_path: str | None = option(
@@ -48,7 +55,7 @@ class CasSRArguments(DenoiserArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CasSRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     controlnet = start_controlnet(base, arguments.controlnet_model_name_or_path)
     denoiser = CasSRDenoiser(
         base,
@@ -60,7 +67,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = CropsWithReferences(degraded_crops(arguments), arguments.references_dir)
-    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    call = {"process_size": arguments.resolution}
+    enlarge = enlarge_with(CasSRPipeline, denoiser, scheduler, **call)
+    publish = publisher(arguments, CasSRPipeline, call)
+    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     accelerate launch training/train_cassr_one_step.py --train_data_dir PHOTOS \
         --cassr runs/cassr --scedit runs/scedit_one_step \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/cassr_one_step
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/cassr_one_step
 
 The references are made in one step too, as they will be by the pipeline. The output folder holds what train_cassr.py's
 does.
@@ -17,16 +17,20 @@ from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
+from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.cassr.training import CasSRDenoiser
-from diffusers_sr.one_step import OneStepArguments, OneStepLoss
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
+from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 
 
 @dataclass(kw_only=True)
-class CasSROneStepArguments(OneStepArguments):
+class CasSROneStepArguments(OneStepArguments, HubArguments):
     """Trains ControlNet and attention on the picture of a single step."""
 
-    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
     cassr: str = field(metadata={"help": "Output folder of train_cassr.py."})
     scedit: str = field(metadata={"help": "Output folder of train_scedit_one_step.py."})
 
@@ -34,7 +38,7 @@ class CasSROneStepArguments(OneStepArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CasSROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     denoiser = CasSRDenoiser(
         base,
         ControlNetModel.from_pretrained(arguments.cassr, subfolder="controlnet"),
@@ -46,7 +50,10 @@ def main(argv: list[str] | None = None) -> None:
         denoiser.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     loss = OneStepLoss.from_arguments(denoiser, scheduler, arguments)
-    train(loss, degraded_crops(arguments), arguments, denoiser.save)
+    call = {"process_size": arguments.resolution, "activation_guidance_scale": 1.0}
+    enlarge = enlarge_in_one_step(CasSRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, CasSRPipeline, scheduler, **call)
+    train(loss, degraded_crops(arguments), arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

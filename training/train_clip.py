@@ -1,7 +1,7 @@
 """Trains a small CLIP vision tower on tagged photographs, to the text tower of a small base.
 
     accelerate launch training/train_clip.py --config training/recipes/clip_small.yaml \
-        --train_data_dir PHOTOS --base runs/base --output_dir runs/clip
+        --train_data_dir PHOTOS --pretrained_model_name_or_path runs/base --output_dir runs/clip
 
 The output folder is what train_cognitive_encoder.py and find_references.py take as --clip. CoSeR itself takes
 OpenCLIP's ViT-H/14 there, which needs no training.
@@ -29,7 +29,7 @@ from diffusers_sr.training import TrainingArguments, option, parse_arguments, ph
 class CLIPArguments(TrainingArguments):
     """Trains a vision tower contrastively with the tags of the photos."""
 
-    base: str = field(
+    pretrained_model_name_or_path: str = field(
         metadata={"help": "Stable Diffusion whose text encoder is the text tower: a folder or a Hub id."}
     )
     tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions."})
@@ -86,7 +86,7 @@ def build_clip(arguments: CLIPArguments, text_encoder: CLIPTextModel) -> CLIPMod
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CLIPArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     clip = build_clip(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         clip.gradient_checkpointing_enable()

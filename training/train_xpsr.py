@@ -2,7 +2,7 @@
 
     diffusers-sr caption PHOTOS --output prompts
     accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
 
 The output folder holds `controlnet` and `adapter`, which with the base make an `XPSRPipeline`, and `constraint`, which
 only training needs.
@@ -17,20 +17,25 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
 from diffusers_sr.losses import DenoisingLoss
+from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.validation import enlarge_with
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from diffusers_sr.xpsr.training import XPSRDenoiser, with_prompts
 
 
 @dataclass(kw_only=True)
-class XPSRArguments(DenoiserArguments):
+class XPSRArguments(DenoiserArguments, HubArguments):
     """Trains ControlNet, semantic fusion and pixel attention; defaults are the official script's, where it works.
 
     It never feeds the high-level prompt; here it does, as in the paper.
     """
 
-    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
     prompts_dir: str | None = option(None, "Prompts of the photos, of `diffusers-sr caption`; instead of --tags_file.")
     controlnet_model_name_or_path: str | None = option(
         None, "ControlNet to start from: a folder or a Hub id. By default it is new."
@@ -48,7 +53,7 @@ class XPSRArguments(DenoiserArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(XPSRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     controlnet = controlnet_to_train(base, arguments.controlnet_model_name_or_path)
     constraint = None
     if arguments.constraint_weight:
@@ -65,7 +70,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
-    train(DenoisingLoss(denoiser, DDPMScheduler.from_config(base.scheduler.config)), dataset, arguments, denoiser.save)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    call = {"process_size": arguments.resolution, "captioner": "measured"}
+    enlarge = enlarge_with(XPSRPipeline, denoiser, scheduler, **call)
+    publish = publisher(arguments, XPSRPipeline, call)
+    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

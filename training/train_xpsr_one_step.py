@@ -1,7 +1,8 @@
 """Fine-tunes a trained XPSR for sampling in one step (`diffusers_sr.one_step`).
 
     accelerate launch training/train_xpsr_one_step.py --train_data_dir PHOTOS --prompts_dir prompts \
-        --base stable-diffusion-v1-5/stable-diffusion-v1-5 --xpsr runs/xpsr --output_dir runs/xpsr_one_step
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --xpsr runs/xpsr \
+        --output_dir runs/xpsr_one_step
 
 The output folder holds `controlnet` and `adapter`.
 """
@@ -13,17 +14,21 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
-from diffusers_sr.one_step import OneStepArguments, OneStepLoss
+from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
+from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.training import degraded_crops, option, parse_arguments, train
 from diffusers_sr.xpsr.adapter import XPSRAdapter
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from diffusers_sr.xpsr.training import XPSRDenoiser, with_prompts
 
 
 @dataclass(kw_only=True)
-class XPSROneStepArguments(OneStepArguments):
+class XPSROneStepArguments(OneStepArguments, HubArguments):
     """Trains ControlNet, semantic fusion and pixel attention on the picture of a single step."""
 
-    base: str = option("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id.")
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
     prompts_dir: str | None = option(None, "Prompts of the photos, of `diffusers-sr caption`; instead of --tags_file.")
     xpsr: str = field(metadata={"help": "Output folder of train_xpsr.py."})
 
@@ -31,7 +36,7 @@ class XPSROneStepArguments(OneStepArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(XPSROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.base, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
     denoiser = XPSRDenoiser(
         base,
         ControlNetModel.from_pretrained(arguments.xpsr, subfolder="controlnet"),
@@ -42,7 +47,11 @@ def main(argv: list[str] | None = None) -> None:
         denoiser.enable_gradient_checkpointing()
     dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
-    train(OneStepLoss.from_arguments(denoiser, scheduler, arguments), dataset, arguments, denoiser.save)
+    loss = OneStepLoss.from_arguments(denoiser, scheduler, arguments)
+    call = {"process_size": arguments.resolution, "captioner": "measured", "added_noise_level": 0}
+    enlarge = enlarge_in_one_step(XPSRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, XPSRPipeline, scheduler, **call)
+    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class CoSeRDenoiser(Denoiser):
             trained["cfw"] = cfw
         super().__init__(base, trained, {"cognitive_encoder": cognitive_encoder})
         self.cfw = cfw
+        _freeze_unread_features(controlnet, adapter)
         adapter.attach(self.unet)
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
         self.null_text_ratio = null_text_ratio
@@ -83,3 +84,15 @@ class CoSeRDenoiser(Denoiser):
         )
         noise: Tensor = self.unet(noisy, timesteps, text).sample
         return noise
+
+
+def _freeze_unread_features(controlnet: LatentControlNetModel, adapter: CoSeRAdapter) -> None:
+    """Freeze what makes those residuals of the ControlNet that no site of the adapter reads.
+
+    Nothing else reads them either: at levels without attention they get no gradient, which distributed data
+    parallelism takes for an error.
+    """
+    read = {options["control_index"] for options in adapter.sites("unet").values()}
+    for index, convolution in enumerate(controlnet.controlnet_down_blocks):
+        if index not in read:
+            convolution.requires_grad_(False)

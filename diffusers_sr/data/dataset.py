@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import csv
-import random
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from diffusers_sr.data.degradation import DegradationConfig, degrade, usm_sharpen
-from diffusers_sr.data.references import References
+from ..files import ImageFileError
+from .degradation import DegradationConfig, degrade, degrade_batch, usm_sharpen
+from .photos import IMAGE_SUFFIXES, Permuted, Photo, PhotoFiles, Photos, PhotoStream, read_image
+from .references import References
+from .seeds import sample_generator
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Scripts and tests read photos and seed samples as this module does.
+__all__ = [
+    "PhotoCrops",
+    "list_images",
+    "listed_names",
+    "read_image",
+    "read_tags",
+    "sample_generator",
+    "split_tags",
+    "training_photos",
+]
+
+logger = logging.getLogger(__name__)
 
 # Decoding a photo costs more than degrading a crop of it. A folder of up to this many stays decoded in every worker;
 # a larger one would fill the memory, and a photo would be thrown out before its next turn.
 _MOST_DECODED_PHOTOS = 160
+# A folder of nothing else is wrong.
+_MOST_SKIPPED = 1000
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -37,12 +54,6 @@ def list_images(folder: str | Path) -> list[Path]:
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
     return paths
-
-
-def read_image(path: str | Path) -> Tensor:
-    """One photo as uint8 RGB, [3, height, width]."""
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def read_tags(path: str | Path | None) -> dict[str, str]:
@@ -73,7 +84,7 @@ def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
     """
     names = set(Path(path).read_text(encoding="utf-8").split("\n")) - {""}
     if missing := sorted(names - {photo.name for photo in photos}):
-        raise ValueError(f"{path} lists photos that are not in the folder: {missing}.")
+        raise ValueError(f"{path} lists photos that do not exist: {missing}.")
     return names
 
 
@@ -88,43 +99,44 @@ def training_photos(folder: str | Path, exclude: str | Path | None) -> list[Path
     return [path for path in paths if path.name not in excluded]
 
 
-def sample_generator(seed: int, purpose: int | str) -> torch.Generator:
-    """A CPU generator for one purpose under a seed: sample `purpose` of a run, or one draw of a sample."""
-    # Python hashes the text, so that neighbouring seeds and samples have nothing in common.
-    return torch.Generator().manual_seed(random.Random(f"{seed}/{purpose}").getrandbits(32))
-
-
 class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     """Random crops of photographs, without end; sample `index` is the same whatever the number of workers.
 
-    Every pass over the photos is a new permutation of them. A crop is flipped left to right half of the time.
+    Every pass over the photos is a new permutation of them. A crop is flipped left to right half of the time. A photo
+    that cannot be used, because its file is damaged or it is smaller than the crop, is skipped: the next photo in
+    order takes its place (and has its own turn as well). It is logged once, with the count of those skipped so far,
+    whichever loader worker comes upon it; of a stream, whose photos are not known beforehand, once in each pass.
 
     A sample holds
     - `target`: [3, crop_size, crop_size] in [0, 1];
-    - `degraded` (with `degradation`): the low-resolution version, [3, crop_size / scale, crop_size / scale], in
-      SeeSR's official training data that of the USM-sharpened crop, which is then the target too;
-    - `reference` (with `references` and `degradation`): a crop of another photo, of the size of the target, and
+    - `degraded` (with `degradation`, or for photos that have a low-resolution version): [3, crop_size / scale,
+      crop_size / scale]. Made by degrading the crop: in SeeSR's official training data the USM-sharpened crop, which
+      is then the target too. Or cut from the photo's low-resolution version, and the target left as it is;
+    - `reference` (with `references`, and `degraded`): a crop of another photo, of the size of the target, and
       sharpened if that is;
-    - `tags`: the photo's tags, "" where `tags` has none;
-    - `seed`: int64, for what the training step draws for this sample (noise, timestep).
+    - `tags`: the photo's tags by name, or else those kept with the photo, or "";
+    - `seed`: int64, for what the training step draws for this sample (noise, timestep);
+    - `degradation_seed` instead of `degraded` (with `degrade_later`): int64; `complete` makes the rest of it.
 
     Args:
-        paths: the photos.
-        crop_size: side of the square crop in pixels; a photo smaller than this raises ValueError when it is read.
+        photos: files, other photographs by number, or a stream of photographs, which has its own order.
+        crop_size: side of the square crop in pixels.
         seed: seed of the run.
         degradation: how crops are degraded; None gives clean crops.
         sharpen_target: whether the crop is sharpened before it is degraded.
         scale: ratio of the target's side to the degraded crop's.
         tags: tags by file name.
         references: of every photo the others that it may be shown with, and the weights they are drawn by.
+        degrade_later: leave sharpening and degrading to `complete`, which does them for a batch on its device.
 
     Raises:
-        ValueError: if a photo has no reference, or one that is not among the photos.
+        ValueError: if a photo has no reference, or one that is not among the photos; if the crop's side is no multiple
+            of the scale, where samples are degraded; and, when a sample is asked for, if no photo can be used.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        photos: Sequence[Path] | Photos | PhotoStream,
         crop_size: int,
         seed: int = 0,
         degradation: DegradationConfig | None = None,
@@ -132,8 +144,17 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         scale: int = 4,
         tags: dict[str, str] | None = None,
         references: References | None = None,
+        degrade_later: bool = False,
     ):
-        self.paths = list(paths)
+        if degradation is not None and crop_size % scale:
+            raise ValueError(f"A crop of {crop_size} pixels cannot be degraded: give a multiple of scale={scale}.")
+        self.photos: Photos | None = None
+        self._order: Permuted | PhotoStream
+        if isinstance(photos, PhotoStream):
+            self._order = photos
+        else:
+            self.photos = PhotoFiles(photos) if isinstance(photos, Sequence) else photos
+            self._order = Permuted(self.photos, seed)
         self.crop_size = crop_size
         self.seed = seed
         self.degradation = degradation
@@ -141,59 +162,149 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self.scale = scale
         self.tags = tags or {}
         self.references = references or {}
-        self._by_name = {path.name: path for path in self.paths}
+        self.degrade_later = degrade_later
+        self._told: set[str] = set()  # those of a stream
+        # By number, whichever worker came upon them: loader workers share this memory.
+        self._is_skipped = torch.zeros(
+            0 if self.photos is None else len(self.photos), dtype=torch.bool
+        ).share_memory_()
+        self._numbers: dict[str, int] = {}
         if references is not None:
-            _check_references(references, self._by_name)
+            self._numbers = {name: number for number, name in enumerate(self.names)}
+            _check_references(references, self.names)
         self._decoded: dict[Path, Tensor] = {}
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The photos' names. Raises ValueError if they are streamed."""
+        if self.photos is None:
+            raise ValueError(
+                "Photos that are streamed have no names by which something could belong to them: leave out "
+                "--streaming, or write them to shards (python -m diffusers_sr.data.prepare)."
+            )
+        return self.photos.names
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the photos that this process and its loader workers skipped so far; of a stream, this worker's."""
+        if self.photos is None:
+            return sorted(self._told)
+        return [self.photos.names[number] for number in self._is_skipped.nonzero().flatten().tolist()]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The photos' files. Raises ValueError if they are no files of a folder."""
+        if not isinstance(self.photos, PhotoFiles):
+            raise ValueError(
+                "These photos are not files of a folder: give a folder of photographs (--train_data_dir)."
+            )
+        return self.photos.paths
+
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        path = self._path(index)
-        generator = sample_generator(self.seed, index)
-        crop = self._crop(path, generator)
-        sample: dict[str, Tensor | str] = {"target": crop, "tags": self.tags.get(path.name, "")}
-        if self.degradation is not None:
-            target = usm_sharpen(crop) if self.sharpen_target else crop
-            sample["target"] = target
-            sample["degraded"] = degrade(target, generator, self.degradation, self.scale)
-            if self.references:
-                reference = self._crop(self._reference_path(path, generator), generator)
-                sample["reference"] = usm_sharpen(reference) if self.sharpen_target else reference
+        # Twice their number: the only photo that can be used may have had its turn just before, and come last next.
+        most = _MOST_SKIPPED if self.photos is None else min(2 * len(self.photos), _MOST_SKIPPED)
+        for photo in islice(self._order.following(index), most):
+            try:
+                return self._sample(photo, sample_generator(self.seed, index))
+            except ImageFileError as error:
+                self._skip(photo, str(error))
+                last = f"{photo.name} {error}"
+        raise ValueError(
+            f"{most} photos in a row cannot be used, the last because {last}: give photos that can be read and are as "
+            "large as --resolution."
+        )
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What `degrade_later` has left to do, for a batch of samples on any device; changes `batch`."""
+        assert self.degradation is not None
+        if self.sharpen_target:
+            for name in {"target", "reference"} & batch.keys():
+                batch[name] = usm_sharpen(batch[name])
+        seeds = batch.pop("degradation_seed")
+        batch["degraded"] = degrade_batch(batch["target"], seeds, self.degradation, self.scale)
+        return batch
+
+    def _sample(self, photo: Photo, generator: torch.Generator) -> dict[str, Tensor | str]:
+        crop, low_resolution = self._crop(photo, generator)
+        sample: dict[str, Tensor | str] = {"target": crop, "tags": self.tags.get(photo.name, photo.tags)}
+        sharpens = self.sharpen_target and not self.degrade_later and low_resolution is None
+        if sharpens and self.degradation is not None:
+            sample["target"] = crop = usm_sharpen(crop)
+        if low_resolution is not None:
+            sample["degraded"] = low_resolution
+        elif self.degradation is not None and self.degrade_later:
+            sample["degradation_seed"] = torch.randint(1 << 62, (), generator=generator)
+        elif self.degradation is not None:
+            sample["degraded"] = degrade(crop, generator, self.degradation, self.scale)
+        if self.references and (low_resolution is not None or self.degradation is not None):
+            reference = self._reference_crop(photo, generator)
+            sample["reference"] = usm_sharpen(reference) if sharpens else reference
         sample["seed"] = torch.randint(1 << 62, (), generator=generator)
         return sample
 
-    def _path(self, index: int) -> Path:
-        epoch, position = divmod(index, len(self.paths))
-        order = torch.randperm(len(self.paths), generator=sample_generator(self.seed, f"pass {epoch}"))
-        return self.paths[int(order[position])]
+    def _reference_crop(self, photo: Photo, generator: torch.Generator) -> Tensor:
+        assert self.photos is not None
+        names, weights = zip(*self.references[photo.name].items(), strict=True)
+        name = names[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
+        try:
+            return self._crop(self.photos[self._numbers[name]], generator)[0]
+        except ImageFileError as error:
+            raise ImageFileError(f"has the reference {name}, which {error}") from error
 
-    def _reference_path(self, path: Path, generator: torch.Generator) -> Path:
-        names, weights = zip(*self.references[path.name].items(), strict=True)
-        return self._by_name[names[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]]
-
-    def _crop(self, path: Path, generator: torch.Generator) -> Tensor:
-        image = self._decode(path)
+    def _crop(self, photo: Photo, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """A crop of the photo, and the same of its low-resolution version if it has one."""
+        image = self._decode(photo.file)
         height, width = image.shape[-2:]
         if min(height, width) < self.crop_size:
-            raise ValueError(
-                f"{path} is {width}x{height} pixels, smaller than the crop of {self.crop_size}x{self.crop_size}: "
-                f"remove it from the folder or lower the resolution."
+            raise ImageFileError(
+                f"is {width}x{height} pixels, smaller than the crop of {self.crop_size}x{self.crop_size}"
             )
-        top = int(torch.randint(height - self.crop_size + 1, (), generator=generator))
-        left = int(torch.randint(width - self.crop_size + 1, (), generator=generator))
-        crop = image[:, top : top + self.crop_size, left : left + self.crop_size].float() / 255
-        return crop.flip(-1) if torch.rand((), generator=generator) < 0.5 else crop
+        step = 1 if photo.degraded is None else self.scale
+        top = step * int(torch.randint((height - self.crop_size) // step + 1, (), generator=generator))
+        left = step * int(torch.randint((width - self.crop_size) // step + 1, (), generator=generator))
+        flips = bool(torch.rand((), generator=generator) < 0.5)
+        crop = _cut(image, top, left, self.crop_size, flips)
+        if photo.degraded is None:
+            return crop, None
+        try:
+            low_resolution = self._decode(photo.degraded)
+        except ImageFileError as error:
+            raise ImageFileError(f"has the low-resolution version {photo.degraded}, which {error}") from error
+        return crop, _cut(low_resolution, top // step, left // step, self.crop_size // step, flips)
 
-    def _decode(self, path: Path) -> Tensor:
-        if len(self.paths) > _MOST_DECODED_PHOTOS:
-            return read_image(path)
-        if path not in self._decoded:
-            self._decoded[path] = read_image(path)
-        return self._decoded[path]
+    def _decode(self, file: Path | str | bytes) -> Tensor:
+        if not isinstance(file, Path) or self.photos is None or len(self.photos) > _MOST_DECODED_PHOTOS:
+            return read_image(file)
+        if file not in self._decoded:
+            self._decoded[file] = read_image(file)
+        return self._decoded[file]
+
+    def _skip(self, photo: Photo, reason: str) -> None:
+        if photo.number is None:
+            is_told = photo.name in self._told
+            self._told.add(photo.name)
+        else:
+            is_told = bool(self._is_skipped[photo.number])
+            self._is_skipped[photo.number] = True
+        if not is_told:
+            logger.warning(
+                "Skipped: %s %s. The next photo takes its place. Skipped so far: %d.",
+                photo.name,
+                reason,
+                len(self.skipped),
+            )
 
 
-def _check_references(references: References, photos: Mapping[str, Path]) -> None:
-    without = sorted(name for name in photos if name not in references)
-    unknown = sorted({other for name in photos for other in references.get(name, ()) if other not in photos})
+def _cut(image: Tensor, top: int, left: int, side: int, flips: bool) -> Tensor:
+    """A square of uint8 [3, height, width], in [0, 1]."""
+    crop = image[:, top : top + side, left : left + side].float() / 255
+    return crop.flip(-1) if flips else crop
+
+
+def _check_references(references: References, photos: Sequence[str]) -> None:
+    known = set(photos)
+    without = sorted(name for name in known if name not in references)
+    unknown = sorted({other for name in known for other in references.get(name, ()) if other not in known})
     if without or unknown:
         raise ValueError(
             f"These photos have no reference: {without}. These references are not among the photos: {unknown}. "

@@ -205,7 +205,10 @@ def resize(image: Tensor, size: tuple[int, int], generator: Generator) -> Tensor
 
     Bicubic interpolation overshoots [0, 1].
     """
-    return F.interpolate(image[None], size=size, mode=_choice(generator, INTERPOLATIONS))[0]
+    mode = _choice(generator, INTERPOLATIONS)
+    if image.shape[1:] == size:
+        return image  # as each of them would, but for the time it takes
+    return F.interpolate(image[None], size=size, mode=mode)[0]
 
 
 def poisson_noise(image: Tensor, gray: bool, generator: Generator) -> Tensor:
@@ -217,7 +220,7 @@ def poisson_noise(image: Tensor, gray: bool, generator: Generator) -> Tensor:
     Args:
         image: [3, height, width] in [0, 1].
         gray: noise of the luminance, equal in all channels.
-        generator: source of the noise, on the CPU.
+        generator: source of the noise, which is drawn on its device.
 
     Returns:
         [3, height, width], of mean 0, about ±0.1.
@@ -227,40 +230,66 @@ def poisson_noise(image: Tensor, gray: bool, generator: Generator) -> Tensor:
     values = (image * 255).round().clamp(0, 255)
     distinct = int(torch.count_nonzero(torch.bincount(values.flatten().int(), minlength=256)))
     photons = 2.0 ** math.ceil(math.log2(distinct))
-    expected = values.cpu() * (photons / 255)
+    expected = values.to(generator.device) * (photons / 255)
     noise = (torch.poisson(expected, generator=generator) - expected) / photons
     return noise.to(image.device).expand(3, -1, -1)
 
 
-def add_noise(image: Tensor, order: DegradationOrder, generator: Generator) -> Tensor:
-    """Add gaussian or Poisson noise to [3, height, width] and clamp to [0, 1]."""
+def add_noise(
+    image: Tensor, order: DegradationOrder, generator: Generator, noise_generator: Generator | None = None
+) -> Tensor:
+    """Add gaussian or Poisson noise to [3, height, width] and clamp to [0, 1].
+
+    Kind and strength are drawn from `generator`, the noise itself from `noise_generator`, or from the same.
+    """
+    noise_generator = noise_generator or generator
     gaussian = _chance(generator, order.gaussian_noise_probability)
     gray = _chance(generator, order.gray_noise_probability)
     if gaussian:
         sigma = _uniform(generator, *order.gaussian_noise_sigma) / 255
         shape = (1 if gray else 3, *image.shape[1:])
-        noise = sigma * randn_tensor(shape, generator=generator, device=image.device, dtype=image.dtype)
+        noise = sigma * randn_tensor(shape, generator=noise_generator, device=image.device, dtype=image.dtype)
     else:
         scale = _uniform(generator, *order.poisson_noise_scale)
-        noise = scale * poisson_noise(image, gray, generator)
+        noise = scale * poisson_noise(image, gray, noise_generator)
     return (image + noise).clamp(0, 1)
 
 
-def _degrade_once(image: Tensor, size: tuple[int, int], order: DegradationOrder, generator: Generator) -> Tensor:
+def _degrade_once(
+    image: Tensor,
+    size: tuple[int, int],
+    order: DegradationOrder,
+    generator: Generator,
+    noise_generator: Generator | None,
+) -> Tensor:
     """Blur, resize to a random multiple of `size`, add noise."""
     if _chance(generator, order.blur_probability):
         image = blur(image, draw_kernel(order, generator))
     factor = draw_resize_factor(order, generator)
     # At least one pixel must remain of images that are smaller than the smallest factor allows for.
     image = resize(image, (max(1, int(size[0] * factor)), max(1, int(size[1] * factor))), generator)
-    return add_noise(image, order, generator)
+    return add_noise(image, order, generator, noise_generator)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of images for the next one, where every page of it would cost a fault.
+
+    glibc gives blocks above a threshold back to the system when they are freed, and raises the threshold to the
+    largest block that was freed so far, up to 32 MiB. (Elsewhere this does nothing.)
+    """
+    torch.empty(30 << 20, dtype=torch.uint8)
 
 
 @torch.no_grad()
 def degrade(
-    image: Tensor, generator: Generator, config: DegradationConfig = DegradationConfig(), scale: int = 4
+    image: Tensor,
+    generator: Generator,
+    config: DegradationConfig = DegradationConfig(),
+    scale: int = 4,
+    noise_generator: Generator | None = None,
 ) -> Tensor:
-    """Make a low-resolution, degraded image. Equal generators give equal results.
+    """Make a low-resolution, degraded image. Equal generators give equal results on equal machines.
 
     The official code sharpens the image first: see `usm_sharpen`.
 
@@ -269,6 +298,8 @@ def degrade(
         generator: source of everything random, on the CPU whatever the image's device.
         config: strengths and probabilities.
         scale: ratio of the image's sides to the result's.
+        noise_generator: source of the noise's values alone, on the image's device: drawing them on the CPU takes
+            longer than all the rest on a GPU. By default they come from `generator`.
 
     Returns:
         [3, height / scale, width / scale] in [0, 1], multiples of 1/255.
@@ -282,10 +313,11 @@ def degrade(
     if height % scale or width % scale:
         raise ValueError(f"The image is {width}x{height} pixels: crop it to multiples of scale={scale}.")
     final_size = (height // scale, width // scale)
+    _keep_freed_memory()
 
-    image = _degrade_once(image, (height, width), config.first, generator)
+    image = _degrade_once(image, (height, width), config.first, generator, noise_generator)
     image = jpeg(image, _uniform(generator, *config.first.jpeg_quality))
-    image = _degrade_once(image, final_size, config.second, generator)
+    image = _degrade_once(image, final_size, config.second, generator, noise_generator)
 
     jpeg_last = _chance(generator, 0.5)
     quality = _uniform(generator, *config.second.jpeg_quality)
@@ -298,6 +330,39 @@ def degrade(
     if jpeg_last:
         image = jpeg(image, quality)
     return (image * 255).round().clamp(0, 255) / 255
+
+
+def degrade_batch(
+    images: Tensor, seeds: Tensor, config: DegradationConfig = DegradationConfig(), scale: int = 4
+) -> Tensor:
+    """Degrade a batch on the device it is on: the distribution of `degrade`, each sample seeded by its own number.
+
+    A sample does not depend on what else is in the batch. It is not what `degrade` makes of the same seed: parameters
+    are drawn on the CPU, but the noise on the device, whose random numbers are others. And on a GPU sums are taken in
+    another order, so that JPEG, which rounds, may differ by a quantisation step.
+
+    Kernels, intermediate sizes and JPEG qualities are each sample's own, so no two samples take the same path: they
+    are queued on the device one after another, not stacked into one tensor. (Codes that stack them give all samples
+    of a batch the same parameters, which is another distribution.)
+
+    Args:
+        images: float32 [batch, 3, height, width] in [0, 1].
+        seeds: int64 [batch].
+        config, scale: as in `degrade`.
+
+    Returns:
+        [batch, 3, height / scale, width / scale] in [0, 1], multiples of 1/255.
+
+    Raises:
+        ValueError: as `degrade` does.
+    """
+    degraded = []
+    for image, seed in zip(images, seeds.tolist(), strict=True):
+        generator = Generator().manual_seed(seed)
+        noise_seed = int(torch.randint(1 << 62, (), generator=generator))
+        noise_generator = Generator(images.device).manual_seed(noise_seed)
+        degraded.append(degrade(image, generator, config, scale, noise_generator))
+    return torch.stack(degraded)
 
 
 @cache
@@ -318,6 +383,7 @@ def usm_sharpen(image: Tensor, strength: float = 0.5, kernel_size: int = 51, thr
     Returns:
         The image in its own shape, in [0, 1].
     """
+    _keep_freed_memory()
     kernel = _usm_kernel(kernel_size)
     detail = image - blur(image, kernel)
     mask = blur((detail.abs() * 255 > threshold).to(image), kernel)

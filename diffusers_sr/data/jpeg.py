@@ -68,10 +68,16 @@ def _code_plane(plane: Tensor, table: Tensor) -> Tensor:
     planes, height, width = plane.shape
     dct = _dct_matrix().to(plane)
     table = table.to(plane)
-    blocks = plane.view(planes, height // 8, 8, width // 8, 8).transpose(2, 3)
+    blocks = plane.view(planes, height // 8, 8, width // 8, 8).transpose(2, 3).contiguous()
     coefficients = dct @ blocks @ dct.T
-    blocks = dct.T @ (torch.round(coefficients / table) * table) @ dct
+    blocks = dct.T @ coefficients.div_(table).round_().mul_(table) @ dct
     return blocks.transpose(2, 3).reshape(planes, height, width)
+
+
+def _halve(planes: Tensor) -> Tensor:
+    """Means of 2 x 2 pixels of [planes, height, width]; F.avg_pool2d takes four times as long on a CPU."""
+    upper, lower = planes[:, ::2], planes[:, 1::2]
+    return (upper[..., ::2] + upper[..., 1::2]).add_(lower[..., ::2]).add_(lower[..., 1::2]).div_(4)
 
 
 def jpeg(image: Tensor, quality: float) -> Tensor:
@@ -94,15 +100,15 @@ def jpeg(image: Tensor, quality: float) -> Tensor:
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality!r}: a JPEG quality has to be between 1 and 100.")
     height, width = image.shape[-2:]
-    rgb = (image * 255).round().clamp(0, 255)
+    rgb = (image * 255).round_().clamp_(0, 255)
     ycbcr = torch.einsum("dc,chw->dhw", _rgb_to_ycbcr_matrix().to(rgb), rgb)
     ycbcr = pad_to_multiple(ycbcr[None], 16)[0]
 
-    luma = _code_plane(ycbcr[:1].round() - 128, quantization_table(LUMINANCE_TABLE, quality)) + 128
-    chroma = F.avg_pool2d(ycbcr[1:], 2).round()
+    luma = _code_plane(ycbcr[:1].round() - 128, quantization_table(LUMINANCE_TABLE, quality)).add_(128)
+    chroma = _halve(ycbcr[1:]).round_()
     chroma = _code_plane(chroma, quantization_table(CHROMINANCE_TABLE, quality))
-    chroma = F.interpolate(chroma.round()[None], scale_factor=2, mode="bilinear")[0]
+    chroma = F.interpolate(chroma.round_()[None], scale_factor=2, mode="bilinear")[0]
 
     decoded = torch.cat([luma, chroma])[:, :height, :width]
     rgb = torch.einsum("dc,chw->dhw", _ycbcr_to_rgb_matrix().to(decoded), decoded)
-    return rgb.round().clamp(0, 255) / 255
+    return rgb.round_().clamp_(0, 255).div_(255)

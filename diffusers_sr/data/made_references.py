@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .dataset import PhotoCrops, read_image, sample_generator
+from .dataset import PhotoCrops
+from .photos import PhotoFiles, read_image
+from .seeds import sample_generator
 
 SETTINGS = "crops.json"
 
@@ -24,7 +26,7 @@ def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
     """What decides the first `count` samples of `crops`: the same settings give the same crops, equally degraded."""
     return {
         "count": count,
-        "photos": [path.name for path in crops.paths],
+        "photos": list(crops.names),
         "crop_size": crops.crop_size,
         "seed": crops.seed,
         "sharpen_target": crops.sharpen_target,
@@ -56,10 +58,15 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
         folder: what training/make_references.py wrote.
 
     Raises:
-        ValueError: if the references were made of other crops, or one of them is missing.
+        ValueError: if the references were made of other crops, one of them is missing, or the crops are degraded later
+            than here, or not at all, where they would become others than the references were made of.
     """
 
     def __init__(self, crops: PhotoCrops, folder: str | Path) -> None:
+        if crops.degrade_later:
+            raise ValueError("References that were made ahead belong to --degradation_device worker.")
+        if isinstance(crops.photos, PhotoFiles) and crops.photos.degraded is not None:
+            raise ValueError("References that were made ahead are of degraded crops: leave out --train_lr_dir.")
         folder = Path(folder)
         path = folder / SETTINGS
         if not path.is_file():

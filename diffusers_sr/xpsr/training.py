@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor
 
 from ..control_features import control_features
-from ..data.dataset import PhotoCrops, sample_generator
+from ..data.dataset import PhotoCrops
+from ..data.seeds import sample_generator
 from ..denoiser import Denoiser, condition_image
+from ..files import ImageFileError, read_photo
 from ..losses import drop_texts
 from ..texts import encode_texts
 from .adapter import XPSRAdapter
 from .constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
 from .degradation_prompt import describe_degradation
-from .prompts import read_prompts
+from .prompts import official_files, read_prompts
 
 # Natural logarithms of the sides in pixels that photos to be enlarged may have.
 _LOG_SIDES = (math.log(48), math.log(1440))
@@ -27,13 +30,44 @@ _LOG_SIDES = (math.log(48), math.log(1440))
 def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
     """The crops with the high-level prompts of their photos as `tags`, if a directory of prompts is given.
 
+    A photo that cannot be read may have none: it is skipped in training. Photos that are no files of a folder bring
+    their prompts along (`python -m diffusers_sr.data.prepare --prompts_dir` writes them to shards).
+
     Raises:
-        FileNotFoundError, ValueError, ImageFileError: as `read_prompts` does.
+        FileNotFoundError: as `read_prompts` does.
+        ValueError: as `read_prompts` does, or if the photos are no files of a folder.
     """
     if directory is not None:
-        prompts = read_prompts(directory, crops.paths)
-        crops.tags = {path.name: each.high_level for path, each in zip(crops.paths, prompts, strict=True)}
+        crops.tags = high_level_prompts(directory, crops.paths)
     return crops
+
+
+def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
+    """The high-level prompts of photos, by name; a photo that cannot be read may have none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_prompts` does.
+    """
+    try:
+        prompts = read_prompts(directory, photos)
+    except FileNotFoundError:  # a file of the official layout
+        without = {path for path in photos if not all(map(Path.is_file, official_files(directory, path.stem)))}
+        if any(map(_can_be_read, without)):
+            raise
+        photos = [path for path in photos if path not in without]
+        prompts = read_prompts(directory, photos)
+    except ImageFileError:  # photos of a cache are found by their pixels
+        photos = [path for path in photos if _can_be_read(path)]
+        prompts = read_prompts(directory, photos)
+    return {path.name: each.high_level for path, each in zip(photos, prompts, strict=True)}
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        read_photo(path)
+    except ImageFileError:
+        return False
+    return True
 
 
 class XPSRDenoiser(Denoiser):

@@ -1,4 +1,4 @@
-"""What `DiffusionPipeline.from_pretrained(..., custom_pipeline=".../pipelines/xpsr")` loads."""
+"""What diffusers loads as `custom_pipeline`: the class itself is in the package diffusers-sr."""
 
 # diffusers gives every local folder the same module, and finds two pipelines if the last one's class is still there.
 for _name in [name for name in globals() if name.endswith("Pipeline")]:

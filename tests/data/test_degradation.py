@@ -12,12 +12,14 @@ from PIL import Image
 from skimage import data
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import degradation as published
 from diffusers_sr.data import degradation
 from diffusers_sr.data.degradation import (
     DegradationConfig,
     DegradationOrder,
     add_noise,
     degrade,
+    degrade_batch,
     draw_kernel,
     draw_resize_factor,
     poisson_noise,
@@ -201,6 +203,22 @@ def test_kernels_are_drawn_as_configured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (shapes < 1).mean() == pytest.approx(0.5, abs=0.07)
 
 
+def test_a_sample_draws_what_is_published() -> None:
+    """All that `degrade` draws, against the ranges and chances of SeeSR's training pairs."""
+    draws = published.record_draws(1000)
+    statistics = list(published.statistics(draws))
+    assert len(statistics) == 47
+    for each in statistics:
+        assert each.count > 30 and abs(each.z) < 4, each
+    # Beside them only the plateau's half of a range that has nothing below 1, and a first blur that is always there.
+    assert draws["_uniform"].keys() - set(published.RANGES.values()) == {(1.0, 1.0)}
+    assert draws["_chance"].keys() - {(chance,) for chance in published.CHANCES.values()} == {(1.0,)}
+    for (low, high), values in draws["_uniform"].items():
+        # Of n draws, one in a thousand leaves 7 / n of the range empty at an end.
+        reach = 7 / len(values) * (high - low)
+        assert low <= min(values) <= low + reach and high - reach <= max(values) <= high
+
+
 def test_resize_factors_are_drawn_as_configured() -> None:
     source = generator()
     factors = np.array([draw_resize_factor(DegradationOrder(), source) for _ in range(4000)])
@@ -218,6 +236,15 @@ def test_resize_draws_all_three_interpolations(photo: torch.Tensor) -> None:
         result = resize(photo, size, generator(seed))
         seen |= {index for index, image in enumerate(expected) if torch.equal(image, result)}
     assert seen == {0, 1, 2}
+
+
+def test_resizing_to_the_same_size_is_what_each_interpolation_does(photo: torch.Tensor) -> None:
+    for mode in degradation.INTERPOLATIONS:
+        assert torch.equal(F.interpolate(photo[None], size=photo.shape[1:], mode=mode)[0], photo)
+    source, drawn = generator(), generator()
+    assert torch.equal(resize(photo, (128, 144), source), photo)
+    degradation._choice(drawn, degradation.INTERPOLATIONS)
+    assert torch.equal(source.get_state(), drawn.get_state()), "one is drawn all the same"
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -321,6 +348,67 @@ def test_nothing_is_drawn_from_the_global_generator(photo: torch.Tensor) -> None
     state = torch.get_rng_state()
     degrade(photo, generator())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# A batch
+
+
+def statistics(images: torch.Tensor) -> torch.Tensor:
+    """Of each of [batch, 3, height, width]: mean, deviation, energies of the gradients, and steps at JPEG's blocks."""
+    along, across = images.diff(dim=-1).square(), images.diff(dim=-2).square()
+    border = along[..., 7::8].mean((1, 2, 3)) - along[..., 3::8].mean((1, 2, 3))
+    moments = (images.mean((1, 2, 3)), images.std((1, 2, 3)), along.mean((1, 2, 3)), across.mean((1, 2, 3)), border)
+    return torch.stack(moments, dim=1)
+
+
+def distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """How far apart two sets of samples are, in standard errors, by mean and by mean square of each statistic."""
+    moments = [torch.cat([values, values.square()], dim=1) for values in (statistics(first), statistics(second))]
+    error = sum(values.var(0) / len(values) for values in moments).sqrt()
+    return (moments[0].mean(0) - moments[1].mean(0)).abs() / error
+
+
+def check_distribution(photo: torch.Tensor, device: str) -> None:
+    count, image, config = 200, photo[:, :64, 48:112], DegradationConfig()
+    images, seeds = image.to(device).expand(count, -1, -1, -1), torch.arange(count) + 10**6
+    alone = torch.stack([degrade(image, generator(seed)) for seed in range(count)])
+    # Ten numbers, each normal: one in 1600 such tests would fail, if seeds were not fixed.
+    assert distances(alone, degrade_batch(images, seeds, config).cpu()).max() < 4
+    stronger = replace(config, second=replace(config.second, jpeg_quality=(5.0, 30.0)))
+    assert distances(alone, degrade_batch(images, seeds, stronger).cpu()).max() > 4, "a difference is found"
+
+
+def test_a_batch_has_the_distribution_of_single_samples(photo: torch.Tensor) -> None:
+    check_distribution(photo, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_has_the_distribution_of_single_samples_on_a_gpu(photo: torch.Tensor) -> None:
+    check_distribution(photo, "cuda")
+
+
+def test_a_sample_of_a_batch_depends_on_its_seed_alone(photo: torch.Tensor) -> None:
+    images = torch.stack([photo[:, :32, :32], photo[:, 32:64, :32], photo[:, :32, :32]])
+    result = degrade_batch(images, torch.tensor([3, 4, 5]))
+    assert result.shape == (3, 3, 8, 8)
+    assert torch.equal(degrade_batch(images[1:2], torch.tensor([4])), result[1:2])
+    assert not torch.equal(result[0], result[2])
+
+
+def test_noise_from_its_own_source_leaves_the_parameters_alone(photo: torch.Tensor) -> None:
+    """Noise takes more random numbers where it is Poisson's; what is drawn after it must not move."""
+    quiet = DegradationConfig(
+        first=replace(NEUTRAL, jpeg_quality=(30, 95)), second=replace(NEUTRAL, jpeg_quality=(30, 95))
+    )
+    first, second = (
+        degrade(photo, generator(7), quiet, noise_generator=generator(seed).manual_seed(seed)) for seed in (1, 2)
+    )
+    assert torch.equal(first, second), "noise of no strength"
+    noisy = DegradationConfig()
+    first, second = (degrade(photo, generator(7), noisy, noise_generator=generator(seed)) for seed in (1, 2))
+    assert not torch.equal(first, second)
+    assert psnr(first, second) > 15
 
 
 NEUTRAL = DegradationOrder(

@@ -16,6 +16,7 @@ from diffusers_sr.data.made_references import (
     reference_path,
     write_settings,
 )
+from diffusers_sr.data.photos import PhotoFiles
 
 
 def crops(folder: Path, **options: object) -> PhotoCrops:
@@ -56,6 +57,21 @@ def test_references_of_other_crops_are_refused(folder: Path) -> None:
         write_settings(folder / "made", crop_settings(crops(folder, sharpen_target=False), 3))
     assert json.loads((folder / "made/crops.json").read_text())["sharpen_target"] is True
     write_settings(folder / "made", crop_settings(crops(folder), 3))
+
+
+def test_references_do_not_fit_crops_that_are_degraded_elsewhere(folder: Path) -> None:
+    with pytest.raises(ValueError, match="--degradation_device worker"):
+        CropsWithReferences(crops(folder, degrade_later=True), folder / "made")
+
+
+def test_references_do_not_fit_the_users_own_pairs(folder: Path) -> None:
+    photos = list_images(folder / "photos")
+    (folder / "small").mkdir()
+    for path in photos:
+        Image.new("RGB", (10, 10)).save(folder / "small" / path.name)
+    pairs = PhotoCrops(PhotoFiles(photos, list_images(folder / "small")), 32, degradation=DegradationConfig())
+    with pytest.raises(ValueError, match="leave out --train_lr_dir"):
+        CropsWithReferences(pairs, folder / "made")
 
 
 def test_missing_references_are_said(folder: Path) -> None:

@@ -1,0 +1,272 @@
+"""Checkpoints that are whole or not there, and runs that go on from them exactly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+TRAINABLE_FILE = "trainable.safetensors"
+MANIFEST = "manifest.json"
+_UNFINISHED = "unfinished-checkpoint"
+
+# A full disk is an OSError to Python, but a RuntimeError to torch's writer and a SafetensorError to safetensors'.
+_SAVE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimiser steps, samples of all processes, and how many processes there are."""
+
+    step: int
+    samples: int
+    num_processes: int
+
+
+def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn.Parameter]) -> None:
+    """Make checkpoints hold what trains: frozen weights are the base model's and need no second copy."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return  # these write the weights themselves, each process its own part
+
+    def save(models: list[nn.Module], weights: list[Any], output_dir: str) -> None:
+        if accelerator.is_main_process:
+            tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
+            save_file(tensors, Path(output_dir) / TRAINABLE_FILE)
+        weights.clear()
+
+    def load(models: list[nn.Module], input_dir: str) -> None:
+        tensors = load_file(Path(input_dir) / TRAINABLE_FILE)
+        if tensors.keys() != parameters.keys():
+            raise ValueError(f"The checkpoint {input_dir} holds other parameters than this run trains.")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])
+        models.clear()
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progress, total_limit: int) -> bool:
+    """Write `checkpoint-<step>` with everything a run needs to go on exactly, or nothing.
+
+    It gets its name when all of it is on the disk. All processes have to call this, and share the disk.
+
+    Args:
+        total_limit: older checkpoints beyond this number are removed.
+
+    Returns:
+        Whether it was written. If not, say because the disk is full, an error is logged and those before are kept.
+    """
+    unfinished = output_dir / _UNFINISHED
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    # Every process writes its own random state into the folder.
+    errors = _errors_of_all(partial(accelerator.save_state, str(unfinished)))
+    if not errors:
+        errors = _errors_of_all(partial(_publish, unfinished, progress) if accelerator.is_main_process else None)
+    if accelerator.is_main_process:
+        if errors:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            logger.error("checkpoint-%d could not be written, those before it are kept: %s", progress.step, errors[0])
+        else:
+            for old in list_checkpoints(output_dir)[:-total_limit]:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return not errors
+
+
+def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) -> Progress:
+    """Load the checkpoint that is asked for.
+
+    Args:
+        resume_from: a checkpoint folder; "latest" for the newest one of `output_dir` that is whole, or None, if there
+            is none at all; None for a new run. Newer ones that are damaged get another name, with a warning.
+
+    Raises:
+        ValueError: if there is no such checkpoint, it is damaged or of another model, or the output folder holds
+            later ones that the run would overwrite.
+    """
+    found: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = [_find(output_dir, resume_from)]
+        except ValueError as error:  # the other processes must not wait for ever
+            found = [error]
+    (path,) = broadcast_object_list(found)
+    if isinstance(path, ValueError):
+        raise path
+    if path is None:
+        return Progress(0, 0, accelerator.num_processes)
+    progress = Progress(**json.loads((path / MANIFEST).read_text())["progress"])
+    if progress.num_processes != accelerator.num_processes:
+        logger.warning(
+            "%s is of %d process(es), this run has %d: it goes on with the next sample, but not bit by bit as the "
+            "one before would have.",
+            path,
+            progress.num_processes,
+            accelerator.num_processes,
+        )
+    accelerator.load_state(str(path))
+    accelerator.step = 0  # batches of an unfinished optimiser step, of which a checkpoint has none
+    return progress
+
+
+def move_over(source: Path, target: Path) -> None:
+    """Rename a file or folder to `target`, on the same disk and in place of what is there."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """The folders named checkpoint-<step>, by step."""
+    return sorted(output_dir.glob("checkpoint-*"), key=_step)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in words, or None if it is whole."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+        for name, expected in files.items():
+            if (found := _fingerprint(checkpoint / name)) != expected:
+                return f"{name} is {found}, but was {expected} when it was written"
+    except OSError as error:
+        return str(error)
+    except ValueError as error:
+        return f"{MANIFEST} is no JSON: {error}"
+    return None
+
+
+def remember_random_states() -> Callable[[], None]:
+    """The states of Python's, numpy's and torch's global generators now, as a function that puts them back."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+@contextmanager
+def notice_sigterm() -> Iterator[list[int]]:
+    """Inside the `with` block, which has to be in the main thread, SIGTERM only adds its number to the list."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _errors_of_all(write: Callable[[], object] | None) -> list[str]:
+    """Call `write` and return what went wrong with it in any of the processes, which all have to call this."""
+    error = None
+    try:
+        if write is not None:
+            write()
+    except _SAVE_ERRORS as caught:
+        error = " ".join(str(caught).split())
+    return [each for each in gather_object([error]) if each is not None]
+
+
+def _publish(unfinished: Path, progress: Progress) -> None:
+    files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+    manifest = {
+        "progress": asdict(progress),
+        "files": {path.relative_to(unfinished).as_posix(): _fingerprint(path) for path in files},
+    }
+    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    # The name must not reach the disk before what it stands for does.
+    for path in (*unfinished.rglob("*"), unfinished):
+        _flush(path)
+    unfinished.rename(unfinished.with_name(f"checkpoint-{progress.step}"))
+    _flush(unfinished.parent)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fingerprint(path: Path) -> str:
+    """Size and CRC-32 of a file, which is read piece by piece."""
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            checksum = zlib.crc32(piece, checksum)
+        return f"{file.tell()} bytes with CRC-32 {checksum:08x}"
+
+
+def _find(output_dir: Path, resume_from: str | None) -> Path | None:
+    """The checkpoint `resume` has to load; it is whole."""
+    path = None
+    if resume_from == "latest":
+        path = _newest_whole(output_dir)
+    elif resume_from is not None:
+        path = Path(resume_from)
+        if not path.is_dir():
+            raise ValueError(f"There is no checkpoint {resume_from!r}: give a checkpoint-N folder or 'latest'.")
+        if problem := damage(path):
+            raise ValueError(f"The checkpoint {resume_from!r} is damaged ({problem}): give another, or 'latest'.")
+    first_step = _step(path) if path is not None else 0
+    if later := [other.name for other in list_checkpoints(output_dir) if _step(other) > first_step]:
+        raise ValueError(
+            f"{str(output_dir)!r} already holds {later}, which a run from step {first_step} would overwrite: "
+            "continue with --resume_from_checkpoint latest, or choose another --output_dir."
+        )
+    return path
+
+
+def _newest_whole(output_dir: Path) -> Path | None:
+    damaged: list[Path] = []
+    for path in reversed(list_checkpoints(output_dir)):
+        problem = damage(path)
+        if problem is None:
+            break
+        logger.warning("%s is damaged and left out: %s", path, problem)
+        damaged.append(path)
+    else:
+        if damaged:
+            raise ValueError(
+                f"All checkpoints in {str(output_dir)!r} are damaged: remove them to start anew, or choose another "
+                "--output_dir."
+            )
+        return None
+    for other in damaged:
+        move_over(other, other.with_name(f"damaged-{other.name}"))
+    return path
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])

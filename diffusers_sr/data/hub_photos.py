@@ -1,0 +1,112 @@
+"""Photographs of a data set on the Hub, or of anything else that `datasets` loads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from .photos import Photo, PhotoStream
+
+# Rows that are shuffled at once while streaming; their images stay encoded.
+_SHUFFLE_BUFFER = 1000
+
+
+class HubPhotos:
+    """The photographs of a map-style data set; their names are the numbers of their rows, as 00000012.
+
+    Args:
+        dataset: `datasets.Dataset` whose images are not decoded.
+        image_column: column of the images.
+        caption_column: column of captions, or of lists of tags; or None.
+    """
+
+    def __init__(self, dataset: Any, image_column: str, caption_column: str | None) -> None:
+        self.dataset = dataset
+        self.image_column = image_column
+        self.caption_column = caption_column
+        self.names: Sequence[str] = [row_name(number) for number in range(len(dataset))]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Photo:
+        return row_photo(self.dataset[number], self.names[number], self.image_column, self.caption_column)
+
+
+def row_name(number: int) -> str:
+    """What the photo of a row is called."""
+    return f"{number:08d}"
+
+
+def row_photo(row: Mapping[str, Any], name: str, image_column: str, caption_column: str | None) -> Photo:
+    """The photo of a row whose image is not decoded: the bytes of a file, or its path or URL."""
+    image = row[image_column]
+    caption = None if caption_column is None else row[caption_column]
+    if image is None:
+        return Photo(name, b"")  # which cannot be read, as if it were damaged
+    return Photo(
+        name,
+        image["path"] if image["bytes"] is None else image["bytes"],
+        (caption or "") if isinstance(caption, str | None) else ", ".join(caption),
+    )
+
+
+def load_rows(
+    name: str, config: str | None, split: str, streaming: bool, image_column: str, caption_column: str | None
+) -> Any:
+    """A data set with these columns, its images not decoded: a `Dataset`, or an `IterableDataset` if it is streamed.
+
+    Raises:
+        ImportError: if the package datasets is not installed.
+        ValueError: if a column is missing.
+    """
+    datasets = _datasets()
+    rows = datasets.load_dataset(name, config, split=split, streaming=streaming)
+    columns = rows.column_names or list(next(iter(rows)))
+    for option, column in (("image_column", image_column), ("caption_column", caption_column)):
+        if column is not None and column not in columns:
+            raise ValueError(f"--{option} {column}: the data set {name!r} has the columns {', '.join(columns)}.")
+    wanted = [column for column in (image_column, caption_column) if column is not None]
+    return rows.select_columns(wanted).cast_column(image_column, datasets.Image(decode=False))
+
+
+def stream_photos(
+    rows: Any, image_column: str, caption_column: str | None, seed: int, lanes: int, batch_size: int
+) -> PhotoStream:
+    """The photographs of a data set that is streamed, shuffled anew in every pass.
+
+    With a number of files that is a multiple of `lanes` each lane reads its own files; otherwise each reads all of
+    them and takes its share. What is shuffled is the order of the files, and the rows among `_SHUFFLE_BUFFER`. Names
+    tell lane, pass and position, and are good for messages only.
+
+    Args:
+        rows: `datasets.IterableDataset` whose images are not decoded.
+        image_column: column of the images.
+        caption_column: column of captions, or of lists of tags; or None.
+        seed: of the shuffling.
+        lanes, batch_size: as of `PhotoStream`.
+    """
+    datasets = _datasets()
+
+    def read(lane: int, turn: int) -> Iterator[Photo]:
+        shuffled = rows.shuffle(seed=random.Random(f"{seed}/pass {turn}").getrandbits(32), buffer_size=_SHUFFLE_BUFFER)
+        own = datasets.distributed.split_dataset_by_node(shuffled, rank=lane, world_size=lanes)
+        # `iter(own)` would divide a lane once more, among the workers of a loader; `iter` with a batch size does not.
+        for position, batch in enumerate(own.iter(batch_size=1)):
+            row = {column: values[0] for column, values in batch.items()}
+            yield row_photo(row, f"{lane}/{turn}/{position}", image_column, caption_column)
+
+    return PhotoStream(read, lanes, batch_size)
+
+
+def _datasets() -> ModuleType:
+    try:
+        import datasets
+        import datasets.distributed
+    except ImportError as error:
+        raise ImportError(
+            "Data sets of the Hub need the package datasets: pip install 'diffusers-sr[train]'."
+        ) from error
+    return datasets

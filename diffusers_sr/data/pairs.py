@@ -1,0 +1,60 @@
+"""The user's own pairs: photographs, and the low-resolution versions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from .photos import DECODING_ERRORS
+
+_MOST_LISTED = 10
+
+
+def pair_photos(photos: Sequence[Path], low_resolution: Sequence[Path], scale: int) -> list[Path]:
+    """The low-resolution version of each photo: the file of the same stem.
+
+    Files that cannot be read are left to whoever reads them.
+
+    Raises:
+        ValueError: if a photo has none or several, one has no photo, or a photo is not exactly `scale` times as wide
+            and high; it lists names and sizes.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for path in low_resolution:
+        by_stem.setdefault(path.stem, []).append(path)
+    stems = {path.stem for path in photos}
+    problems = [f"{path.name} has no photo" for path in low_resolution if path.stem not in stems]
+    pairs = []
+    for photo in photos:
+        found = by_stem.get(photo.stem, [])
+        if len(found) == 1:
+            pairs.append(found[0])
+            problems += _different_sizes(photo, found[0], scale)
+        else:
+            several = ", ".join(path.name for path in found)
+            problems.append(f"{photo.name} has " + (f"several: {several}" if found else "no low-resolution version"))
+    if problems:
+        shown = "; ".join(problems[:_MOST_LISTED]) + ("; ..." if len(problems) > _MOST_LISTED else "")
+        raise ValueError(
+            f"{len(problems)} of the photos and their low-resolution versions do not match: {shown}. Each photo needs "
+            f"one file of the same stem in --train_lr_dir, whose sides are exactly 1/{scale} of its own."
+        )
+    return pairs
+
+
+def _different_sizes(photo: Path, low_resolution: Path, scale: int) -> list[str]:
+    size, small = _size(photo), _size(low_resolution)
+    if size is None or small is None or size == (small[0] * scale, small[1] * scale):
+        return []
+    return [f"{photo.name} is {size[0]}x{size[1]} pixels, {low_resolution.name} {small[0]}x{small[1]}"]
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height, of which a file's first bytes tell."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except DECODING_ERRORS:
+        return None

@@ -1,0 +1,183 @@
+"""Where the photographs of a run come from, and the order they come in."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import fsspec
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..files import ImageFileError
+from .seeds import sample_generator
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Whatever Pillow's decoders raise on damaged data, as in `diffusers_sr.files.read_photo`.
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class Photo(NamedTuple):
+    """A photograph that has not been decoded."""
+
+    name: str
+    """What tags and references are found by: the file's name, or the number of a data set's row, as 00000012."""
+    file: Path | str | bytes
+    """Its file, a URL that fsspec opens, or what is there."""
+    tags: str = ""
+    """Tags or caption that are kept with it."""
+    degraded: Path | None = None
+    """Its low-resolution version, where the user has one."""
+    number: int | None = None
+    """Where it is in the run's list of photos; those of a stream have none."""
+
+
+class Photos(Protocol):
+    """Photographs by number."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int) -> Photo: ...
+
+
+class PhotoFiles:
+    """Photographs that are files.
+
+    Args:
+        paths: the files.
+        degraded: of each its low-resolution version, in the same order.
+    """
+
+    def __init__(self, paths: Sequence[Path], degraded: Sequence[Path] | None = None) -> None:
+        self.paths = list(paths)
+        self.names = [path.name for path in self.paths]
+        self.degraded = degraded
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Photo:
+        degraded = None if self.degraded is None else self.degraded[number]
+        return Photo(self.names[number], self.paths[number], degraded=degraded)
+
+
+class Permuted:
+    """Photographs without end, in an order that is new in every pass; it depends on their number and the seed."""
+
+    def __init__(self, photos: Photos, seed: int) -> None:
+        self.photos = photos
+        self.seed = seed
+
+    def following(self, index: int) -> Iterator[Photo]:
+        """The photos from the `index`-th of the run on."""
+        for each in count(index):
+            turn, position = divmod(each, len(self.photos))
+            number = int(_permutation(len(self.photos), self.seed, turn)[position])
+            yield self.photos[number]._replace(number=number)
+
+
+@lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, turn: int) -> Tensor:
+    return torch.randperm(length, generator=sample_generator(seed, f"pass {turn}"))
+
+
+class PhotoStream:
+    """Photographs that can only be read one after another, as those of a data set that is streamed.
+
+    They are dealt out to `lanes`, batch by batch: batch b of the run is the next of lane b modulo `lanes`. With as
+    many lanes as there are processes times loader workers, each worker reads one lane, and none the photos of another.
+    Where a run stopped, each lane is read again up to there, without decoding.
+
+    So the order depends on `lanes` and `batch_size`: a run that is resumed has to keep both. Reading backwards starts
+    a lane anew.
+
+    Args:
+        read: called with a lane and the number of a pass, from 0 on, gives the photos of this lane, in the order of
+            this pass.
+        lanes: how many there are.
+        batch_size: samples of a process and step.
+    """
+
+    def __init__(self, read: Callable[[int, int], Iterator[Photo]], lanes: int, batch_size: int) -> None:
+        self.lanes = [_Lane(read, lane) for lane in range(lanes)]
+        self.batch_size = batch_size
+
+    def following(self, index: int) -> Iterator[Photo]:
+        """The photos from the `index`-th of the run on, as far as its lane holds them."""
+        batch, place = divmod(index, self.batch_size)
+        turn, lane = divmod(batch, len(self.lanes))
+        return self.lanes[lane].following(turn * self.batch_size + place)
+
+
+class _Lane:
+    """Photos read one after another; those from the one that was last asked for on are kept."""
+
+    def __init__(self, read: Callable[[int, int], Iterator[Photo]], number: int) -> None:
+        self.read = read
+        self.number = number
+        self.photos: Iterator[Photo] | None = None  # opened by the process that reads
+        self.position = 0
+        self.kept: deque[Photo] = deque()
+
+    def following(self, position: int) -> Iterator[Photo]:
+        if self.photos is None or position < self.position:
+            self.photos, self.position = self._passes(), 0
+            self.kept.clear()
+        while self.position < position:
+            if self.kept:
+                self.kept.popleft()
+            else:
+                next(self.photos)
+            self.position += 1
+        for ahead in count():
+            while len(self.kept) <= ahead:
+                self.kept.append(next(self.photos))
+            yield self.kept[ahead]
+
+    def _passes(self) -> Iterator[Photo]:
+        for turn in count():
+            is_empty = True
+            for photo in self.read(self.number, turn):
+                is_empty = False
+                yield photo
+            if is_empty:
+                raise ValueError(
+                    f"Part {self.number} of the stream holds no photo: use fewer processes or loader workers."
+                )
+
+
+def read_file(file: Path | str | bytes) -> bytes:
+    """What a photo's file holds, given as in `Photo`.
+
+    Raises:
+        OSError: if it is not there, or not to be had.
+    """
+    if isinstance(file, bytes):
+        return file
+    with fsspec.open(str(file), "rb") as opened:
+        return bytes(opened.read())
+
+
+def read_image(file: Path | str | bytes) -> Tensor:
+    """One photo, given as in `Photo`, as uint8 RGB, [3, height, width].
+
+    Raises:
+        ImageFileError: if it cannot be read.
+        OSError: if a URL cannot be had, which says nothing of the photo.
+    """
+    if isinstance(file, str) and "://" in file:
+        file = read_file(file)
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except DECODING_ERRORS as error:
+        raise ImageFileError(f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -1,0 +1,138 @@
+"""Photographs in shards: tar files in the layout of WebDataset.
+
+Neighbouring members whose names agree up to the first dot make a sample: an image (`00000012.jpg`), and perhaps a text
+file with its tags or caption (`00000012.txt`), and a JSON file with the photo's name (`{"file": "red house.jpg"}`).
+
+They are read by position, through an index of their headers, where the package webdataset reads them as streams: so a
+pass sees each photo once, whatever the number of processes and workers, and a run is resumed exactly.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from .photos import IMAGE_SUFFIXES, Photo, read_file
+
+
+class _Place(NamedTuple):
+    shard: Path
+    offset: int
+    size: int
+
+
+class ShardPhotos:
+    """The photographs of shards, in the shards' order.
+
+    Making it reads the headers of all shards, and what they hold beside images. A photo's name is the `file` of its
+    JSON file, else its member's.
+
+    Args:
+        shards: the tar files, uncompressed.
+
+    Raises:
+        ValueError: if a shard is not a whole tar file, its JSON is not as above, or there is no image in any.
+    """
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        self.names: list[str] = []
+        self._tags: list[str] = []
+        self._places: list[_Place] = []
+        for shard in shards:
+            for name, tags, place in _read_index(shard):
+                self.names.append(name)
+                self._tags.append(tags)
+                self._places.append(place)
+        if not self.names:
+            raise ValueError(
+                f"There is no image in {', '.join(map(str, shards))}: it needs {', '.join(IMAGE_SUFFIXES)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Photo:
+        place = self._places[number]
+        with open(place.shard, "rb") as file:
+            file.seek(place.offset)
+            return Photo(self.names[number], file.read(place.size), self._tags[number])
+
+
+def list_shards(pattern: str | Path) -> list[Path]:
+    """The tar files of a folder, or those a pattern such as `shards/train-*.tar` fits, by name.
+
+    Raises:
+        ValueError: if there is none, or the pattern is a URL.
+    """
+    if "://" in str(pattern):
+        raise ValueError(
+            f"{str(pattern)!r} is a URL: shards are read from local files. A repository of shards on the Hub is read "
+            "with --dataset_name."
+        )
+    found = Path(pattern).glob("*.tar") if Path(pattern).is_dir() else map(Path, glob.glob(str(pattern)))
+    shards = sorted(found)
+    if not shards:
+        raise ValueError(f"No shard found: {str(pattern)!r} is neither a folder with .tar files nor fits any file.")
+    return shards
+
+
+def write_shard(path: Path, photos: Iterable[Photo]) -> None:
+    """Write a shard, whole or not at all. Equal photos, whose names end in an image's suffix, give an equal file."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with tarfile.open(unfinished, "w") as shard:
+            for number, photo in enumerate(photos):
+                content = read_file(photo.file)
+                key = f"{path.stem}_{number:06d}"
+                about = json.dumps({"file": photo.name}, ensure_ascii=False)
+                _add(shard, key + Path(photo.name).suffix.lower(), content)
+                _add(shard, f"{key}.txt", photo.tags.encode())
+                _add(shard, f"{key}.json", about.encode())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))
+
+
+def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
+    try:
+        with tarfile.open(path, "r:") as shard:
+            files = [member for member in shard if member.isfile()]
+            if files and files[-1].offset_data + files[-1].size > path.stat().st_size:
+                raise tarfile.ReadError("it ends within its last file")
+            for _, group in groupby(files, lambda member: _key(member.name)):
+                members = {PurePosixPath(member.name).suffix.lower(): member for member in group}
+                image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
+                if image is None:
+                    continue
+                texts = {suffix: _text(shard, members[suffix]) for suffix in (".json", ".txt") if suffix in members}
+                about = json.loads(texts.get(".json", "{}"))
+                if not isinstance(about, dict):
+                    raise ValueError(f"{members['.json'].name} holds no JSON object")
+                name = str(about.get("file", PurePosixPath(image.name).name))
+                yield name, texts.get(".txt", "").strip(), _Place(path, image.offset_data, image.size)
+    except (tarfile.TarError, ValueError) as error:
+        raise ValueError(f"{path} is not a shard that can be read: {error}.") from error
+
+
+def _key(name: str) -> str:
+    """What a sample's members have in common: folder, and name up to the first dot."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.split(".")[0] or path.name))
+
+
+def _text(shard: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    content = shard.extractfile(member)
+    assert content is not None  # only files come here
+    return content.read().decode()

@@ -1,0 +1,91 @@
+"""The code files of a pipeline repository: stubs that only import from this package.
+
+diffusers takes a component of another package from a Hub repository only if there is a file `<component>/<module>.py`
+beside its weights, and a pipeline class from a file `pipeline.py`. A repository with such files asks for
+`trust_remote_code=True`. What this package itself would have written needs no trust: it is known what it does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+PIPELINE_FILE = "pipeline.py"
+PACKAGE = __name__.partition(".")[0]
+
+# Repositories hold this text. If it ever changes, the earlier text has to stay known to `holds_only_stubs`, or their
+# users are asked for trust.
+_PIPELINE_STUB = '''"""What diffusers loads as `custom_pipeline`: the class itself is in the package diffusers-sr."""
+
+# diffusers gives every local folder the same module, and finds two pipelines if the last one's class is still there.
+for _name in [name for name in globals() if name.endswith("Pipeline")]:
+    del globals()[_name]
+
+try:
+    from {module} import {name}
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{{error}}. This pipeline needs diffusers-sr: `pip install diffusers-sr`.") from error
+
+__all__ = ["{name}"]
+'''
+
+
+def pipeline_stub(pipeline_class: type) -> str:
+    """The text of `pipeline.py` for a pipeline class of this package."""
+    return _PIPELINE_STUB.format(module=pipeline_class.__module__, name=pipeline_class.__name__)
+
+
+def component_stub(module: str, name: str) -> str:
+    """The text of `<component>/<module>.py` for the component class `name` of `module`."""
+    return f"from {module} import {name}\n"
+
+
+def write_stubs(folder: Path, pipeline_class: type) -> None:
+    """Write the stubs of a saved pipeline into its folder: those of what is in this package.
+
+    Classes of other packages have none, and load as they do without this: from a folder, once they are imported.
+    """
+    for path, text in _stubs(_read_index(folder), pipeline_class).items():
+        (folder / path).write_bytes(text.encode())
+
+
+def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
+    """Whether all code in the folder of a pipeline is, byte for byte, what `write_stubs` would write there.
+
+    And whether its `model_index.json` leads to no other code: diffusers joins the names in it to paths.
+    """
+    index = _read_index(folder)
+    names = [name for pair in _components(index).values() for name in pair if name is not None]
+    if not isinstance(index["_class_name"], str) or not all(_is_dotted_name(name) for name in names):
+        return False
+    stubs = _stubs(index, pipeline_class)
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix.lower() == ".py"}
+    return all(path in stubs and file.read_bytes() == stubs[path].encode() for path, file in found.items())
+
+
+def _stubs(index: dict[str, Any], pipeline_class: type) -> dict[str, str]:
+    """Paths in the folder, and texts, of the stubs that belong there."""
+    stubs = {PIPELINE_FILE: pipeline_stub(pipeline_class)} if _is_own(pipeline_class.__module__) else {}
+    for component, (module, name) in _components(index).items():
+        if module is not None and _is_own(module):
+            stubs[f"{component}/{module}.py"] = component_stub(module, name)
+    return stubs
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return index
+
+
+def _components(index: dict[str, Any]) -> dict[str, Any]:
+    """Module and class name of each component, both None for one that is left open."""
+    return {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2}
+
+
+def _is_dotted_name(name: Any) -> bool:
+    return isinstance(name, str) and name.replace(".", "").isidentifier()
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] == PACKAGE

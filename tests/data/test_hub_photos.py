@@ -1,0 +1,90 @@
+"""Data sets of the Hub: rows to photos, and the package that loads them."""
+
+import importlib.util
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_sr.data.hub_photos import row_photo
+from diffusers_sr.data.photos import Photo, read_image
+from diffusers_sr.training import RestorationArguments, degraded_crops
+
+has_datasets = importlib.util.find_spec("datasets") is not None
+
+
+def test_rows_hold_bytes_or_paths_and_captions_or_tags() -> None:
+    row = {"image": {"bytes": b"png", "path": "a.png"}, "text": "a house", "tags": ["sky", "sea"], "none": None}
+    assert row_photo(row, "00000003", "image", "text") == Photo("00000003", b"png", "a house")
+    assert row_photo(row, "x", "image", "tags").tags == "sky, sea"
+    assert row_photo(row, "x", "image", "none").tags == row_photo(row, "x", "image", None).tags == ""
+    assert row_photo({"image": {"bytes": None, "path": "b.png"}}, "x", "image", None).file == "b.png"
+    assert row_photo({"image": None}, "x", "image", None).file == b""
+
+
+def test_images_behind_a_url_are_opened() -> None:
+    """As those of a folder of images on the Hub that is streamed."""
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with fsspec.open("memory://photos/a.png", "wb") as file:
+        Image.fromarray(pixels).save(file, "PNG")
+    photo = row_photo({"image": {"bytes": None, "path": "memory://photos/a.png"}}, "x", "image", None)
+    assert read_image(photo.file).permute(1, 2, 0).tolist() == pixels.tolist()
+    with pytest.raises(FileNotFoundError):
+        read_image("memory://photos/none.png")
+
+
+@pytest.mark.skipif(has_datasets, reason="datasets is installed")
+def test_the_package_is_asked_for() -> None:
+    arguments = RestorationArguments(output_dir="unused", dataset_name="user/name")
+    with pytest.raises(ImportError, match=r"pip install 'diffusers-sr\[train\]'"):
+        degraded_crops(arguments)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A folder that `datasets` reads as images with captions: five photos, of which one is damaged."""
+    lines = ["file_name,text"]
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,caption {number}")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def options(dataset: Path, **others: object) -> RestorationArguments:
+    return RestorationArguments(
+        output_dir="unused",
+        dataset_name=str(dataset),
+        caption_column="text",
+        resolution=32,
+        train_batch_size=2,
+        **others,
+    )
+
+
+def test_a_data_set_is_trained_on(dataset: Path) -> None:
+    pytest.importorskip("datasets")
+    crops = degraded_crops(options(dataset))
+    assert list(crops.names) == [f"{number:08d}" for number in range(5)]
+    assert {crops[index]["tags"] for index in range(5)} == {f"caption {number}" for number in (0, 1, 3, 4)}
+    assert list(crops.skipped) == ["00000002"]
+    assert crops[0]["degraded"].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=r"--image_column photo: the data set .* has the columns image, text"):
+        degraded_crops(options(dataset, image_column="photo"))
+
+
+def test_a_data_set_is_streamed_and_resumed(dataset: Path) -> None:
+    pytest.importorskip("datasets")
+    whole = degraded_crops(options(dataset, streaming=True))
+    samples = [whole[index] for index in range(12)]
+    assert {sample["tags"] for sample in samples} == {f"caption {number}" for number in (0, 1, 3, 4)}
+    resumed = degraded_crops(options(dataset, streaming=True))
+    for index in range(7, 12):
+        assert torch.equal(resumed[index]["degraded"], samples[index]["degraded"])
+    with pytest.raises(ValueError, match="without --exclude_data"):
+        degraded_crops(options(dataset, streaming=True, exclude_data="listed.txt"))
