@@ -41,6 +41,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusers_sr.arguments import TrainingArguments, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.training import CasSRDenoiser, SCEditDenoiser
@@ -53,7 +54,7 @@ from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import TrainingArguments, parse_arguments, trainable_parameters
+from diffusers_sr.training import trainable_parameters
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.training import XPSRDenoiser

@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from .arguments import RestorationArguments, option
 from .images import resize
-from .training import RestorationArguments, option
 
 
 @dataclass(kw_only=True)

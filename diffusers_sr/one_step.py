@@ -18,10 +18,10 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .arguments import option
 from .denoiser import Denoiser, DenoiserArguments, condition_image
 from .losses import draw_noise, predicted_latents
 from .pipeline import SuperResolutionPipeline
-from .training import option
 from .validation import Enlarge, enlarge_with
 
 ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}

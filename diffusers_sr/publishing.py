@@ -17,9 +17,9 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 import diffusers_sr
 
+from .arguments import option
 from .model_card import CardDetails, is_hub_id, picture_paths, render_model_card
 from .one_step import ONE_STEP_CALL, one_step_scheduler
-from .options import option
 from .pipeline import SuperResolutionPipeline
 from .repository import create_repository, folder_files, upload_files
 

@@ -1,4 +1,4 @@
-"""The engine the trainers share: their arguments, and the loop that optimises."""
+"""The engine the trainers share: the loop that optimises."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import json
 import logging
 import math
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -23,8 +21,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import HfArgumentParser
 
+from .arguments import TrainingArguments
 from .checkpointing import (
     Progress,
     checkpoint_trainable_only,
@@ -35,104 +33,8 @@ from .checkpointing import (
     save_checkpoint,
 )
 from .data.dataset import PhotoCrops
-from .data.sources import DataArguments, degraded_crops, photo_crops
-from .options import option
 from .progress import ProgressReport
 from .validation import Enlarge, log_validation, read_validation_images
-
-# With what the trainers need beside it: how to give an option, and where their samples come from.
-__all__ = [
-    "RestorationArguments",
-    "TrainingArguments",
-    "degraded_crops",
-    "latents_std",
-    "option",
-    "parse_arguments",
-    "photo_crops",
-    "train",
-    "trainable_parameters",
-]
-
-
-@dataclass(kw_only=True)
-class TrainingArguments(DataArguments):
-    """What every trainer takes."""
-
-    output_dir: str = field(metadata={"help": "Where weights and checkpoints go."})
-    seed: int = option(0, "Seed of the run: crops, degradation, noise and initialisation follow from it.")
-    resolution: int = option(512, "Side of the square training crops, in pixels.")
-    train_batch_size: int = option(2, "Samples per process and step.")
-    gradient_accumulation_steps: int = option(1, "Batches summed before an optimiser step.")
-    max_train_steps: int = option(100_000, "Optimiser steps.")
-    learning_rate: float = option(5e-5, "Peak learning rate of AdamW.")
-    lr_scheduler: str = option("constant", "A schedule of diffusers.optimization.get_scheduler.")
-    lr_warmup_steps: int = option(0, "Steps of linear warm-up, for schedules that have one.")
-    lr_num_cycles: int = option(1, "Hard restarts of the schedule cosine_with_restarts.")
-    lr_power: float = option(1.0, "Power of the schedule polynomial.")
-    adam_beta1: float = option(0.9, "AdamW beta 1.")
-    adam_beta2: float = option(0.999, "AdamW beta 2.")
-    adam_weight_decay: float = option(1e-2, "AdamW weight decay.")
-    adam_epsilon: float = option(1e-8, "AdamW epsilon.")
-    use_8bit_adam: bool = option(False, "AdamW of bitsandbytes, whose state takes a quarter of the memory.")
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
-    ema_decay: float = option(0.0, "Decay of an exponential moving average of the weights; 0 saves the last weights.")
-    mixed_precision: str | None = option(None, "Autocast type: no, fp16 or bf16; by default as accelerate is set up.")
-    allow_tf32: bool = option(False, "Matrix products in TF32 where the GPU has it: faster, less exact.")
-    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
-    dataloader_num_workers: int = option(0, "Worker processes that read and degrade; does not change the samples.")
-    checkpointing_steps: int = option(500, "A checkpoint to resume from is written every so many steps.")
-    checkpoints_total_limit: int = option(2, "Older checkpoints beyond this number are removed.")
-    resume_from_checkpoint: str | None = option(None, 'A checkpoint folder, or "latest".')
-    log_every: int = option(50, "Steps between two log lines.")
-    report_to: list[str] = field(
-        default_factory=list, metadata={"help": "Trackers of accelerate, such as tensorboard and wandb, or all."}
-    )
-    validation_images: str | None = option(None, "Folder of images that are enlarged while training, to look at.")
-    validation_steps: int = option(500, "They are enlarged every so many steps, and at the end.")
-    num_validation_images: int = option(4, "The first so many of them, by name.")
-
-
-@dataclass(kw_only=True)
-class RestorationArguments(TrainingArguments):
-    """What trainers on degraded photographs take."""
-
-    tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the clean photos.")
-    sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
-    train_lr_dir: str | None = option(
-        None, "Folder of low-resolution versions of the photos in train_data_dir, by name, instead of degrading those."
-    )
-    degradation_device: str = option(
-        "worker", "Where photos are sharpened and degraded: worker (on a CPU, while loading) or accelerator (the GPU)."
-    )
-
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
-
-def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments:
-    """Command line to dataclass; `--config recipe.yaml` gives defaults that the other options override.
-
-    Raises:
-        ValueError: if the recipe names an option the trainer does not have, or has one value where a list belongs.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(kind)
-    parser.add_argument("--config", help="YAML file of options.")
-    if "--config" in argv:
-        import yaml
-
-        recipe = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text())
-        actions = {action.dest: action for action in parser._actions}
-        if unknown := sorted(set(recipe) - set(actions)):
-            raise ValueError(f"Unknown options {unknown} in the recipe; allowed are {sorted(actions)}.")
-        for name, value in recipe.items():
-            if actions[name].nargs == "+" and not isinstance(value, list):
-                raise ValueError(f"{name} is {value!r} in the recipe, but has to be a list: [{value}].")
-            actions[name].required = False
-        parser.set_defaults(**recipe)
-    namespace = vars(parser.parse_args(argv))
-    namespace.pop("config")
-    return kind(**namespace)
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -6,19 +6,17 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from PIL import Image
+from torch import nn
 
 from .files import images_in, read_photo
 from .pipeline import SuperResolutionPipeline
-
-if TYPE_CHECKING:  # which imports the engine, and that this module
-    from .denoiser import Denoiser
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +27,13 @@ _GAP = 8
 
 
 def enlarge_with(
-    pipeline_class: type[SuperResolutionPipeline], denoiser: Denoiser, scheduler: DDPMScheduler, **call: Any
+    pipeline_class: type[SuperResolutionPipeline], denoiser: nn.Module, scheduler: DDPMScheduler, **call: Any
 ) -> Enlarge:
     """What a method's pipeline makes of images with the models that are being trained.
 
     Args:
-        pipeline_class: of the method; its components but the scheduler are the denoiser's.
+        pipeline_class: of the method.
+        denoiser: holds, by name, its components but the scheduler.
         scheduler: the base model's; it is copied.
         call: arguments of the pipeline's call that are not its defaults.
     """

@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from diffusers_sr.arguments import TrainingArguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.one_step import OneStepLoss
-from diffusers_sr.training import TrainingArguments, train, trainable_parameters
+from diffusers_sr.training import train, trainable_parameters
 from tests.components import components, randomise, scheduler, tiny_image, tiny_unet
 from tests.stages import base_of, coser, seesr
 from tests.test_checkpointing import disk_full_between, sigterm_at

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, default_collate
 from transformers import CLIPConfig, CLIPModel
 
+from diffusers_sr.arguments import TrainingArguments
 from diffusers_sr.cassr.training import CasSRDenoiser, SCEditDenoiser
 from diffusers_sr.coser.training import CoSeRDenoiser
 from diffusers_sr.denoiser import Denoiser
@@ -21,7 +22,7 @@ from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.one_step import OneStepLoss
 from diffusers_sr.seesr.tagger import dape_lora_config
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import TrainingArguments, train
+from diffusers_sr.training import train
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.training import XPSRDenoiser
 from tests.components import (

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from diffusers_sr.arguments import RestorationArguments
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.hub import METHODS
 from diffusers_sr.model_card import RENDERED, CardDetails, eval_results, is_hub_id, render_model_card, shareable
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from diffusers_sr.training import RestorationArguments
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.hub_stub import card_errors
 

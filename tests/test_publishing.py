@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_sr.arguments import TrainingArguments, parse_arguments
 from diffusers_sr.publishing import HubArguments, publish, publisher
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from diffusers_sr.training import TrainingArguments, parse_arguments
 from tests.components import components
 
 ROOT = Path(__file__).parents[1]

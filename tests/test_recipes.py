@@ -23,7 +23,8 @@ from benchmarks.training_memory import (
     step_memory,
     trainer,
 )
-from diffusers_sr.training import TrainingArguments, parse_arguments, trainable_parameters
+from diffusers_sr.arguments import TrainingArguments, parse_arguments
+from diffusers_sr.training import trainable_parameters
 from tests.stages import Stage, build
 from tests.training_runs import TRAINING
 

@@ -7,13 +7,9 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 
+from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.data.sources import photo_crops
 from diffusers_sr.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
-from diffusers_sr.training import (
-    TrainingArguments,
-    option,
-    parse_arguments,
-    photo_crops,
-)
 from tests.training_runs import Fit, fit
 
 

@@ -13,8 +13,9 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from diffusers_sr.arguments import TrainingArguments
 from diffusers_sr.losses import draw_noise
-from diffusers_sr.training import TrainingArguments, train
+from diffusers_sr.training import train
 from diffusers_sr.validation import Enlarge
 
 TRAINING = Path(__file__).parents[1] / "training"

@@ -14,15 +14,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.data.sources import photo_crops
 from diffusers_sr.losses import draw_noise
-from diffusers_sr.training import (
-    TrainingArguments,
-    latents_std,
-    option,
-    parse_arguments,
-    photo_crops,
-    train,
-)
+from diffusers_sr.training import latents_std, train
 
 
 @dataclass(kw_only=True)

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.cassr.training import CasSRDenoiser
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

@@ -18,11 +18,13 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.coser.cognition import normalise_for_clip
 from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.sources import photo_crops
 from diffusers_sr.images import resize
 from diffusers_sr.texts import token_ids
-from diffusers_sr.training import TrainingArguments, option, parse_arguments, photo_crops, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from diffusers_sr.arguments import RestorationArguments, option, parse_arguments
 from diffusers_sr.coser.clip import load_clip
 from diffusers_sr.coser.cognition import (
     CLIP,
@@ -26,8 +27,9 @@ from diffusers_sr.coser.cognition import (
     freeze_clip,
     vision_config,
 )
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.texts import token_ids
-from diffusers_sr.training import RestorationArguments, degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

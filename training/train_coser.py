@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.coser.training import CoSeRDenoiser
 from diffusers_sr.data.references import read_references
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.denoiser import DenoiserArguments
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.publishing import HubArguments, publisher
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 from diffusers_sr.validation import enlarge_with
 
 

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.coser.training import CoSeRDenoiser
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

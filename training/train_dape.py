@@ -16,16 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.sources import photo_crops
 from diffusers_sr.images import resize
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
-from diffusers_sr.training import (
-    TrainingArguments,
-    option,
-    parse_arguments,
-    photo_crops,
-    train,
-)
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.training import SCEditDenoiser
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.denoiser import DenoiserArguments, condition_channels
 from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

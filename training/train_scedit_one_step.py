@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.training import SCEditDenoiser
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.publishing import HubArguments, publisher
@@ -21,7 +23,7 @@ from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 from diffusers_sr.validation import enlarge_with
 
 

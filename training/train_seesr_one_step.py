@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import parse_arguments
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import degraded_crops, parse_arguments, train
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

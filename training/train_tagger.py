@@ -15,15 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.data.dataset import read_tags, split_tags
+from diffusers_sr.data.sources import photo_crops
 from diffusers_sr.seesr.tagger import Tagger
-from diffusers_sr.training import (
-    TrainingArguments,
-    option,
-    parse_arguments,
-    photo_crops,
-    train,
-)
+from diffusers_sr.training import train
 
 
 @dataclass(kw_only=True)

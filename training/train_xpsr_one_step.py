@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 
+from diffusers_sr.arguments import option, parse_arguments
+from diffusers_sr.data.sources import degraded_crops
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
-from diffusers_sr.training import degraded_crops, option, parse_arguments, train
+from diffusers_sr.training import train
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from diffusers_sr.xpsr.training import XPSRDenoiser, with_prompts

@@ -34,12 +34,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import HfArgumentParser
 
+from ..arguments import PhotoArguments, option
 from ..files import ImageFileError
-from ..options import option
+from ..xpsr.prompts import high_level_prompts
 from .dataset import read_tags
 from .photos import Photo, PhotoFiles, Photos, read_file, read_image
 from .shards import write_shard
-from .sources import PhotoArguments, stored_photos
+from .sources import stored_photos
 
 # Hidden, so that `datasets` takes the folder for shards and nothing else.
 SETTINGS = ".shards.json"
@@ -169,8 +170,6 @@ def _read_tags(arguments: PrepareArguments, photos: Photos) -> dict[str, str]:
         return read_tags(arguments.tags_file)
     if not isinstance(photos, PhotoFiles):
         raise ValueError("--prompts_dir is for photos of a folder: give --train_data_dir.")
-    from ..xpsr.training import high_level_prompts  # which loads XPSR's pipeline
-
     return high_level_prompts(arguments.prompts_dir, photos.paths)
 
 

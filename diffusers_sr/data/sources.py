@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 
-from ..options import option
+from ..arguments import PhotoArguments, RestorationArguments, TrainingArguments
 from .dataset import PhotoCrops, list_images, listed_names, read_tags, training_photos
 from .degradation import DegradationConfig
 from .hub_photos import HubPhotos, load_rows, stream_photos
@@ -18,39 +17,8 @@ from .photos import Photo, PhotoFiles, Photos, PhotoStream
 from .references import References
 from .shards import ShardPhotos, list_shards
 
-if TYPE_CHECKING:
-    from ..training import RestorationArguments, TrainingArguments
-
 SCALE = 4
 DEGRADATION_DEVICES = ("worker", "accelerator")
-
-
-@dataclass(kw_only=True)
-class PhotoArguments:
-    """Where photographs come from: one of a folder, a data set of `datasets`, and shards."""
-
-    train_data_dir: str | None = option(None, "Folder of photographs to train on, searched recursively.")
-    dataset_name: str | None = option(None, "Instead: a data set on the Hub, or a folder that `datasets` loads.")
-    dataset_config_name: str | None = option(None, "Configuration of the data set, if it has several.")
-    dataset_split: str = option("train", "Split of the data set.")
-    image_column: str = option("image", "Column of the data set that holds the images.")
-    caption_column: str | None = option(None, "Column with captions or lists of tags; by default none are taken.")
-    train_shards_path_or_url: str | None = option(
-        None, "Instead: WebDataset shards, a local folder of .tar files or a pattern that fits them."
-    )
-    max_train_samples: int | None = option(None, "Take the first so many photos only.")
-    exclude_data: str | None = option(None, "File that lists photos, one name a line, to leave out.")
-
-
-@dataclass(kw_only=True)
-class DataArguments(PhotoArguments):
-    """Where a trainer's photographs come from."""
-
-    streaming: bool = option(
-        False,
-        "Read the data set while training instead of downloading it; then the samples depend on the number of "
-        "processes and loader workers.",
-    )
 
 
 class SomePhotos:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from diffusers.utils import logging
 from PIL import Image
 
-from ..files import read_photo
+from ..files import ImageFileError, read_photo
 
 logger = logging.get_logger(__name__)
 
@@ -192,3 +192,31 @@ def _write_whole(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
+    """The high-level prompts of photos, by name; a photo that cannot be read may have none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_prompts` does.
+    """
+    try:
+        prompts = read_prompts(directory, photos)
+    except FileNotFoundError:  # a file of the official layout
+        without = {path for path in photos if not all(map(Path.is_file, official_files(directory, path.stem)))}
+        if any(map(_can_be_read, without)):
+            raise
+        photos = [path for path in photos if path not in without]
+        prompts = read_prompts(directory, photos)
+    except ImageFileError:  # photos of a cache are found by their pixels
+        photos = [path for path in photos if _can_be_read(path)]
+        prompts = read_prompts(directory, photos)
+    return {path.name: each.high_level for path, each in zip(photos, prompts, strict=True)}
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        read_photo(path)
+    except ImageFileError:
+        return False
+    return True

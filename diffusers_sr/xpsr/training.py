@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from ..control_features import control_features
 from ..data.dataset import PhotoCrops
 from ..data.seeds import sample_generator
 from ..denoiser import Denoiser, condition_image
-from ..files import ImageFileError, read_photo
 from ..losses import drop_texts
 from ..texts import encode_texts
 from .adapter import XPSRAdapter
 from .constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
 from .degradation_prompt import describe_degradation
-from .prompts import official_files, read_prompts
+from .prompts import high_level_prompts
 
 # Natural logarithms of the sides in pixels that photos to be enlarged may have.
 _LOG_SIDES = (math.log(48), math.log(1440))
@@ -40,34 +38,6 @@ def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
     if directory is not None:
         crops.tags = high_level_prompts(directory, crops.paths)
     return crops
-
-
-def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
-    """The high-level prompts of photos, by name; a photo that cannot be read may have none.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_prompts` does.
-    """
-    try:
-        prompts = read_prompts(directory, photos)
-    except FileNotFoundError:  # a file of the official layout
-        without = {path for path in photos if not all(map(Path.is_file, official_files(directory, path.stem)))}
-        if any(map(_can_be_read, without)):
-            raise
-        photos = [path for path in photos if path not in without]
-        prompts = read_prompts(directory, photos)
-    except ImageFileError:  # photos of a cache are found by their pixels
-        photos = [path for path in photos if _can_be_read(path)]
-        prompts = read_prompts(directory, photos)
-    return {path.name: each.high_level for path, each in zip(photos, prompts, strict=True)}
-
-
-def _can_be_read(path: Path) -> bool:
-    try:
-        read_photo(path)
-    except ImageFileError:
-        return False
-    return True
 
 
 class XPSRDenoiser(Denoiser):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusers_sr.arguments import RestorationArguments
 from diffusers_sr.data.hub_photos import row_photo
 from diffusers_sr.data.photos import Photo, read_image
-from diffusers_sr.training import RestorationArguments, degraded_crops
+from diffusers_sr.data.sources import degraded_crops
 
 has_datasets = importlib.util.find_spec("datasets") is not None
 

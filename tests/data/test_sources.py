@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diffusers_sr.arguments import RestorationArguments, parse_arguments
 from diffusers_sr.data import prepare
 from diffusers_sr.data.dataset import list_images
 from diffusers_sr.data.photos import PhotoFiles
-from diffusers_sr.training import RestorationArguments, degraded_crops, parse_arguments, photo_crops, train
+from diffusers_sr.data.sources import degraded_crops, photo_crops
+from diffusers_sr.training import train
 
 
 @pytest.fixture
