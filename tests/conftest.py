@@ -5,6 +5,8 @@ import tempfile
 
 # Waiting threads that spin make two threads on a busy machine slower than one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for each core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing in the tests may depend on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # diffusers copies the code of the pipelines it loads.

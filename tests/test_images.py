@@ -25,7 +25,7 @@ EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)[None] / 255
         [PIXELS],
         (Image.fromarray(PIXELS),),
     ],
-    ids=str,
+    ids=lambda image: f"{type(image).__name__}-{getattr(image, 'dtype', '')}-{getattr(image, 'shape', '')}",
 )
 def test_every_kind_is_read_alike(image):
     tensor = read_images(image)

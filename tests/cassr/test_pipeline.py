@@ -103,7 +103,10 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
         {"activation_steps": 3},
         {"activation_guidance_scale": 2.0},
     ],
-    ids=lambda change: "-".join(f"{name}={value}"[:40] for name, value in change.items()),
+    ids=lambda change: "-".join(
+        f"{name}={value if isinstance(value, (str, float, int)) else type(value).__name__}"
+        for name, value in change.items()
+    ),
 )
 def test_every_argument_makes_a_difference(change: dict[str, Any]) -> None:
     pipeline = build()
