@@ -109,6 +109,18 @@ def condition_channels(vae: AutoencoderKL) -> tuple[int, ...]:
     return (16, 32, 96, 256)[: len(vae.config.block_out_channels)]
 
 
+def load_frozen_base(path: str) -> StableDiffusionPipeline:
+    """The Stable Diffusion in a folder or Hub repository, in float32 however it is stored.
+
+    Raises:
+        OSError: if it cannot be had.
+    """
+    base: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
+        path, dtype=torch.float32, safety_checker=None
+    )
+    return base
+
+
 def controlnet_to_train(base: StableDiffusionPipeline, path: str | None = None) -> ControlNetModel:
     """The ControlNet in the folder or Hub repository `path`, or a new one with the weights of the base's UNet."""
     if path is not None:

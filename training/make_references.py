@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -27,6 +27,7 @@ from diffusers_sr.cassr.training import SCEditDenoiser
 from diffusers_sr.data.dataset import PhotoCrops, training_photos
 from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
+from diffusers_sr.denoiser import load_frozen_base
 
 
 def write_image(path: Path, image: Tensor) -> None:
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     with accelerator.main_process_first():
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))
-    base = StableDiffusionPipeline.from_pretrained(options.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(options.pretrained_model_name_or_path)
     activation = SCEditAdapter.from_pretrained(options.scedit, subfolder="activation")
     denoiser = SCEditDenoiser(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")

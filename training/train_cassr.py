@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
@@ -24,7 +24,7 @@ from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.cassr.training import CasSRDenoiser, start_controlnet
 from diffusers_sr.data.made_references import CropsWithReferences
 from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments
+from diffusers_sr.denoiser import DenoiserArguments, load_frozen_base
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.training import train
@@ -57,7 +57,7 @@ class CasSRArguments(DenoiserArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CasSRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     controlnet = start_controlnet(base, arguments.controlnet_model_name_or_path)
     denoiser = CasSRDenoiser(
         base,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from diffusers import ControlNetModel, DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
@@ -21,6 +21,7 @@ from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.cassr.training import CasSRDenoiser
 from diffusers_sr.data.sources import degraded_crops
+from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.training import train
@@ -40,7 +41,7 @@ class CasSROneStepArguments(OneStepArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CasSROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     denoiser = CasSRDenoiser(
         base,
         ControlNetModel.from_pretrained(arguments.cassr, subfolder="controlnet"),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
@@ -22,6 +21,7 @@ from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.coser.cognition import normalise_for_clip
 from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.data.sources import photo_crops
+from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.images import resize
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training import train
@@ -88,7 +88,7 @@ def build_clip(arguments: CLIPArguments, text_encoder: CLIPTextModel) -> CLIPMod
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CLIPArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     clip = build_clip(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         clip.gradient_checkpointing_enable()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -28,6 +27,7 @@ from diffusers_sr.coser.cognition import (
     vision_config,
 )
 from diffusers_sr.data.sources import degraded_crops
+from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training import train
 
@@ -95,7 +95,7 @@ def build_encoder(arguments: CognitiveEncoderArguments, text_encoder: CLIPTextMo
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CognitiveEncoderArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     encoder = build_encoder(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()

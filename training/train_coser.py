@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.coser.adapter import CoSeRAdapter
@@ -23,7 +23,7 @@ from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.coser.training import CoSeRDenoiser
 from diffusers_sr.data.references import read_references
 from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments
+from diffusers_sr.denoiser import DenoiserArguments, load_frozen_base
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.training import train
@@ -46,7 +46,7 @@ class CoSeRArguments(DenoiserArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CoSeRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     controlnet = LatentControlNetModel.for_unet(base.unet)
     denoiser = CoSeRDenoiser(
         base,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.coser.adapter import CoSeRAdapter
@@ -23,6 +23,7 @@ from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.coser.training import CoSeRDenoiser
 from diffusers_sr.data.sources import degraded_crops
+from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.training import train
@@ -44,7 +45,7 @@ class CoSeROneStepArguments(OneStepArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CoSeROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     cfw = None
     if arguments.train_cfw:
         cfw = ControllableFeatureWrapping.from_vae(

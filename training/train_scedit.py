@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.training import SCEditDenoiser
 from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, condition_channels
+from diffusers_sr.denoiser import DenoiserArguments, condition_channels, load_frozen_base
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.training import train
 
@@ -38,7 +38,7 @@ class SCEditArguments(DenoiserArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SCEditArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     activation = SCEditAdapter.from_host(
         base.unet, hint_channels=condition_channels(base.vae), dense_hint_kernel=arguments.dense_hint_kernel
     )

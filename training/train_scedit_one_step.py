@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.training import SCEditDenoiser
 from diffusers_sr.data.sources import degraded_crops
+from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss
 from diffusers_sr.training import train
 
@@ -35,7 +36,7 @@ class SCEditOneStepArguments(OneStepArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SCEditOneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     activation = SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation")
     denoiser = SCEditDenoiser(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
+from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.seesr.adapter import SeeSRAdapter
@@ -38,7 +38,7 @@ class SeeSRArguments(DenoiserArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SeeSRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     tagger = Tagger.from_pretrained(arguments.tagger)
     controlnet = controlnet_to_train(base)
     adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)

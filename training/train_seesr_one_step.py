@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from diffusers import ControlNetModel, DDPMScheduler
 
 from diffusers_sr.arguments import parse_arguments
 from diffusers_sr.data.sources import degraded_crops
+from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.one_step import OneStepArguments, OneStepLoss, enlarge_in_one_step
 from diffusers_sr.publishing import HubArguments, one_step_publisher
 from diffusers_sr.seesr.adapter import SeeSRAdapter
@@ -35,7 +36,7 @@ class SeeSROneStepArguments(OneStepArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SeeSROneStepArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     denoiser = SeeSRDenoiser(
         base,
         ControlNetModel.from_pretrained(arguments.seesr, subfolder="controlnet"),

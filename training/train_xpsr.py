@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 
 from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train
+from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.training import train
@@ -55,7 +55,7 @@ class XPSRArguments(DenoiserArguments, HubArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(XPSRArguments, argv)
     torch.manual_seed(arguments.seed)
-    base = StableDiffusionPipeline.from_pretrained(arguments.pretrained_model_name_or_path, safety_checker=None)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
     controlnet = controlnet_to_train(base, arguments.controlnet_model_name_or_path)
     constraint = None
     if arguments.constraint_weight:
