@@ -30,6 +30,9 @@ LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 HOLDS_TRANSPARENCY = ("PNG", "WEBP", "TIFF")
 HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF")
 
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""Whatever Pillow's decoders raise on damaged data; EOFError and SyntaxError come from broken PNG and GIF files."""
+
 # What a TIFF's first directory says about the photograph; the rest of it says how that one file stores its pixels.
 _DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
 _ORIENTATION = 0x0112
@@ -128,8 +131,7 @@ def read_photo(path: Path) -> Photo:
         raise ImageFileError("there is no such file") from None
     except UnidentifiedImageError:
         raise ImageFileError("is not an image that can be read") from None
-    # Whatever Pillow's decoders raise on damaged data; EOFError and SyntaxError come from broken PNG and GIF files.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise ImageFileError(" ".join(str(error).split()) or type(error).__name__) from error
 
 

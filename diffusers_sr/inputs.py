@@ -47,14 +47,8 @@ def check_inputs(
 
     The others are those of `SuperResolutionPipeline.__call__`.
     """
-    for name, text, embeds in (
-        ("prompt", prompt, prompt_embeds),
-        ("negative_prompt", negative_prompt, negative_prompt_embeds),
-    ):
-        if text is not None and embeds is not None:
-            raise ValueError(f"Both `{name}` and `{name}_embeds` are given: give one of them.")
-        if text is not None and not is_texts(text):
-            raise ValueError(f"{name}={text!r}, expected a text, or a list with one text for each image.")
+    check_texts("prompt", prompt, prompt_embeds)
+    check_texts("negative_prompt", negative_prompt, negative_prompt_embeds)
     if not _is_number(upscale) or upscale <= 0:
         raise ValueError(f"upscale={upscale!r}, expected a factor above 0.")
     for name, scale in (
@@ -88,6 +82,14 @@ def check_inputs(
         raise ValueError(
             f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {list(callback_tensor_inputs)}."
         )
+
+
+def check_texts(name: str, text: object, embeds: object = None) -> None:
+    """Raise ValueError if the argument `name` is no text and no list of texts, or is given beside its embeddings."""
+    if text is not None and embeds is not None:
+        raise ValueError(f"Both `{name}` and `{name}_embeds` are given: give one of them.")
+    if text is not None and not is_texts(text):
+        raise ValueError(f"{name}={text!r}, expected a text, or a list with one text for each image.")
 
 
 def check_number(name: str, value: object) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -28,6 +30,14 @@ def script(stage: str) -> Any:
     sys.modules[stage] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def write_noise_photos(folder: Path, count: int, side: int) -> None:
+    """Square PNGs of noise, 0.png, 1.png, ..."""
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
 class Points(Dataset):

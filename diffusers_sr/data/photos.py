@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -17,12 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import ImageFileError
+from ..files import DECODING_ERRORS, ImageFileError
 from .seeds import sample_generator
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# Whatever Pillow's decoders raise on damaged data, as in `diffusers_sr.files.read_photo`.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class Photo(NamedTuple):

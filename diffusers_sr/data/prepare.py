@@ -130,12 +130,13 @@ class ShardWriter(Dataset[int]):
 def _whole(photo: Photo) -> Photo:
     """The photo's file, once it has been decoded."""
     pixels = read_image(photo.file)
-    with Image.open(io.BytesIO(read_file(photo.file))) as image:
+    content = read_file(photo.file)
+    with Image.open(io.BytesIO(content)) as image:
         suffix = _SUFFIXES.get(str(image.format))
     name = photo.name if Path(photo.name).suffix else f"{photo.name}{suffix or '.png'}"
     if suffix is None:
         return photo._replace(name=str(Path(name).with_suffix(".png")), file=_png(pixels))
-    return photo._replace(name=name)
+    return photo._replace(name=name, file=content)
 
 
 def _crops(photo: Photo, side: int) -> list[Photo]:

@@ -10,8 +10,9 @@ import PIL.Image
 import torch
 
 from ..control_features import control_features
+from ..inputs import check_texts
 from ..pipeline import SuperResolutionPipeline
-from ..texts import as_texts, is_texts, pair_texts, shorten_before
+from ..texts import as_texts, pair_texts, shorten_before
 from ..tiling import Window
 from .adapter import LowLevel
 from .degradation_prompt import describe_degradation
@@ -108,9 +109,9 @@ class XPSRPipeline(SuperResolutionPipeline):
                 returns another number of prompts; if there is a low-level prompt and the adapter takes none; or if
                 embeddings are missing and there is no text encoder.
         """
-        _check_texts("high_level_prompt", high_level_prompt)
-        _check_texts("low_level_prompt", low_level_prompt, low_level_prompt_embeds)
-        _check_texts("negative_low_level_prompt", negative_low_level_prompt, negative_low_level_prompt_embeds)
+        check_texts("high_level_prompt", high_level_prompt)
+        check_texts("low_level_prompt", low_level_prompt, low_level_prompt_embeds)
+        check_texts("negative_low_level_prompt", negative_low_level_prompt, negative_low_level_prompt_embeds)
         if quality_prompt is not None and not isinstance(quality_prompt, str):
             raise ValueError(f"quality_prompt={quality_prompt!r}, expected one text for all images.")
         has_low_level = self.adapter.fuses_semantics
@@ -336,10 +337,3 @@ def joined_prompts(prompts: list[str], high_level_prompts: list[str]) -> list[st
     """
     pairs = pair_texts(prompts, high_level_prompts)
     return [f"{prompt}, {high_level}".strip() if prompt else high_level for prompt, high_level in pairs]
-
-
-def _check_texts(name: str, text: Any, embeds: torch.Tensor | None = None) -> None:
-    if text is not None and embeds is not None:
-        raise ValueError(f"Both `{name}` and `{name}_embeds` are given: give one of them.")
-    if text is not None and not is_texts(text):
-        raise ValueError(f"{name}={text!r}, expected a text, or a list with one text for each image.")

@@ -13,6 +13,7 @@ from diffusers_sr.arguments import RestorationArguments
 from diffusers_sr.data.hub_photos import row_photo
 from diffusers_sr.data.photos import Photo, read_image
 from diffusers_sr.data.sources import degraded_crops
+from tests.training_runs import write_noise_photos
 
 has_datasets = importlib.util.find_spec("datasets") is not None
 
@@ -47,11 +48,8 @@ def test_the_package_is_asked_for() -> None:
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """A folder that `datasets` reads as images with captions: five photos, of which one is damaged."""
-    lines = ["file_name,text"]
-    for number in range(5):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        lines.append(f"{number}.png,caption {number}")
+    write_noise_photos(tmp_path, 5, 40)
+    lines = ["file_name,text", *(f"{number}.png,caption {number}" for number in range(5))]
     (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
     return tmp_path

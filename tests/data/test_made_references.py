@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from diffusers_sr.data.made_references import (
     write_settings,
 )
 from diffusers_sr.data.photos import PhotoFiles
+from tests.training_runs import write_noise_photos
 
 
 def crops(folder: Path, **options: object) -> PhotoCrops:
@@ -25,10 +25,7 @@ def crops(folder: Path, **options: object) -> PhotoCrops:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "photos").mkdir()
-    for number in range(2):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    write_noise_photos(tmp_path / "photos", 2, 40)
     write_settings(tmp_path / "made", crop_settings(crops(tmp_path), 3))
     for index in range(3):
         Image.new("RGB", (32, 32), (index * 51, 0, 255)).save(reference_path(tmp_path / "made", index))

@@ -15,15 +15,13 @@ from diffusers_sr.data.dataset import list_images
 from diffusers_sr.data.photos import PhotoFiles
 from diffusers_sr.data.sources import degraded_crops, photo_crops
 from diffusers_sr.training import train
+from tests.training_runs import write_noise_photos
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(4):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+    write_noise_photos(folder, 4, 40)
     return folder
 
 

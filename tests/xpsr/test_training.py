@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,15 +10,13 @@ from diffusers_sr.data.photos import Photo
 from diffusers_sr.data.shards import ShardPhotos, write_shard
 from diffusers_sr.xpsr.prompts import ImagePrompts, PromptCache, official_files, write_official
 from diffusers_sr.xpsr.training import with_prompts
+from tests.training_runs import write_noise_photos
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+    write_noise_photos(folder, 3, 16)
     return folder
 
 
