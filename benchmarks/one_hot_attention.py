@@ -15,7 +15,7 @@ import statistics
 import torch
 from seesr_step import DTYPES, measure, peak_memory
 
-from diffusers_sr.one_hot import one_hot_attention
+from diffusers_sr.coser.one_hot import one_hot_attention
 
 HEADS, HEAD_DIM = 5, 64
 

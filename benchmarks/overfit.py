@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.stages import STAGES, build
+from tests.training.stages import STAGES, build
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         stage = build(name)
         before, start = stage.loss(), time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            stage.fit(Path(folder), options.steps or (1500 if name.endswith("one_step") else 400))
+            stage.fit(Path(folder), options.steps or (1500 if name.endswith("adversarial") else 400))
         after = stage.loss()
         seconds = time.perf_counter() - start
         print(f"| {name} | {before:.4f} | {after:.4f} | {before / after:.1f} | {seconds:.0f} |", flush=True)

@@ -41,23 +41,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.arguments import TrainingArguments, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
-from diffusers_sr.cassr.training import CasSRDenoiser, SCEditDenoiser
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
-from diffusers_sr.coser.training import CoSeRDenoiser
-from diffusers_sr.denoiser import Denoiser
-from diffusers_sr.losses import DenoisingLoss
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config
-from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import trainable_parameters
+from diffusers_sr.training.arguments import TrainingArguments, parse_arguments
+from diffusers_sr.training.cassr import CasSRDenoiser, SCEditDenoiser
+from diffusers_sr.training.coser import CoSeRDenoiser
+from diffusers_sr.training.denoiser import Denoiser
+from diffusers_sr.training.engine import trainable_parameters
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.seesr import SeeSRDenoiser
+from diffusers_sr.training.xpsr import XPSRDenoiser
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
-from diffusers_sr.xpsr.training import XPSRDenoiser
 
 TRAINING = Path(__file__).parents[1] / "training"
 STAGES = ("dape", "seesr", "cognitive_encoder", "coser", "scedit", "cassr", "xpsr")

@@ -20,13 +20,13 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .adapter import AttentionAdapter
-from .color import COLOR_FIXES
-from .images import ImageInput, output_size, pad_to_multiple, read_images, resize, working_size
-from .inputs import check_inputs, split_inputs
-from .published import PublishablePipeline
+from .attention.adapter import AttentionAdapter
+from .image.color import COLOR_FIXES
+from .image.pixels import ImageInput, output_size, pad_to_multiple, read_images, resize, working_size
+from .image.tiling import Window, crop_tiles, tile_groups, tile_windows, tiled_map
+from .publishing.pipeline import PublishablePipeline
+from .sampling.checks import check_inputs, split_inputs
 from .texts import as_texts, encode_texts
-from .tiling import Window, crop_tiles, tile_groups, tile_windows, tiled_map
 
 Generators: TypeAlias = torch.Generator | list[torch.Generator] | None
 StepCallback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
@@ -150,7 +150,7 @@ class SuperResolutionPipeline(
         For the arguments whose default is None, `pipeline.config.call_defaults` holds what is used.
 
         Args:
-            image: what to enlarge; see `diffusers_sr.images.read_images` for the kinds that are read.
+            image: what to enlarge; see `diffusers_sr.image.pixels.read_images` for the kinds that are read.
             prompt: what is in the image, for all images or one for each; it is added to what the method says itself.
             negative_prompt: what the result should not look like, for all images or one for each.
             upscale: any factor above 0; the result has `round(width * upscale) × round(height * upscale)` pixels.
@@ -165,8 +165,8 @@ class SuperResolutionPipeline(
             tile_overlap: pixels by which neighbouring tiles overlap, a multiple of `vae_scale_factor` too.
             tile_batch_size: tiles the denoiser takes at once. The VAE, which needs more memory for a tile than the
                 denoiser, takes one.
-            color_fix: "adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.color`), None
-                leaves it as it is decoded; "default" is what `pipeline.config.call_defaults` has.
+            color_fix: "adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.image.color`),
+                None leaves it as it is decoded; "default" is what `pipeline.config.call_defaults` has.
             process_size: images whose shorter side would be below this many pixels are processed at this size, and
                 the result is reduced to what was asked for.
             generator: for all noise; a list of one for each result makes each independent of the others in the batch.
@@ -309,7 +309,7 @@ class SuperResolutionPipeline(
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def check_inputs(self, **arguments: Any) -> None:
-        """Raise ValueError for the first argument of `__call__` that is not allowed (`diffusers_sr.inputs`).
+        """Raise ValueError for the first argument of `__call__` that is not allowed (`diffusers_sr.sampling.checks`).
 
         Arguments that are not given have their defaults, so that some can be checked before there is an image.
         """

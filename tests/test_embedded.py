@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from diffusers_sr import load_pipeline
 from diffusers_sr.data.dataset import sample_generator
 from diffusers_sr.data.degradation import DegradationConfig, degrade
-from diffusers_sr.evaluation import evaluate
+from diffusers_sr.evaluation.measures import evaluate
 from diffusers_sr.hub import BASE, MODELS, embedded_models
-from diffusers_sr.images import resize
-from diffusers_sr.tiling import tile_starts
+from diffusers_sr.image.pixels import resize
+from diffusers_sr.image.tiling import tile_starts
 
 TILE_SIZE, TILE_OVERLAP = 192, 64
 MEGABYTES = {BASE: 20, "seesr-small": 15}

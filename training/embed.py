@@ -1,6 +1,6 @@
 """Puts trained small models into the package, in float16.
 
-    python training/embed.py --base runs/base --seesr runs/seesr_one_step --coser runs/coser_one_step
+    python training/embed.py --base runs/base --seesr runs/seesr_adversarial --coser runs/coser_adversarial
 
 `base-small` is a Stable Diffusion pipeline folder; the others hold what a method adds to it, and the values that its
 pipeline's `__call__` uses by default with this model. What is not given stays as it is.
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="output folder of train_base.py")
     for method in METHODS:
-        parser.add_argument(f"--{method}", type=Path, help=f"output folder of train_{method}_one_step.py")
+        parser.add_argument(f"--{method}", type=Path, help=f"output folder of train_{method}_adversarial.py")
     options = parser.parse_args()
 
     if options.base is not None:

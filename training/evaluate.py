@@ -23,8 +23,8 @@ from torch import Tensor
 from diffusers_sr import load_pipeline
 from diffusers_sr.data.dataset import list_images, listed_names, read_image, sample_generator
 from diffusers_sr.data.degradation import DegradationConfig, degrade
-from diffusers_sr.evaluation import evaluate
-from diffusers_sr.images import resize
+from diffusers_sr.evaluation.measures import evaluate
+from diffusers_sr.image.pixels import resize
 
 SCALE = 4
 

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffusers_sr.cassr.activation import SCEditAdapter
-from diffusers_sr.cassr.training import SCEditDenoiser
 from diffusers_sr.data.dataset import PhotoCrops, training_photos
 from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
-from diffusers_sr.denoiser import load_frozen_base
+from diffusers_sr.training.cassr import SCEditDenoiser
+from diffusers_sr.training.denoiser import load_frozen_base
 
 
 def write_image(path: Path, image: Tensor) -> None:

@@ -14,10 +14,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
-from diffusers_sr.data.sources import photo_crops
-from diffusers_sr.losses import draw_noise
-from diffusers_sr.training import latents_std, train
+from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.engine import latents_std, train
+from diffusers_sr.training.losses import draw_noise
+from diffusers_sr.training.photos import photo_crops
 
 
 @dataclass(kw_only=True)

@@ -20,13 +20,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.sources import photo_crops
-from diffusers_sr.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.texts import encode_texts
-from diffusers_sr.training import train
+from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
+from diffusers_sr.training.photos import photo_crops
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 

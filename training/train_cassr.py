@@ -17,18 +17,18 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
-from diffusers_sr.cassr.training import CasSRDenoiser, start_controlnet
 from diffusers_sr.data.made_references import CropsWithReferences
-from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, load_frozen_base
-from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.publishing import HubArguments, publisher
-from diffusers_sr.training import train
-from diffusers_sr.validation import enlarge_with
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.cassr import CasSRDenoiser, start_controlnet
+from diffusers_sr.training.denoiser import DenoiserArguments, load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.coser.cognition import normalise_for_clip
 from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.sources import photo_crops
-from diffusers_sr.denoiser import load_frozen_base
-from diffusers_sr.images import resize
+from diffusers_sr.image.pixels import resize
 from diffusers_sr.texts import token_ids
-from diffusers_sr.training import train
+from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import photo_crops
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.arguments import RestorationArguments, option, parse_arguments
 from diffusers_sr.coser.clip import load_clip
 from diffusers_sr.coser.cognition import (
     CLIP,
@@ -26,10 +25,11 @@ from diffusers_sr.coser.cognition import (
     freeze_clip,
     vision_config,
 )
-from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import load_frozen_base
 from diffusers_sr.texts import token_ids
-from diffusers_sr.training import train
+from diffusers_sr.training.arguments import RestorationArguments, option, parse_arguments
+from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import degraded_crops
 
 
 @dataclass(kw_only=True)

@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
-from diffusers_sr.coser.training import CoSeRDenoiser
 from diffusers_sr.data.references import read_references
-from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, load_frozen_base
-from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.publishing import HubArguments, publisher
-from diffusers_sr.training import train
-from diffusers_sr.validation import enlarge_with
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.coser import CoSeRDenoiser
+from diffusers_sr.training.denoiser import DenoiserArguments, load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)

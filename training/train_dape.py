@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.data.degradation import DegradationConfig
-from diffusers_sr.data.sources import photo_crops
-from diffusers_sr.images import resize
+from diffusers_sr.image.pixels import resize
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
-from diffusers_sr.training import train
+from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import photo_crops
 
 
 @dataclass(kw_only=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.arguments import option, parse_arguments
 from diffusers_sr.cassr.activation import SCEditAdapter
-from diffusers_sr.cassr.training import SCEditDenoiser
-from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, condition_channels, load_frozen_base
-from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.training import train
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.cassr import SCEditDenoiser
+from diffusers_sr.training.denoiser import DenoiserArguments, condition_channels, load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.photos import degraded_crops
 
 
 @dataclass(kw_only=True)

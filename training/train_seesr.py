@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.arguments import option, parse_arguments
-from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
-from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.publishing import HubArguments, publisher
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
-from diffusers_sr.seesr.training import SeeSRDenoiser
-from diffusers_sr.training import train
-from diffusers_sr.validation import enlarge_with
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.seesr import SeeSRDenoiser
+from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)

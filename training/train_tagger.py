@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.data.dataset import read_tags, split_tags
-from diffusers_sr.data.sources import photo_crops
 from diffusers_sr.seesr.tagger import Tagger
-from diffusers_sr.training import train
+from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import photo_crops
 
 
 @dataclass(kw_only=True)

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.arguments import option, parse_arguments
-from diffusers_sr.data.sources import degraded_crops
-from diffusers_sr.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
-from diffusers_sr.losses import DenoisingLoss
-from diffusers_sr.publishing import HubArguments, publisher
-from diffusers_sr.training import train
-from diffusers_sr.validation import enlarge_with
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.validation import enlarge_with
+from diffusers_sr.training.xpsr import XPSRDenoiser, with_prompts
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
-from diffusers_sr.xpsr.training import XPSRDenoiser, with_prompts
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from ..adapter import AdapterHook, AttentionAdapter, check_site_channels
-from ..processors import repeat_to_batch
+from ..attention.adapter import AdapterHook, AttentionAdapter, check_site_channels
+from ..attention.processors import repeat_to_batch
 
 
 class SkipTuner(nn.Module):

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import (
+from ..attention.adapter import (
     AdapterHook,
     AttentionAdapter,
     HiddenStatesHook,
@@ -22,8 +22,8 @@ from ..adapter import (
     check_site_channels,
     site_key,
 )
-from ..control_features import MIDDLE, control_sites, feature_of_site, feature_tokens
-from ..processors import PreparedAttnProcessor, keep_processor, keys_and_values
+from ..attention.control_features import MIDDLE, control_sites, feature_of_site, feature_tokens
+from ..attention.processors import PreparedAttnProcessor, keep_processor, keys_and_values
 
 SELF_ATTENTION = ".attn1"
 CONTROLS = ("reference", "lr")

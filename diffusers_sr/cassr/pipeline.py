@@ -14,13 +14,13 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import unwrap_module
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..control_features import control_features
-from ..images import ImageInput, pad_to_multiple, read_references
-from ..inputs import check_count, check_number
+from ..attention.control_features import control_features
+from ..attention.processors import repeat_to_batch
+from ..image.pixels import ImageInput, pad_to_multiple, read_references
+from ..image.tiling import Window, crop_tiles, tile_groups
 from ..pipeline import Generators, SuperResolutionPipeline, embed_condition, for_each_result
-from ..processors import repeat_to_batch
+from ..sampling.checks import check_count, check_number
 from ..texts import as_texts
-from ..tiling import Window, crop_tiles, tile_groups
 from .activation import SCEditAdapter
 from .adapter import CasSRAdapter
 

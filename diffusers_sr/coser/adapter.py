@@ -13,16 +13,16 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import AttentionAdapter, HiddenStatesHook, Host, check_site, check_site_channels, site_key
-from ..control_features import control_sites, feature_of_site, feature_tokens
-from ..one_hot import Similarity
-from ..processors import (
-    OneHotReferenceAttnProcessor,
+from ..attention.adapter import AttentionAdapter, HiddenStatesHook, Host, check_site, check_site_channels, site_key
+from ..attention.control_features import control_sites, feature_of_site, feature_tokens
+from ..attention.processors import (
     PreparedAttnProcessor,
     keep_processor,
     keys_and_values,
     repeat_to_batch,
 )
+from .one_hot import Similarity
+from .processor import OneHotReferenceAttnProcessor
 
 
 class AllInAttention(nn.Module):

@@ -25,8 +25,8 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 from typing_extensions import Self
 
-from ..checkpoints import check_keys
-from ..tiling import Window, crop_tiles
+from ..conversion.checkpoints import check_keys
+from ..image.tiling import Window, crop_tiles
 
 Features: TypeAlias = tuple[torch.Tensor, ...]
 

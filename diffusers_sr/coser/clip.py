@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..checkpoints import PathLike
+from ..conversion.checkpoints import PathLike
 from .cognition import CLIP
 
 

@@ -10,8 +10,8 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import DDPMScheduler
 
-from ..base import base_unet_if_equal, load_base
-from ..checkpoints import PathLike, new_folder, read_state_dict
+from ..conversion.base import base_unet_if_equal, load_base
+from ..conversion.checkpoints import PathLike, new_folder, read_state_dict
 from .cfw import ControllableFeatureWrapping, cfw_state_dict
 from .clip import load_clip
 from .cognition import CLIP

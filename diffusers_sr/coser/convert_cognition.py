@@ -9,7 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import CLIPVisionModelWithProjection
 
-from ..checkpoints import PathLike, check_keys
+from ..conversion.checkpoints import PathLike, check_keys
 from .cognition import CLIP, Q_FORMER, CognitiveEncoder, vision_config
 
 PREFIXES = ("pre_sr_model.", "global_adapter.")

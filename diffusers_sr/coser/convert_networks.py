@@ -11,8 +11,8 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint, convert_ldm_unet_checkpoint
 
-from ..adapter import site_key
-from ..checkpoints import PathLike, check_keys
+from ..attention.adapter import site_key
+from ..conversion.checkpoints import PathLike, check_keys
 from .adapter import CoSeRAdapter
 from .controlnet import LatentControlNetModel
 

@@ -12,11 +12,11 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..control_features import control_features
-from ..images import ImageInput, read_references
-from ..inputs import check_count
+from ..attention.control_features import control_features
+from ..image.pixels import ImageInput, read_references
+from ..image.tiling import Window, crop_tiles, tile_groups
 from ..pipeline import Generators, SuperResolutionPipeline
-from ..tiling import Window, crop_tiles, tile_groups
+from ..sampling.checks import check_count
 from .adapter import CoSeRAdapter
 from .cfw import ControllableFeatureWrapping, has_layers_to_join
 from .cognition import CognitiveEncoder

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..files import ImageFileError
+from ..image.files import ImageFileError
 from .degradation import DegradationConfig, degrade, degrade_batch, usm_sharpen
 from .photos import IMAGE_SUFFIXES, Permuted, Photo, PhotoFiles, Photos, PhotoStream, read_image
 from .references import References
@@ -180,7 +180,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         if self.photos is None:
             raise ValueError(
                 "Photos that are streamed have no names by which something could belong to them: leave out "
-                "--streaming, or write them to shards (python -m diffusers_sr.data.prepare)."
+                "--streaming, or write them to shards (python training/prepare.py)."
             )
         return self.photos.names
 

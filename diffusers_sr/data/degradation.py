@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
-from diffusers_sr.data.jpeg import jpeg
-from diffusers_sr.data.kernels import blur, gaussian_kernel, plateau_kernel, sinc_kernel
+from .jpeg import jpeg
+from .kernels import blur, gaussian_kernel, plateau_kernel, sinc_kernel
 
 Range = tuple[float, float]
 T = TypeVar("T")

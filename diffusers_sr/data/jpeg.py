@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusers_sr.images import pad_to_multiple
+from ..image.pixels import pad_to_multiple
 
 # ITU-T T.81 annex K, tables K.1 and K.2.
 LUMINANCE_TABLE = (

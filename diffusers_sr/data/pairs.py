@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import DECODING_ERRORS
+from ..image.files import DECODING_ERRORS
 
 _MOST_LISTED = 10
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import DECODING_ERRORS, ImageFileError
+from ..image.files import DECODING_ERRORS, ImageFileError
 from .seeds import sample_generator
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -10,8 +10,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
-from ..prepared_transformer import (
+from ..attention.adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
+from ..attention.prepared_transformer import (
     keep_transformer_processors,
     prepared_transformer,
     run_prepared,

@@ -9,8 +9,8 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from ..base import base_unet_if_equal, load_base
-from ..checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
+from ..conversion.base import base_unet_if_equal, load_base
+from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
 from .adapter import SeeSRAdapter
 from .convert_tagger import load_tagger, tagger_from_official
 from .pipeline import SeeSRPipeline

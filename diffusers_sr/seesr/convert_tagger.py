@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 
-from ..checkpoints import PathLike, check_keys, read_state_dict
+from ..conversion.checkpoints import PathLike, check_keys, read_state_dict
 from .tagger import Tagger
 
 TAGS_FILE = "ram_tag_list.txt"

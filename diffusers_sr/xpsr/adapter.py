@@ -12,9 +12,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from typing_extensions import Self
 
-from ..adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
-from ..control_features import decoder_features, feature_of_site, feature_tokens
-from ..prepared_transformer import (
+from ..attention.adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
+from ..attention.control_features import decoder_features, feature_of_site, feature_tokens
+from ..attention.prepared_transformer import (
     keep_transformer_processors,
     prepared_transformer,
     run_prepared,
@@ -22,7 +22,7 @@ from ..prepared_transformer import (
     transformer_options,
     with_hidden_states,
 )
-from ..processors import repeat_to_batch
+from ..attention.processors import repeat_to_batch
 
 LOW_LEVEL, FUSION = "low_level", "fusion"
 

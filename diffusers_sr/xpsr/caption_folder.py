@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..files import ImageFileError, images_in, read_photo
-from ..images import read_images
+from ..image.files import ImageFileError, images_in, read_photo
+from ..image.pixels import read_images
 from .degradation_prompt import describe_degradation
 from .prompts import ImagePrompts, PromptCache, official_files, write_official
 

@@ -93,7 +93,7 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
         Args:
             pixel_features: of the condition image, of `embed_with_features`.
             residuals: of the ControlNet called with a `conditioning_scale` of 1, those of the down blocks and then the
-                middle one (`diffusers_sr.control_features.control_features`).
+                middle one (`diffusers_sr.attention.control_features.control_features`).
 
         Returns:
             Images `[B, 3, h, w]`, in [-1, 1] once they are learnt, and scaled latents `[B, latent_channels, h, w]`; in

@@ -10,8 +10,8 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import ControlNetModel, UNet2DConditionModel, UniPCMultistepScheduler
 
-from ..base import base_unet_if_equal, load_base
-from ..checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
+from ..conversion.base import base_unet_if_equal, load_base
+from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
 from .adapter import FUSION, LOW_LEVEL, XPSRAdapter
 from .constraint import DegradationFreeConstraint
 from .pipeline import XPSRPipeline

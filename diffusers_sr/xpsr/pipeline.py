@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import PIL.Image
 import torch
 
-from ..control_features import control_features
-from ..inputs import check_texts
+from ..attention.control_features import control_features
+from ..image.tiling import Window
 from ..pipeline import SuperResolutionPipeline
+from ..sampling.checks import check_texts
 from ..texts import as_texts, pair_texts, shorten_before
-from ..tiling import Window
 from .adapter import LowLevel
 from .degradation_prompt import describe_degradation
 from .prompts import ImagePrompts

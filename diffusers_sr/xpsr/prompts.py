@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from diffusers.utils import logging
 from PIL import Image
 
-from ..files import ImageFileError, read_photo
+from ..image.files import ImageFileError, read_photo
 
 logger = logging.get_logger(__name__)
 

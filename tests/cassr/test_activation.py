@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusers_sr.cassr.activation import SCEditAdapter
-from diffusers_sr.tiling import crop_tiles, tile_windows
+from diffusers_sr.image.tiling import crop_tiles, tile_windows
 from tests.components import TEXT_DIM, randomise, tiny_controlnet, tiny_unet
 
 HINTS = {"hint_channels": (4, 6, 8, 8)}  # three strides: eight pixels to a latent

@@ -12,8 +12,8 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
+from diffusers_sr.attention.control_features import control_features
 from diffusers_sr.cassr.adapter import CasSRAdapter, ControlAttention
-from diffusers_sr.control_features import control_features
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from tests.components import TEXT_DIM, components, randomise, tiny_unet
 

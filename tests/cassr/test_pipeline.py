@@ -21,7 +21,7 @@ from PIL import Image
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRControl, CasSRPipeline, general_prompts
-from diffusers_sr.images import read_images, resize
+from diffusers_sr.image.pixels import read_images, resize
 from tests.components import components, inputs, tiny_controlnet, tiny_image
 
 STOCK = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from diffusers_sr.control_features import control_features
+from diffusers_sr.attention.control_features import control_features
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from tests.components import TEXT_DIM, components, randomise, tiny_unet

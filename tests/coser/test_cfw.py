@@ -16,7 +16,7 @@ from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping, Features, cfw_state_dict, crop_features
-from diffusers_sr.tiling import Window, crop_tiles, tile_windows
+from diffusers_sr.image.tiling import Window, crop_tiles, tile_windows
 from tests.components import randomise
 
 

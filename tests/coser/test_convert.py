@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from diffusers_sr import CoSeRPipeline, load_pipeline
-from diffusers_sr.cli import main
+from diffusers_sr.cli.main import main
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.clip import load_clip

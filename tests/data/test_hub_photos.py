@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.arguments import RestorationArguments
 from diffusers_sr.data.hub_photos import row_photo
 from diffusers_sr.data.photos import Photo, read_image
-from diffusers_sr.data.sources import degraded_crops
-from tests.training_runs import write_noise_photos
+from diffusers_sr.training.arguments import RestorationArguments
+from diffusers_sr.training.photos import degraded_crops
+from tests.training.runs import write_noise_photos
 
 has_datasets = importlib.util.find_spec("datasets") is not None
 

@@ -16,7 +16,7 @@ from diffusers_sr.data.made_references import (
     write_settings,
 )
 from diffusers_sr.data.photos import PhotoFiles
-from tests.training_runs import write_noise_photos
+from tests.training.runs import write_noise_photos
 
 
 def crops(folder: Path, **options: object) -> PhotoCrops:

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.data import prepare
 from diffusers_sr.data.dataset import PhotoCrops, list_images, read_image, split_tags
 from diffusers_sr.data.hub_photos import HubPhotos, load_rows
 from diffusers_sr.data.shards import ShardPhotos, list_shards
 from tests.components import tiny_tagger
+from tests.training.runs import script
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def run(photos: Path, capsys: pytest.CaptureFixture[str]):
         options = {"train_data_dir": photos, "tags_file": photos.parent / "tags.csv", "photos_per_shard": 2} | options
         given = {name: value for name, value in options.items() if value is not None}
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        prepare.main([*words, "--output_dir", str(output)])
+        script("prepare").main([*words, "--output_dir", str(output)])
         return capsys.readouterr().out
 
     return run
@@ -95,7 +95,7 @@ def kill_before(write: int, folder: Path, words: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    prepare.main([*words, "--output_dir", str(folder)])
+    script("prepare").main([*words, "--output_dir", str(folder)])
 
 
 def test_killed_anywhere_it_goes_on(photos: Path, tmp_path: Path, run) -> None:
@@ -140,7 +140,7 @@ def test_prompts_become_captions(photos: Path, tmp_path: Path, run) -> None:
             (tmp_path / "prompts" / folder / f"{path.stem}.txt").write_text(text.format(path.stem))
     with pytest.raises(ValueError, match="one of --tags_file, --prompts_dir and --tagger"):
         run(tmp_path / "shards", prompts_dir=tmp_path / "prompts")
-    prepare.main(
+    script("prepare").main(
         ["--train_data_dir", str(photos), "--prompts_dir", str(tmp_path / "prompts"), "--output_dir",
          str(tmp_path / "shards")]
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers_sr.cassr.convert_scedit import scedit_from_official
+from diffusers_sr.cassr.convert import scedit_from_official
 from tests.parity.arrays import Tensors
 
 SKIP = "skip_"

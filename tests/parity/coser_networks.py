@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from diffusers_sr.control_features import control_features
+from diffusers_sr.attention.control_features import control_features
 from diffusers_sr.coser.convert_networks import networks_from_official
 from tests.parity.arrays import Tensors, read_arrays
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 
-from diffusers_sr.one_hot import best_keys, one_hot_attention
-from diffusers_sr.processors import OneHotReferenceAttnProcessor
+from diffusers_sr.coser.one_hot import best_keys, one_hot_attention
+from diffusers_sr.coser.processor import OneHotReferenceAttnProcessor
 from tests.parity.arrays import Tensors
 
 INPUTS = ("x", "context", "grad_w")

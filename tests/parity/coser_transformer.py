@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from diffusers_sr.control_features import MIDDLE
+from diffusers_sr.attention.control_features import MIDDLE
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.convert_networks import adapter_state_dict
 from tests.parity.arrays import Tensors

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusers_sr.tiling import gaussian_weights
+from diffusers_sr.image.tiling import gaussian_weights
 from tests.parity import coser, xpsr
 from tests.parity.arrays import WEIGHT, read_arrays
 from tests.parity.forward import main

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import diffusers_sr.pipeline
-from diffusers_sr.control_features import control_features
-from diffusers_sr.tiling import Window, tiled_map
+from diffusers_sr.attention.control_features import control_features
+from diffusers_sr.image.tiling import Window, tiled_map
 from diffusers_sr.xpsr.adapter import FUSION, LOW_LEVEL, XPSRAdapter
 from diffusers_sr.xpsr.constraint import embed_with_features
 from diffusers_sr.xpsr.convert import OfficialNetworks, load_networks

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnP
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
-from diffusers_sr.processors import PreparedAttnProcessor, SelfAttnProcessor, repeat_to_batch
+from diffusers_sr.attention.processors import PreparedAttnProcessor, SelfAttnProcessor, repeat_to_batch
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from tests.components import REPRESENTATION_DIM, TEXT_DIM, randomise, tiny_controlnet, tiny_unet
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr import SeeSRPipeline
-from diffusers_sr.checkpoints import read_state_dict
-from diffusers_sr.cli import main
+from diffusers_sr.cli.main import main
+from diffusers_sr.conversion.checkpoints import read_state_dict
 from diffusers_sr.seesr.convert import convert, load_adapter, load_tagger
 from tests.components import REPRESENTATION_DIM, components, inputs
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_sr.images import read_images
+from diffusers_sr.image.pixels import read_images
 from diffusers_sr.seesr.pipeline import SeeSRPipeline, full_prompts
 from tests.components import components, inputs, tiny_image
 

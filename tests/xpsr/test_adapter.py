@@ -12,8 +12,8 @@ from diffusers import ControlNetModel, Transformer2DModel, UNet2DConditionModel
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from diffusers_sr.control_features import control_features
-from diffusers_sr.processors import PreparedAttnProcessor, SelfAttnProcessor
+from diffusers_sr.attention.control_features import control_features
+from diffusers_sr.attention.processors import PreparedAttnProcessor, SelfAttnProcessor
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from tests.components import TEXT_DIM, randomise, tiny_controlnet, tiny_unet
 

@@ -8,7 +8,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch.nn import functional as F
 
 from diffusers_sr import XPSRPipeline
-from diffusers_sr.control_features import control_features
+from diffusers_sr.attention.control_features import control_features
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
 from tests.components import TEXT_DIM, components, inputs, randomise, tiny_controlnet

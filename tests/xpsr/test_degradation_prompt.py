@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusers_sr.data.degradation import DegradationConfig, degrade
 from diffusers_sr.data.jpeg import jpeg
 from diffusers_sr.data.kernels import blur, gaussian_kernel
-from diffusers_sr.images import resize
+from diffusers_sr.image.pixels import resize
 from diffusers_sr.xpsr.degradation_prompt import (
     BLUR,
     COMPRESSION,

@@ -20,7 +20,7 @@ from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from PIL import Image
 
-from diffusers_sr.images import read_images, resize
+from diffusers_sr.image.pixels import read_images, resize
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.degradation_prompt import describe_degradation
 from diffusers_sr.xpsr.pipeline import XPSRControl, XPSRPipeline, joined_prompts

@@ -1,0 +1,264 @@
+"""The model card of a published super-resolution model: metadata that the Hub reads, and what a person has to know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+CODE_LICENSE = "apache-2.0"
+PICTURES = "pictures"
+"""The folder of a repository that holds what its card shows."""
+
+RENDERED = "<!-- Rendered by diffusers-sr, and anew with the next upload. To keep what you write, delete this. -->"
+
+# Names and arXiv numbers of the methods, by pipeline class.
+_PAPERS = {
+    "SeeSRPipeline": ("SeeSR", "2311.16518"),
+    "CoSeRPipeline": ("CoSeR", "2311.16512"),
+    "CasSRPipeline": ("CasSR", "2403.11451"),
+    "XPSRPipeline": ("XPSR", "2403.05049"),
+}
+# What an example has to say in a call, beside the image. "measured" needs no language model.
+_EXAMPLE_CALLS = {"XPSRPipeline": {"captioner": "measured"}}
+
+# Measures of `diffusers_sr.evaluation.measures`: the Hub's name of their kind, and that of a column.
+_MEASURES = {
+    "psnr_y": ("psnr", "PSNR-Y, dB"),
+    "ssim_y": ("ssim", "SSIM-Y"),
+    "gmsd": ("gmsd", "GMSD"),
+    "log_power_spectrum_distance": ("log_power_spectrum_distance", "log power-spectrum distance"),
+    "mean_color_difference": ("mean_color_difference", "mean colour difference, /255"),
+}
+
+# Options of a run that say nothing of the weights, only of where and how it was watched.
+_UNTOLD_OPTIONS = ("output_dir", "checkpoint", "validation", "log_every", "report_to", "hub_", "_hub", "num_workers")
+_DATA_OPTIONS = ("dataset_name", "train_data_dir", "train_shards_path_or_url")
+
+_TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardDetails:
+    """What a model card tells that cannot be seen from the models.
+
+    Args:
+        base_model: the Stable Diffusion that the weights belong to. A Hub id is linked; of a folder the name is told.
+        base_license: its licence, by the Hub's identifiers, such as "openrail++".
+        license: that of the weights; None if it is the base's.
+        training: the options of the last training stage, as `training_arguments.json` has them.
+        results: what was measured; see `eval_results`.
+        pictures: image files that show the model's work; they are uploaded with the card.
+    """
+
+    base_model: str | None = None
+    base_license: str | None = None
+    license: str | None = None
+    training: Mapping[str, Any] | None = None
+    results: Sequence[EvalResult] = ()
+    pictures: Sequence[Path] = ()
+
+
+def eval_results(dataset: str, measures: Mapping[str, float], scale: float = 4.0) -> list[EvalResult]:
+    """Results in the form that the Hub shows.
+
+    Args:
+        dataset: name of the photographs that were degraded and restored.
+        measures: means by the name of the measure, such as those of `training/evaluate.py`.
+        scale: how many times as wide and high the photographs became.
+
+    Raises:
+        ValueError: if there is no measure of that name in `diffusers_sr.evaluation.measures`.
+    """
+    if unknown := sorted(measures.keys() - _MEASURES.keys()):
+        raise ValueError(f"There are no measures {unknown}; allowed are {sorted(_MEASURES)}.")
+    return [
+        EvalResult(
+            task_type="image-to-image",
+            task_name=f"×{scale:g} super-resolution",
+            dataset_type="".join(letter if letter.isalnum() else "-" for letter in dataset.lower()),
+            dataset_name=dataset,
+            metric_type=_MEASURES[name][0],
+            metric_name=_MEASURES[name][1],
+            metric_value=value,
+        )
+        for name, value in measures.items()
+    ]
+
+
+def picture_paths(details: CardDetails) -> dict[str, Path]:
+    """The files of the pictures by their paths in the repository.
+
+    Raises:
+        ValueError: if two have the same name.
+    """
+    paths = {f"{PICTURES}/{path.name}": path for path in details.pictures}
+    if len(paths) < len(details.pictures):
+        raise ValueError(f"Pictures need different names, but these are {[path.name for path in details.pictures]}.")
+    return paths
+
+
+def render_model_card(
+    repo_id: str,
+    pipeline_class: type,
+    details: CardDetails,
+    components: Mapping[str, str] | None = None,
+    call_defaults: Mapping[str, Any] | None = None,
+) -> ModelCard:
+    """The card of a repository.
+
+    Args:
+        repo_id: its full id on the Hub.
+        pipeline_class: of the method, one of this package or derived from one.
+        details: what else is known.
+        components: class names by component, if the repository holds these models alone, to be used with a base.
+        call_defaults: which of the pipeline's defaults the example has to set, as such a repository cannot hold them.
+
+    Raises:
+        ValueError: if the repository holds no base and none is named.
+    """
+    own = next(kind.__name__ for kind in pipeline_class.__mro__ if kind.__name__ in _PAPERS)
+    method, arxiv = _PAPERS[own]
+    license = details.license or details.base_license
+    name = repo_id.rpartition("/")[2]
+    training = None if details.training is None else _recipe(details.training)
+    data = ModelCardData(
+        license=license or "unknown",
+        library_name="diffusers",
+        pipeline_tag="image-to-image",
+        tags=[
+            "diffusers",
+            *(["diffusers-training"] if training is not None else []),
+            "super-resolution",
+            method.lower(),
+            f"arxiv:{arxiv}",
+        ],
+        base_model=details.base_model if is_hub_id(details.base_model) else None,
+        datasets=dataset if is_hub_id(dataset := (training or {}).get("dataset_name")) else None,
+        model_name=name,
+        eval_results=list(details.results) or None,
+    )
+    if components is None:
+        example = _pipeline_example(repo_id, own)
+    else:
+        if details.base_model is None:
+            raise ValueError(f"{repo_id} holds only {sorted(components)}: name the base_model they belong to.")
+        example = _components_example(repo_id, own, shareable(details.base_model), components, call_defaults or {})
+    return ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        rendered=RENDERED,
+        name=name,
+        repo_id=repo_id,
+        method=method,
+        arxiv=arxiv,
+        base=_linked(details.base_model),
+        components=list(components or ()),
+        example=example,
+        pictures=list(picture_paths(details)),
+        code_license=CODE_LICENSE,
+        base_license=details.base_license,
+        weights_license=license,
+        inherited=details.license is None and license is not None,
+        results=_results_table(details.results),
+        training=None if training is None else _summary(training),
+        recipe=None if training is None else yaml.safe_dump(training, allow_unicode=True).strip(),
+    )
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a model of this name would be looked for on the Hub."""
+    return name is not None and not os.path.isdir(name) and shareable(name) == name
+
+
+def shareable(value: Any) -> Any:
+    """An option's value without the folders of the machine the run was on: of a path only its name."""
+    if isinstance(value, list):
+        return [shareable(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    is_path = value.startswith(("/", ".", "~")) or "\\" in value or value.count("/") > 1
+    return PureWindowsPath(value).name if is_path and "://" not in value else value
+
+
+def _linked(model: str | None) -> str | None:
+    if model is None:
+        return None
+    return f"[`{model}`](https://huggingface.co/{model})" if is_hub_id(model) else f"`{Path(model).name}`"
+
+
+def _call(own: str) -> str:
+    options = "".join(f", {name}={value!r}" for name, value in _EXAMPLE_CALLS.get(own, {}).items()).replace("'", '"')
+    return f'image = pipeline(Image.open("photo.png"), upscale=4{options}).images[0]\nimage.save("enlarged.png")'
+
+
+def _pipeline_example(repo_id: str, own: str) -> str:
+    return f"""import torch
+from PIL import Image
+from diffusers_sr import {own}
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+pipeline = {own}.from_pretrained("{repo_id}").to(device)
+{_call(own)}"""
+
+
+def _components_example(
+    repo_id: str, own: str, base: str, components: Mapping[str, str], call_defaults: Mapping[str, Any]
+) -> str:
+    import diffusers_sr
+
+    kinds = set(components.values())
+    ours = sorted(kind for kind in kinds if kind in diffusers_sr.__all__)
+    stock = sorted(kinds - set(ours))
+    from_diffusers = f"from diffusers import {', '.join(stock)}\n" if stock else ""
+    models = "\n".join(
+        f'    {name}={kind}.from_pretrained("{repo_id}", subfolder="{name}"),' for name, kind in components.items()
+    )
+    defaults = f"\n    call_defaults={dict(call_defaults)!r}," if call_defaults else ""
+    return f"""import torch
+{from_diffusers}from PIL import Image
+from diffusers_sr import {", ".join(sorted([*ours, own]))}
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+pipeline = {own}.from_pretrained(
+    "{base}",
+{models}{defaults}
+).to(device)
+{_call(own)}"""
+
+
+def _results_table(results: Sequence[EvalResult]) -> str:
+    columns = list(dict.fromkeys(result.metric_name or result.metric_type for result in results))
+    rows: dict[str, dict[str, Any]] = {}
+    for result in results:
+        row = f"{result.dataset_name}, {result.task_name}" if result.task_name else result.dataset_name
+        rows.setdefault(row, {})[result.metric_name or result.metric_type] = result.metric_value
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    for row, values in rows.items():
+        lines.append([row, *(f"{values[column]:.4g}" if column in values else "" for column in columns)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) if results else ""
+
+
+def _recipe(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that the weights depend on."""
+    return {
+        name: shareable(value)
+        for name, value in training.items()
+        if value not in (None, []) and not any(part in name for part in _UNTOLD_OPTIONS)
+    }
+
+
+def _summary(recipe: Mapping[str, Any]) -> str:
+    batches = recipe["gradient_accumulation_steps"]
+    summary = (
+        f"{recipe['max_train_steps']:,} optimiser steps, each of {recipe['train_batch_size']} samples a process"
+        f"{f' and of {batches} such batches' if batches > 1 else ''}; crops of {recipe['resolution']} pixels; "
+        f"learning rate {recipe['learning_rate']:g}."
+    )
+    data = next((recipe[name] for name in _DATA_OPTIONS if name in recipe), None)
+    return summary if data is None else f"{summary} Data: `{data}`."

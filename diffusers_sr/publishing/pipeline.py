@@ -1,0 +1,131 @@
+"""Saving pipelines so that the Hub can serve them, uploading them, and loading them without needless trust."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import CommitInfo
+
+from .model_card import CardDetails, picture_paths, render_model_card
+from .repository import create_repository, folder_files, upload_files
+from .stubs import PIPELINE_FILE, holds_only_stubs, write_stubs
+
+
+class PublishablePipeline(DiffusionPipeline):
+    """A pipeline that takes along what diffusers needs to load it from a folder or a Hub repository alone.
+
+    Besides the weights there are files of code, which only import from this package
+    (`diffusers_sr.publishing.stubs`). Loading by the class itself asks for no `trust_remote_code` where there is no
+    other code.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Load a pipeline from a folder or a Hub id; as `DiffusionPipeline.from_pretrained`, but for the trust.
+
+        `trust_remote_code=True` is only needed for code that this package would not have written.
+
+        Raises:
+            ValueError: if there is such code.
+            OSError: if there is no such folder or repository, or it may not be read.
+        """
+        name = pretrained_model_name_or_path
+        is_folder = os.path.isdir(name)
+        is_asked_for = kwargs.get("trust_remote_code") or kwargs.get("custom_pipeline") is not None
+        if is_asked_for or not (is_folder or os.fspath(name).count("/") <= 1):
+            return super().from_pretrained(name, **kwargs)
+        # What is looked at is what is loaded, even if the repository changes meanwhile.
+        folder = name if is_folder else cls.download(name, **kwargs)
+        trusted = holds_only_stubs(Path(folder), cls)
+        pipeline = super().from_pretrained(folder, **{**kwargs, "trust_remote_code": trusted})
+        pipeline.register_to_config(_name_or_path=name)
+        return pipeline
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        card: CardDetails | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the pipeline's folder, and with `push_to_hub` upload it.
+
+        Args:
+            save_directory: the folder, which is created.
+            safe_serialization, variant, max_shard_size, kwargs: see `DiffusionPipeline.save_pretrained`.
+            push_to_hub: whether to upload the pipeline's files in one commit.
+            repo_id: where to, by default a repository with the folder's name.
+            commit_message, private, token, create_pr, card: see `push_to_hub`.
+
+        Raises:
+            HfHubHTTPError, RuntimeError, ValueError: see `push_to_hub`.
+        """
+        folder = Path(save_directory)
+        super().save_pretrained(folder, safe_serialization, variant, max_shard_size, **kwargs)
+        write_stubs(folder, type(self))
+        if push_to_hub:
+            repo_id = create_repository(repo_id or folder.resolve().name, private, token)
+            self._upload(folder, repo_id, card or CardDetails(), commit_message, token, create_pr)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        card: CardDetails | None = None,
+    ) -> CommitInfo:
+        """Upload the pipeline to the Hub, in one commit: weights, code and model card.
+
+        Args:
+            repo_id: "owner/name", or a name in your own namespace; it is created if it does not exist.
+            commit_message: by default one that names the pipeline.
+            private: whether only you see the repository, if it is created now; None is the owner's default.
+            token: with the right to write; None is that of `hf auth login`.
+            create_pr: whether to open a pull request instead of committing to the main branch.
+            safe_serialization, variant: see `save_pretrained`.
+            card: what the model card tells beside the method and its use. A card that somebody has written is kept.
+
+        Raises:
+            HfHubHTTPError: if the Hub refuses, such as for a token that may not write there.
+            RuntimeError: if a file could not be uploaded. Nothing of it is in the repository then.
+            ValueError: if the card's metadata are not what the Hub takes.
+        """
+        repo_id = create_repository(repo_id, private, token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization, variant)
+            return self._upload(Path(folder), repo_id, card or CardDetails(), commit_message, token, create_pr)
+
+    def _upload(
+        self,
+        folder: Path,
+        repo_id: str,
+        details: CardDetails,
+        commit_message: str | None,
+        token: str | None,
+        create_pr: bool,
+    ) -> CommitInfo:
+        """Upload what `save_pretrained` wrote into the folder, and nothing else that may be there."""
+        return upload_files(
+            repo_id,
+            folder_files(folder, [self.config_name, PIPELINE_FILE, *self.components]) | picture_paths(details),
+            render_model_card(repo_id, type(self), details),
+            commit_message or f"Upload {type(self).__name__}",
+            token,
+            create_pr,
+        )

@@ -1,0 +1,167 @@
+"""What CasSR trains: first the activation, then ControlNet and multiple attention on references that it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor, nn
+
+from ..attention.control_features import control_features
+from ..cassr.activation import SCEditAdapter
+from ..cassr.adapter import CasSRAdapter
+from ..cassr.pipeline import GENERAL_PROMPT
+from ..texts import encode_texts
+from .denoiser import Denoiser, condition_image, controlnet_to_train
+from .losses import draw_noise, drop_texts, predicted_latents
+
+
+def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> ControlNetModel:
+    """The ControlNet stage 2 starts from: a new one, or half of one at `path` that was trained on a single image.
+
+    Its residuals for the image and for the reference, which show the same, are added up.
+
+    Args:
+        base: Stable Diffusion.
+        path: folder or Hub id of a ControlNet for the base, or None.
+    """
+    controlnet = controlnet_to_train(base, path)
+    for residual in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+        for parameter in residual.parameters():
+            parameter.data /= 2  # those of a new one are zero
+    return controlnet
+
+
+class _PromptedDenoiser(Denoiser):
+    """Both stages have the general prompt, of which a share is left out."""
+
+    def __init__(
+        self,
+        base: StableDiffusionPipeline,
+        trained: Mapping[str, nn.Module],
+        frozen: Mapping[str, nn.Module],
+        null_text_ratio: float,
+    ) -> None:
+        super().__init__(base, trained, frozen)
+        self.null_text_ratio = null_text_ratio
+
+    @torch.no_grad()
+    def encode_prompts(self, batch: dict[str, Any]) -> Tensor:
+        prompts = drop_texts(batch["seed"], [GENERAL_PROMPT] * len(batch["seed"]), self.null_text_ratio)
+        return encode_texts(prompts, self.tokenizer, self.text_encoder, batch["seed"].device)
+
+
+class SCEditDenoiser(_PromptedDenoiser):
+    """Predicts from the degraded crop, through the skip connections (stage 1).
+
+    Args:
+        base: Stable Diffusion, frozen.
+        activation: trained.
+        null_text_ratio: share of samples without the prompt.
+    """
+
+    activation: SCEditAdapter
+
+    def __init__(self, base: StableDiffusionPipeline, activation: SCEditAdapter, null_text_ratio: float = 0.1) -> None:
+        super().__init__(base, {"activation": activation}, {}, null_text_ratio)
+        activation.attach(self.unet)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
+        self.activation.set_conditioning(hints=self.activation.embed(condition_image(batch)))
+        prediction: Tensor = self.unet(noisy, timesteps, self.encode_prompts(batch)).sample
+        return prediction
+
+    @torch.no_grad()
+    def sample(self, batch: dict[str, Any], scheduler: Any, num_inference_steps: int, guidance_scale: float) -> Tensor:
+        """Activated images [B, 3, H, W] in [0, 1] of degraded crops, as `CasSRPipeline` makes them.
+
+        Each is made of its sample's seed, whatever else is in the batch.
+
+        Args:
+            scheduler: a scheduler of diffusers; one that draws noise in its steps draws it from the global generator.
+            num_inference_steps: denoising steps.
+            guidance_scale: weight of the general prompt; up to 1 there is no guidance.
+        """
+        condition = condition_image(batch)
+        texts = [GENERAL_PROMPT] if guidance_scale <= 1 else [GENERAL_PROMPT, ""]
+        text = encode_texts(texts, self.tokenizer, self.text_encoder, condition.device)
+        text = text.repeat_interleave(len(condition), dim=0)
+        latents = self.encode(condition)
+        last = torch.full_like(batch["seed"], scheduler.config.num_train_timesteps - 1)
+        latents = scheduler.add_noise(latents, draw_noise(batch["seed"], latents.shape[1:], latents.device), last)
+        scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        with self.activation.conditioning(hints=self.activation.embed(condition)):
+            for timestep in scheduler.timesteps:
+                noisy = scheduler.scale_model_input(latents.repeat(len(texts), 1, 1, 1), timestep)
+                prediction, *negative = self.unet(noisy, timestep, text).sample.chunk(len(texts))
+                for other in negative:
+                    prediction = other + guidance_scale * (prediction - other)
+                latents = scheduler.step(prediction, timestep, latents).prev_sample
+        return self.decode(latents, batch).clamp(0, 1)
+
+
+class CasSRDenoiser(_PromptedDenoiser):
+    """Predicts from the degraded crop and its reference (stage 2).
+
+    The reference is the batch's, made ahead by the activation; in a batch without, it is what the activation makes of
+    the noisy latents in one step, as the pipeline does when it samples in one step. That is for `AdversarialLoss`
+    only, whose noisy latents hold nothing of the target.
+
+    Args:
+        base: Stable Diffusion, frozen.
+        controlnet, adapter: trained.
+        activation: frozen.
+        null_text_ratio: share of samples without the prompt.
+    """
+
+    controlnet: ControlNetModel
+    adapter: CasSRAdapter
+    activation: SCEditAdapter
+
+    def __init__(
+        self,
+        base: StableDiffusionPipeline,
+        controlnet: ControlNetModel,
+        adapter: CasSRAdapter,
+        activation: SCEditAdapter,
+        null_text_ratio: float = 0.1,
+    ) -> None:
+        super().__init__(
+            base, {"controlnet": controlnet, "adapter": adapter}, {"activation": activation}, null_text_ratio
+        )
+        adapter.attach(self.unet).attach(controlnet)
+        activation.attach(self.unet)
+        self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        self.adapter.clear_conditioning()
+        text, condition = self.encode_prompts(batch), condition_image(batch)
+        reference = batch.get("reference")
+        if reference is None:
+            reference = self.activate(noisy, timesteps, text, batch)
+        features = control_features(
+            self.controlnet,
+            torch.cat([noisy, noisy]),
+            torch.cat([timesteps, timesteps]),
+            torch.cat([text, text]),
+            torch.cat([condition, reference]),
+        )
+        lr, seen = zip(*(feature.chunk(2) for feature in features), strict=True)
+        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
+        self.adapter.set_conditioning(lr=lr, reference=seen)
+        *down, middle = (sum(pair) for pair in zip(lr, seen, strict=True))
+        prediction: Tensor = self.unet(
+            noisy, timesteps, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
+        ).sample
+        return prediction
+
+    @torch.no_grad()
+    def activate(self, noisy: Tensor, timesteps: Tensor, text: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The reference [B, 3, H, W] in [0, 1] that the activation makes in one step."""
+        with self.activation.conditioning(hints=self.activation.embed(condition_image(batch))):
+            prediction = self.unet(noisy, timesteps, text).sample
+        latents = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
+        return self.decode(latents, batch).clamp(0, 1)

@@ -1,0 +1,297 @@
+"""The engine the trainers share: the loop that optimises."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..data.dataset import PhotoCrops
+from .arguments import TrainingArguments
+from .checkpointing import (
+    Progress,
+    checkpoint_trainable_only,
+    move_over,
+    notice_sigterm,
+    remember_random_states,
+    resume,
+    save_checkpoint,
+)
+from .progress import ProgressReport
+from .validation import Enlarge, log_validation, read_validation_images
+
+
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters an optimiser has to move, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def train(
+    module: nn.Module,
+    dataset: Dataset[Any],
+    arguments: TrainingArguments,
+    save: Callable[[Path], None],
+    validate: Enlarge | None = None,
+    publish: Callable[[Path], None] | None = None,
+) -> None:
+    """Optimises `module` and saves it.
+
+    Args:
+        module: one module that holds everything the step needs; `module(batch)` returns the losses by name,
+            each a scalar tensor; their sum is minimised. Parameters with `requires_grad` are trained. It is one
+            module because distributed data parallelism only synchronises what runs through its own forward.
+        dataset: `dataset[index]` for every index from 0 on: the run's samples, in order. Those with a
+            `degradation_seed` are completed by its `complete` once they are on the device (see `PhotoCrops`).
+        save: writes the finished weights to a folder (called on the main process, with averaged weights if
+            `ema_decay` is set). It may fail and be tried again: the last checkpoint is the finished state.
+        validate: enlarges the images of `validation_images` (called on the main process, with averaged weights too).
+        publish: called with the output folder on the main process, when all else is done and the processes have
+            parted: it may take its time, and what it raises loses nothing.
+
+    Raises:
+        ValueError: if the output folder holds checkpoints that this run would overwrite, there is nothing to resume
+            from or to validate with, or a tracker is unknown.
+        ImportError: if a tracker, or bitsandbytes for 8-bit Adam, is not installed.
+        RuntimeError: if the loss is not finite.
+        OSError: if the finished weights cannot be written.
+        SystemExit: with status 143 after SIGTERM, when a checkpoint has been written, from which the run goes on
+            exactly; with status 1 if that failed.
+    """
+    output_dir = Path(arguments.output_dir)
+    validation_images = _validation_images(arguments, validate)
+    accelerator = _accelerator(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of a checkpoint
+    if arguments.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    # The weights are drawn alike on all processes; dropout must not be.
+    set_seed(arguments.seed, device_specific=True)
+    parameters = trainable_parameters(module)
+    optimizer = _adamw(parameters, arguments)
+    # accelerate steps a prepared schedule once per process, so the schedule counts steps of all processes.
+    schedule = get_scheduler(
+        arguments.lr_scheduler,
+        optimizer,
+        num_warmup_steps=arguments.lr_warmup_steps * accelerator.num_processes,
+        num_training_steps=arguments.max_train_steps * accelerator.num_processes,
+        num_cycles=arguments.lr_num_cycles,
+        power=arguments.lr_power,
+    )
+    prepared, optimizer, schedule = accelerator.prepare(module, optimizer, schedule)
+    average = EMAModel(parameters.values(), decay=arguments.ema_decay) if arguments.ema_decay else None
+    if average is not None:
+        accelerator.register_for_checkpointing(average)
+    checkpoint_trainable_only(accelerator, parameters)
+    if arguments.report_to:
+        accelerator.init_trackers("diffusers-sr", config={k: str(v) for k, v in vars(arguments).items()})
+
+    start = resume(accelerator, output_dir, arguments.resume_from_checkpoint)
+    if average is not None:
+        average.to(accelerator.device)  # after resuming, which leaves it on the CPU
+    accelerator.print(
+        f"{sum(p.numel() for p in parameters.values()):,} trainable parameters in {len(parameters)} tensors, "
+        f"steps {start.step} to {arguments.max_train_steps}, {accelerator.num_processes} process(es)"
+    )
+    per_batch = arguments.train_batch_size * accelerator.num_processes
+    per_step = per_batch * arguments.gradient_accumulation_steps
+    report = ProgressReport(accelerator, start.step, arguments.max_train_steps, per_batch, arguments.log_every)
+    prepared.train()
+    step, saved_step = start.step, start.step
+
+    def checkpoint() -> bool:
+        progress = Progress(step, start.samples + (step - start.step) * per_step, accelerator.num_processes)
+        return save_checkpoint(accelerator, output_dir, progress, arguments.checkpoints_total_limit)
+
+    restore_random_states = remember_random_states()
+    interruption: int | str | None = None
+    with notice_sigterm() as signals, closing(report):
+        for batch in _batches(dataset, arguments, accelerator, start):
+            with accelerator.accumulate(prepared):
+                losses = prepared(batch)
+                loss = torch.stack(list(losses.values())).sum()
+                if not torch.isfinite(loss):
+                    raise RuntimeError(f"The loss of step {step} is {loss.item()}; the last checkpoint is kept.")
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(parameters.values(), arguments.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+            report.add(losses)
+            if accelerator.sync_gradients:
+                step += 1
+                if average is not None:
+                    average.step(parameters.values())
+                restore_random_states = remember_random_states()
+                report.finish_step(step, schedule.get_last_lr()[0])
+                is_last = step == arguments.max_train_steps
+                if (step % arguments.checkpointing_steps == 0 or is_last) and checkpoint():
+                    saved_step = step
+                if validation_images and validate and (step % arguments.validation_steps == 0 or is_last):
+                    _validate(accelerator, prepared, parameters, average, validation_images, validate, step)
+                    restore_random_states()
+            if _any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
+                restore_random_states()  # of the last optimiser step: batches accumulated since are seen again
+                interruption = 128 + signal.SIGTERM
+                if step > saved_step and not checkpoint():
+                    interruption = "Ended by SIGTERM; no checkpoint could be written, the one before it is kept."
+                break
+        else:
+            if average is not None:
+                average.copy_to(parameters.values())
+            _save_finished(accelerator, prepared, arguments, save)
+    if accelerator.num_processes > 1:
+        # Distributed data parallelism has to be gone before the processes part, or torch may wait for ever.
+        (prepared,) = accelerator.free_memory(prepared)
+    accelerator.end_training()
+    if interruption is not None:
+        accelerator.print(f"Ended by SIGTERM after step {step}: go on with --resume_from_checkpoint latest.")
+        raise SystemExit(interruption)
+    if publish is not None and accelerator.is_main_process:
+        publish(output_dir)
+
+
+def _save_finished(
+    accelerator: Accelerator, prepared: nn.Module, arguments: TrainingArguments, save: Callable[[Path], None]
+) -> None:
+    output_dir = Path(arguments.output_dir)
+    with _gathered(accelerator, prepared):
+        if accelerator.is_main_process:
+            # Complete before it takes the place of an earlier result.
+            with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
+                save(Path(unfinished))
+                Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
+                for path in Path(unfinished).iterdir():
+                    move_over(path, output_dir / path.name)
+
+
+def _gathered(accelerator: Accelerator, prepared: nn.Module) -> AbstractContextManager[None]:
+    """Inside it the main process has the whole weights, of which FSDP leaves every process a part."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return FullyShardedDataParallel.summon_full_params(
+            prepared, rank0_only=True, writeback=False, offload_to_cpu=True
+        )
+    return nullcontext()
+
+
+def _accelerator(arguments: TrainingArguments) -> Accelerator:
+    output_dir = Path(arguments.output_dir)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to or None,
+        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
+    )
+    # accelerate leaves out without a word what is not installed.
+    found = {str(tracker) for tracker in accelerator.log_with}
+    if missing := sorted(set(arguments.report_to) - found - {"all"}):
+        raise ImportError(f"--report_to {' '.join(missing)}: not installed; try pip install {' '.join(missing)}.")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # It has to know before there is a data loader.
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = arguments.train_batch_size
+    return accelerator
+
+
+def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) -> torch.optim.Optimizer:
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if arguments.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ImportError("--use_8bit_adam needs bitsandbytes: pip install 'diffusers-sr[8bit]'.") from error
+        kind = AdamW8bit
+    options: dict[str, Any] = {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "weight_decay": arguments.adam_weight_decay,
+        "eps": arguments.adam_epsilon,
+    }
+    return kind(parameters.values(), **options)
+
+
+def _batches(
+    dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, start: Progress
+) -> Iterator[dict[str, Any]]:
+    """The batches that are left: the stream of samples is cut where the run stopped, never re-drawn."""
+    per_step = arguments.gradient_accumulation_steps * arguments.train_batch_size * accelerator.num_processes
+    left = (arguments.max_train_steps - start.step) * per_step
+    loader = DataLoader(
+        Subset(dataset, range(start.samples, start.samples + left)),
+        batch_size=arguments.train_batch_size,
+        num_workers=arguments.dataloader_num_workers,
+        worker_init_fn=_ignore_sigterm,
+        # A loader draws a seed for its workers. Not from the global generator: a resumed run draws it once more.
+        generator=torch.Generator(),
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    for batch in accelerator.prepare(loader):
+        # Samples may be left to be degraded where the batch is now.
+        yield cast(PhotoCrops, dataset).complete(batch) if "degradation_seed" in batch else batch
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """A job scheduler sends it to all processes at once, and without its workers a run could not save a checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _validation_images(arguments: TrainingArguments, validate: Enlarge | None) -> list[Image]:
+    if arguments.validation_images is None:
+        return []
+    if validate is None:
+        raise ValueError(
+            f"--validation_images {arguments.validation_images!r}: what this trainer trains cannot enlarge images."
+        )
+    return read_validation_images(arguments.validation_images, arguments.num_validation_images)
+
+
+def _validate(
+    accelerator: Accelerator,
+    prepared: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    average: EMAModel | None,
+    images: Sequence[Image],
+    validate: Enlarge,
+    step: int,
+) -> None:
+    """With the averaged weights, which are those that are saved in the end."""
+    if accelerator.is_main_process:
+        if average is not None:
+            average.store(parameters.values())
+            average.copy_to(parameters.values())
+        prepared.eval()
+        log_validation(accelerator, images, validate, Path(accelerator.project_dir), step)
+        prepared.train()
+        if average is not None:
+            average.restore(parameters.values())
+    accelerator.wait_for_everyone()
+
+
+def _any_process(accelerator: Accelerator, flag: bool) -> bool:
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
+
+
+def latents_std(encode: Callable[[Tensor], Tensor], dataset: Dataset[Any], count: int = 64) -> float:
+    """Standard deviation of the latents of the first `count` samples; 1 / std is a VAE's scaling factor."""
+    with torch.no_grad():
+        latents = [encode(dataset[index]["target"][None] * 2 - 1) for index in range(count)]
+    std = float(torch.cat([latent.flatten() for latent in latents]).std())
+    if not math.isfinite(std) or std == 0:
+        raise RuntimeError(f"The latents' standard deviation is {std}: the autoencoder did not train.")
+    return std

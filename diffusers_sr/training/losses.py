@@ -1,0 +1,84 @@
+"""What the denoising trainers have in common: random draws that follow the sample, and the denoising loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from ..data.dataset import sample_generator
+from .denoiser import Denoiser
+
+
+def draw_noise(seeds: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Standard normal noise [B, *shape], float32; each sample's from its own seed."""
+    generators = [sample_generator(int(seed), "noise") for seed in seeds]
+    return randn_tensor((len(seeds), *shape), generator=generators, device=device)
+
+
+def draw_timesteps(seeds: Tensor, num_train_timesteps: int, device: torch.device) -> Tensor:
+    """Uniform timesteps [B] in 0 .. num_train_timesteps - 1; each sample's from its own seed."""
+    generators = [sample_generator(int(seed), "timestep") for seed in seeds]
+    return torch.stack([torch.randint(num_train_timesteps, (), generator=g) for g in generators]).to(device)
+
+
+def drop_texts(seeds: Tensor, texts: Sequence[str], ratio: float) -> list[str]:
+    """The texts with a share of `ratio` replaced by empty ones; each sample's chance from its own seed."""
+    chances = [torch.rand((), generator=sample_generator(int(seed), "text")) for seed in seeds]
+    return ["" if chance < ratio else text for chance, text in zip(chances, texts, strict=True)]
+
+
+def predicted_latents(scheduler: DDPMScheduler, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """The clean latents that the network's output [B, C, h, w] at `timesteps` [B] stands for.
+
+    Raises:
+        ValueError: for a prediction type other than epsilon and v_prediction.
+    """
+    alphas_cumprod = scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
+    signal, noise = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+    if _prediction_type(scheduler) == "epsilon":
+        return (noisy - noise * prediction) / signal
+    return signal * noisy - noise * prediction
+
+
+def denoising_loss(
+    scheduler: DDPMScheduler, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor
+) -> Tensor:
+    """Mean squared error of the network's output against what the scheduler says it predicts.
+
+    Raises:
+        ValueError: for a prediction type other than epsilon and v_prediction.
+    """
+    target = noise
+    if _prediction_type(scheduler) == "v_prediction":
+        target = scheduler.get_velocity(latents, noise, timesteps)
+    return nn.functional.mse_loss(prediction.float(), target.float())
+
+
+class DenoisingLoss(nn.Module):
+    """The training objective of Stable Diffusion, with a method's denoiser: noise on the target's latents."""
+
+    def __init__(self, denoiser: Denoiser, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scheduler = scheduler
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        seeds = batch["seed"]
+        latents = self.denoiser.encode(batch["target"])
+        noise = draw_noise(seeds, latents.shape[1:], latents.device)
+        timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, latents.device)
+        prediction = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps, batch)
+        loss = denoising_loss(self.scheduler, prediction, latents, noise, timesteps)
+        return {"mse": loss, **self.denoiser.extra_losses(latents, batch)}
+
+
+def _prediction_type(scheduler: DDPMScheduler) -> str:
+    kind: str = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"prediction_type is {kind!r}; training knows 'epsilon' and 'v_prediction'.")
+    return kind

@@ -1,0 +1,162 @@
+"""Which photographs a run trains on, by its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ..data.dataset import PhotoCrops, list_images, listed_names, read_tags, training_photos
+from ..data.degradation import DegradationConfig
+from ..data.hub_photos import HubPhotos, load_rows, stream_photos
+from ..data.pairs import pair_photos
+from ..data.photos import Photo, PhotoFiles, Photos, PhotoStream
+from ..data.references import References
+from ..data.shards import ShardPhotos, list_shards
+from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
+
+SCALE = 4
+DEGRADATION_DEVICES = ("worker", "accelerator")
+
+
+class SomePhotos:
+    """Some of the photographs of another source.
+
+    Args:
+        photos: the source.
+        numbers: of those that are taken, in their order.
+    """
+
+    def __init__(self, photos: Photos, numbers: Sequence[int]) -> None:
+        self.photos = photos
+        self.numbers = numbers
+        self.names = [photos.names[number] for number in numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Photo:
+        return self.photos[self.numbers[number]]
+
+
+def stored_photos(arguments: PhotoArguments, low_resolution_dir: str | None = None, scale: int = SCALE) -> Photos:
+    """The photographs that the options name, by number.
+
+    Args:
+        low_resolution_dir: folder of their low-resolution versions, which only those of a folder have.
+        scale: how many times as wide and high the photos are.
+
+    Raises:
+        ValueError: if not exactly one source is named; there is no photo; a photo that is to be left out does not
+            exist; or a photo and its low-resolution version do not match.
+        ImportError: if the package datasets is needed and not installed.
+    """
+    _check_sources(arguments, low_resolution_dir)
+    photos: Photos
+    if arguments.train_data_dir is not None:
+        photos = _folder_photos(arguments, arguments.train_data_dir, low_resolution_dir, scale)
+    else:
+        if arguments.dataset_name is not None:
+            photos = HubPhotos(_rows(arguments, streaming=False), arguments.image_column, arguments.caption_column)
+        else:
+            assert arguments.train_shards_path_or_url is not None
+            photos = ShardPhotos(list_shards(arguments.train_shards_path_or_url))
+        if arguments.exclude_data is not None:
+            excluded = listed_names(arguments.exclude_data, [*map(Path, photos.names)])
+            photos = SomePhotos(photos, [n for n, name in enumerate(photos.names) if name not in excluded])
+        if arguments.max_train_samples is not None:
+            photos = SomePhotos(photos, range(len(photos))[: arguments.max_train_samples])
+    if len(photos) == 0:
+        raise ValueError("No photo is left: all are left out (--exclude_data), or the data set is empty.")
+    return photos
+
+
+def _folder_photos(arguments: PhotoArguments, folder: str, low_resolution_dir: str | None, scale: int) -> PhotoFiles:
+    paths = training_photos(folder, arguments.exclude_data)[: arguments.max_train_samples]
+    if low_resolution_dir is None:
+        return PhotoFiles(paths)
+    left_out = {path.stem for path in list_images(folder)} - {path.stem for path in paths}
+    low_resolution = [path for path in list_images(low_resolution_dir) if path.stem not in left_out]
+    return PhotoFiles(paths, pair_photos(paths, low_resolution, scale))
+
+
+def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
+    """The photographs of a data set that is read while training: one lane for each loader worker of each process.
+
+    Raises:
+        ValueError: if a folder or shards are to be streamed, or single photos left out.
+        ImportError: if the package datasets is not installed.
+    """
+    _check_sources(arguments, None)
+    if arguments.dataset_name is None or arguments.exclude_data is not None:
+        raise ValueError(
+            "--streaming is for --dataset_name, and without --exclude_data: streamed photos have no names."
+        )
+    rows = _rows(arguments, streaming=True)
+    if arguments.max_train_samples is not None:
+        rows = rows.take(arguments.max_train_samples)
+    lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
+    return stream_photos(
+        rows, arguments.image_column, arguments.caption_column, arguments.seed, lanes, arguments.train_batch_size
+    )
+
+
+def photo_crops(arguments: TrainingArguments, low_resolution_dir: str | None = None, **options: Any) -> PhotoCrops:
+    """The run's samples: crops of its photos.
+
+    Args:
+        low_resolution_dir: folder of the photos' low-resolution versions.
+        options: the further arguments of `PhotoCrops`.
+
+    Raises:
+        ValueError, ImportError: as `stored_photos` and `streamed_photos` do.
+    """
+    photos = streamed_photos(arguments) if arguments.streaming else stored_photos(arguments, low_resolution_dir)
+    return PhotoCrops(photos, arguments.resolution, arguments.seed, **options)
+
+
+def degraded_crops(arguments: RestorationArguments, references: References | None = None) -> PhotoCrops:
+    """The run's samples, with their tags and perhaps references: the user's own pairs, or crops that are degraded by
+    the Real-ESRGAN recipe of SeeSR.
+
+    Raises:
+        ValueError, ImportError: as `photo_crops`, `read_tags` and `PhotoCrops` do, or if the device is unknown.
+    """
+    device = arguments.degradation_device
+    if device not in DEGRADATION_DEVICES:
+        raise ValueError(f"degradation_device={device!r}: it has to be one of {', '.join(DEGRADATION_DEVICES)}.")
+    return photo_crops(
+        arguments,
+        arguments.train_lr_dir,
+        degradation=DegradationConfig(),
+        sharpen_target=arguments.sharpen_target,
+        tags=read_tags(arguments.tags_file),
+        references=references,
+        degrade_later=device == "accelerator",
+    )
+
+
+def _check_sources(arguments: PhotoArguments, low_resolution_dir: str | None) -> None:
+    sources = ("train_data_dir", "dataset_name", "train_shards_path_or_url")
+    named = [name for name in sources if getattr(arguments, name) is not None]
+    if len(named) != 1:
+        raise ValueError(
+            f"The photos come from one of {', '.join(f'--{name}' for name in sources)}, but "
+            f"{' and '.join(f'--{name}' for name in named) or 'none'} {'are' if len(named) > 1 else 'is'} given."
+        )
+    if low_resolution_dir is not None and arguments.train_data_dir is None:
+        raise ValueError("--train_lr_dir belongs to photos of a folder: give --train_data_dir.")
+
+
+def _rows(arguments: PhotoArguments, streaming: bool) -> Any:
+    assert arguments.dataset_name is not None
+    return load_rows(
+        arguments.dataset_name,
+        arguments.dataset_config_name,
+        arguments.dataset_split,
+        streaming,
+        arguments.image_column,
+        arguments.caption_column,
+    )

@@ -1,0 +1,208 @@
+"""Publishing what a trainer has trained: its options, and what goes to the Hub."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import DDPMScheduler, SchedulerMixin
+from huggingface_hub import CommitInfo, ModelCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+import diffusers_sr
+
+from ..pipeline import SuperResolutionPipeline
+from ..publishing.model_card import CardDetails, is_hub_id, picture_paths, render_model_card
+from ..publishing.repository import create_repository, folder_files, upload_files
+from .adversarial import ONE_STEP_CALL, one_step_scheduler
+from .arguments import option
+
+CONTENTS = ("pipeline", "adapter")
+
+
+class _HubToken:
+    """Keeps the token out of `vars(arguments)`, which goes into files, trackers and the model card."""
+
+    __slots__ = ("hub_token",)
+    hub_token: str | None
+
+
+@dataclass(kw_only=True)
+class HubArguments(_HubToken):
+    """What trainers of a pipeline's models take."""
+
+    push_to_hub: bool = option(False, "Upload the result, with a model card, when the training is over.")
+    hub_model_id: str | None = option(None, "Repository it goes to; by default the output folder's name.")
+    # With a factory the class has no attribute of this name, and the value goes to the slot.
+    hub_token: str | None = field(
+        default_factory=lambda: None,
+        repr=False,
+        metadata={"help": "Token to write to the Hub with; by default that of `hf auth login`."},
+    )
+    hub_private_repo: bool = option(False, "Create the repository as a private one.")
+    hub_content: str = option(
+        "pipeline",
+        "What is uploaded: pipeline, with the base, or adapter, only the models that the base is used with.",
+    )
+
+
+def publisher(
+    arguments: Any,
+    pipeline_class: type[SuperResolutionPipeline],
+    call_defaults: Mapping[str, Any] | None = None,
+    scheduler: SchedulerMixin | None = None,
+) -> Callable[[Path], None] | None:
+    """The function that uploads a finished training; None without `push_to_hub`.
+
+    The repository is created now, so that a wrong token shows before the training and not after it.
+
+    Args:
+        arguments: `HubArguments` which are `TrainingArguments` too, and have a `base`.
+        pipeline_class: what the trained models make with the base.
+        call_defaults: of that pipeline, where they are not its class's.
+        scheduler: of that pipeline, if it is not the base's.
+
+    Raises:
+        ValueError: if the token could be seen in Weights & Biases, or there is no such content.
+        HfHubHTTPError: if the token may not create the repository.
+    """
+    if arguments.hub_token is not None and {"wandb", "all"} & set(arguments.report_to):
+        raise ValueError(
+            "--report_to wandb with --hub_token would show the token, as Weights & Biases keeps the command line: "
+            "use `hf auth login` instead of --hub_token."
+        )
+    if arguments.hub_content not in CONTENTS:
+        raise ValueError(f"--hub_content {arguments.hub_content!r}, expected one of {', '.join(CONTENTS)}.")
+    if not arguments.push_to_hub:
+        return None
+    token = arguments.hub_token
+    name = arguments.hub_model_id or Path(arguments.output_dir).resolve().name
+    repo_id = create_repository(name, arguments.hub_private_repo or None, token)
+
+    def publish_result(output_dir: Path) -> None:
+        try:
+            publish(
+                output_dir,
+                pipeline_class,
+                arguments.pretrained_model_name_or_path,
+                repo_id,
+                content=arguments.hub_content,
+                call_defaults=call_defaults,
+                scheduler=scheduler,
+                token=token,
+            )
+        except Exception as error:  # what can go wrong on a network is no closed set
+            raise RuntimeError(
+                f"The finished weights are in {output_dir}, but could not be uploaded to {repo_id}. Run the same "
+                f"command with --resume_from_checkpoint latest to try only that again. ({error})"
+            ) from error
+
+    return publish_result
+
+
+def one_step_publisher(
+    arguments: Any, pipeline_class: type[SuperResolutionPipeline], scheduler: DDPMScheduler, **call_defaults: Any
+) -> Callable[[Path], None] | None:
+    """`publisher` of what `AdversarialLoss` trains: by default one step from the last timestep, without guidance."""
+    return publisher(
+        arguments,
+        pipeline_class,
+        {**ONE_STEP_CALL, **call_defaults},
+        one_step_scheduler(scheduler),
+    )
+
+
+def publish(
+    output_dir: Path,
+    pipeline_class: type[SuperResolutionPipeline],
+    base: str,
+    repo_id: str,
+    *,
+    content: str = "pipeline",
+    call_defaults: Mapping[str, Any] | None = None,
+    scheduler: SchedulerMixin | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    details: CardDetails | None = None,
+) -> CommitInfo:
+    """Upload the models in a trainer's output folder, with a model card, in one commit.
+
+    Args:
+        output_dir: holds a folder for each model of the method, and perhaps `training_arguments.json` and
+            `validation`, which the model card tells of and shows.
+        pipeline_class: what they make with the base.
+        base: the Stable Diffusion they were trained on, a folder or a Hub id.
+        repo_id: "owner/name", or a name in your own namespace; it is created if it does not exist.
+        content: "pipeline" uploads the whole pipeline, with the base; "adapter" only the models of the method.
+        call_defaults: of the pipeline, where they are not its class's.
+        scheduler: of the pipeline, if it is not the base's.
+        private, token: see `SuperResolutionPipeline.push_to_hub`.
+        details: what the model card tells, where it is more than what is found: `results`, a `license`.
+
+    Raises:
+        FileNotFoundError: if the folder lacks the ControlNet or the adapter.
+        HfHubHTTPError, RuntimeError, ValueError: see `SuperResolutionPipeline.push_to_hub`.
+    """
+    kinds = _trained_models(output_dir, pipeline_class)
+    usual = pipeline_class._call_defaults
+    call_defaults = {name: value for name, value in (call_defaults or {}).items() if value != usual.get(name)}
+    details = _complete(details or CardDetails(), output_dir, base, token)
+    if content == "pipeline":
+        models = {name: _model_class(kind).from_pretrained(output_dir / name) for name, kind in kinds.items()}
+        if scheduler is not None:
+            models["scheduler"] = scheduler
+        pipeline = pipeline_class.from_pretrained(base, **models, call_defaults=call_defaults)
+        return pipeline.push_to_hub(repo_id, private=private, token=token, card=details)
+    repo_id = create_repository(repo_id, private, token)
+    with tempfile.TemporaryDirectory() as folder:
+        files = folder_files(output_dir, kinds) | picture_paths(details)
+        if scheduler is not None:
+            scheduler.save_pretrained(Path(folder, "scheduler"))
+            files |= folder_files(Path(folder), ["scheduler"])
+            kinds["scheduler"] = type(scheduler).__name__
+        card = render_model_card(repo_id, pipeline_class, details, kinds, call_defaults)
+        return upload_files(repo_id, files, card, f"Upload {', '.join(kinds)}", token)
+
+
+def _trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipeline]) -> dict[str, str]:
+    """The class names of those components of the pipeline that the folder holds."""
+    configs = {name: output_dir / name / "config.json" for name in inspect.signature(pipeline_class).parameters}
+    if missing := [name for name in ("controlnet", "adapter") if not configs[name].is_file()]:
+        raise FileNotFoundError(
+            f"{output_dir} has no folder {' and no folder '.join(missing)}: give the output folder of a trainer of "
+            f"{pipeline_class.__name__}."
+        )
+    return {name: json.loads(path.read_text())["_class_name"] for name, path in configs.items() if path.is_file()}
+
+
+def _model_class(name: str) -> Any:
+    return getattr(diffusers_sr if name in diffusers_sr.__all__ else diffusers, name)
+
+
+def _complete(details: CardDetails, output_dir: Path, base: str, token: str | None) -> CardDetails:
+    """With what the output folder and the base's card tell, unless it is given."""
+    arguments = output_dir / "training_arguments.json"
+    training = json.loads(arguments.read_text()) if arguments.is_file() else None
+    pictures = sorted((output_dir / "validation").glob("step-*.png"), key=lambda path: int(path.stem[len("step-") :]))
+    return replace(
+        details,
+        base_model=details.base_model or base,
+        base_license=details.base_license or _license(base, token),
+        training=details.training or training,
+        pictures=details.pictures or pictures[-1:],
+    )
+
+
+def _license(base: str, token: str | None) -> str | None:
+    """What the base's own card says."""
+    card = base if is_hub_id(base) else Path(base) / "README.md"
+    try:
+        return ModelCard.load(card, token=token, ignore_metadata_errors=True).data.license
+    except (EntryNotFoundError, HfHubHTTPError, ValueError):  # the last, of a folder without a card
+        return None

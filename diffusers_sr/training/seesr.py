@@ -1,0 +1,66 @@
+"""What SeeSR trains: ControlNet and representation attention on a frozen Stable Diffusion (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from torch import Tensor
+
+from ..seesr.adapter import SeeSRAdapter
+from ..seesr.pipeline import full_prompts
+from ..seesr.tagger import Tagger
+from ..texts import encode_texts
+from .denoiser import Denoiser, condition_image
+from .losses import drop_texts
+
+
+class SeeSRDenoiser(Denoiser):
+    """Predicts from the degraded crop, its representation and the photo's tags.
+
+    Args:
+        base: Stable Diffusion, frozen.
+        controlnet, adapter: trained; the adapter is attached to the UNet and to the ControlNet.
+        tagger: degradation-aware, frozen.
+        null_text_ratio: share of samples whose tags are left out.
+        inference_prompt: whether the prompt is the pipeline's, with the quality prompt after the tags.
+    """
+
+    controlnet: ControlNetModel
+    adapter: SeeSRAdapter
+    tagger: Tagger
+
+    def __init__(
+        self,
+        base: StableDiffusionPipeline,
+        controlnet: ControlNetModel,
+        adapter: SeeSRAdapter,
+        tagger: Tagger,
+        null_text_ratio: float = 0.5,
+        inference_prompt: bool = False,
+    ) -> None:
+        super().__init__(base, {"controlnet": controlnet, "adapter": adapter}, {"tagger": tagger})
+        adapter.attach(self.unet).attach(controlnet)
+        self.null_text_ratio = null_text_ratio
+        self.inference_prompt = inference_prompt
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        condition = condition_image(batch)
+        captions = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
+        if self.inference_prompt:
+            captions = full_prompts(captions, [""])
+        with torch.no_grad():
+            text = encode_texts(captions, self.tokenizer, self.text_encoder, noisy.device)
+            representation = self.tagger(self.tagger.preprocess(condition)).representation
+        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
+        self.adapter.set_conditioning(representation=representation)
+        down, middle = self.controlnet(noisy, timesteps, text, controlnet_cond=condition, return_dict=False)
+        prediction: Tensor = self.unet(
+            noisy,
+            timesteps,
+            text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+        return prediction

@@ -1,0 +1,93 @@
+"""Pictures of how a run comes along: images before and after, with the weights as they are."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from PIL import Image
+from torch import nn
+
+from ..image.files import images_in, read_photo
+from ..pipeline import SuperResolutionPipeline
+
+logger = logging.getLogger(__name__)
+
+Enlarge: TypeAlias = Callable[[Sequence[Image.Image]], list[Image.Image]]
+"""Enlarges images with the weights as they are when it is called."""
+
+_GAP = 8
+
+
+def enlarge_with(
+    pipeline_class: type[SuperResolutionPipeline], denoiser: nn.Module, scheduler: DDPMScheduler, **call: Any
+) -> Enlarge:
+    """What a method's pipeline makes of images with the models that are being trained.
+
+    Args:
+        pipeline_class: of the method.
+        denoiser: holds, by name, its components but the scheduler.
+        scheduler: the base model's; it is copied.
+        call: arguments of the pipeline's call that are not its defaults.
+    """
+    names = inspect.signature(pipeline_class).parameters
+    models = {name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)}
+    pipeline = pipeline_class(**{**models, "scheduler": DDPMScheduler.from_config(scheduler.config)})
+    pipeline.set_progress_bar_config(disable=True)
+
+    def enlarge(images: Sequence[Image.Image]) -> list[Image.Image]:
+        pipeline.adapter.clear_conditioning()  # the last batch's, which training leaves in place
+        return [pipeline(image, generator=torch.Generator().manual_seed(0), **call).images[0] for image in images]
+
+    return enlarge
+
+
+def read_validation_images(folder: str, count: int) -> list[Image.Image]:
+    """The first `count` images of a folder, by name.
+
+    Raises:
+        ValueError: if there is no such folder, or no image in it.
+        ImageFileError: if one cannot be read.
+    """
+    paths = images_in(Path(folder)) if Path(folder).is_dir() else []
+    if not paths:
+        raise ValueError(f"--validation_images {folder!r} has to be a folder that holds images.")
+    return [read_photo(path).image for path in paths[:count]]
+
+
+def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:
+    """One row for each pair: the image before, bicubically enlarged to the size of that after, and beside it that."""
+    rows = list(zip(before, after, strict=True))
+    width = max(image.width for image in after)
+    grid = Image.new("RGB", (2 * width + _GAP, sum(image.height + _GAP for image in after) - _GAP), "white")
+    top = 0
+    for small, large in rows:
+        grid.paste(small.resize(large.size, Image.Resampling.BICUBIC), (0, top))
+        grid.paste(large, (width + _GAP, top))
+        top += large.height + _GAP
+    return grid
+
+
+def log_validation(
+    accelerator: Accelerator, images: Sequence[Image.Image], enlarge: Enlarge, output_dir: Path, step: int
+) -> None:
+    """Write `validation/step-<step>.png` and show it in the trackers that show images, TensorBoard and W&B."""
+    with accelerator.autocast():
+        grid = before_after_grid(images, enlarge(images))
+    path = output_dir / "validation" / f"step-{step}.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid.save(path)
+    except OSError as error:  # a full disk is no reason to end the run
+        logger.error("%s could not be written: %s", path, error)
+    for tracker in accelerator.trackers:
+        if tracker.name in ("tensorboard", "wandb"):
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"validation": np.asarray(grid)[None]}, step=step, **options)

@@ -1,0 +1,127 @@
+"""What XPSR trains: ControlNet, semantic fusion and pixel attention on a frozen Stable Diffusion."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from torch import Tensor
+
+from ..attention.control_features import control_features
+from ..data.dataset import PhotoCrops
+from ..data.seeds import sample_generator
+from ..texts import encode_texts
+from ..xpsr.adapter import XPSRAdapter
+from ..xpsr.constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
+from ..xpsr.degradation_prompt import describe_degradation
+from ..xpsr.prompts import high_level_prompts
+from .denoiser import Denoiser, condition_image
+from .losses import drop_texts
+
+# Natural logarithms of the sides in pixels that photos to be enlarged may have.
+_LOG_SIDES = (math.log(48), math.log(1440))
+
+
+def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
+    """The crops with the high-level prompts of their photos as `tags`, if a directory of prompts is given.
+
+    A photo that cannot be read may have none: it is skipped in training. Photos that are no files of a folder bring
+    their prompts along (`python training/prepare.py --prompts_dir` writes them to shards).
+
+    Raises:
+        FileNotFoundError: as `read_prompts` does.
+        ValueError: as `read_prompts` does, or if the photos are no files of a folder.
+    """
+    if directory is not None:
+        crops.tags = high_level_prompts(directory, crops.paths)
+    return crops
+
+
+class XPSRDenoiser(Denoiser):
+    """Predicts from the degraded crop, what the photo shows, and how the crop is degraded.
+
+    The high-level prompt is the photo's `tags`, without the pipeline's quality prompt, as in the official code. The
+    low-level prompt is measured from the degraded crop (`describe_degradation`): crops are degraded while training,
+    and a description of the photo made before says nothing of it. In the official code both are made ahead, of images
+    that were degraded ahead.
+
+    Args:
+        base: Stable Diffusion, frozen.
+        controlnet, adapter: trained; the adapter is attached to the UNet and to the ControlNet.
+        constraint: trained with them, for `extra_losses`; or None.
+        constraint_weight: of each of its terms beside the denoising loss.
+        null_text_ratio: share of samples whose high-level prompt is left out.
+        clean_ratio: share of samples that see the clean crop and its low-level prompt instead of the degraded one's.
+    """
+
+    controlnet: ControlNetModel
+    adapter: XPSRAdapter
+    constraint: DegradationFreeConstraint
+
+    def __init__(
+        self,
+        base: StableDiffusionPipeline,
+        controlnet: ControlNetModel,
+        adapter: XPSRAdapter,
+        constraint: DegradationFreeConstraint | None = None,
+        constraint_weight: float = 0.05,
+        null_text_ratio: float = 0.0,
+        clean_ratio: float = 0.0,
+    ) -> None:
+        trained = {"controlnet": controlnet, "adapter": adapter}
+        super().__init__(base, trained if constraint is None else {**trained, "constraint": constraint}, {})
+        adapter.attach(self.unet).attach(controlnet)
+        self.constraint_weight = constraint_weight
+        self.null_text_ratio = null_text_ratio
+        self.clean_ratio = clean_ratio
+        # What the constraint reads of the last forward.
+        self._features: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        condition, low_level_prompts = self.condition(batch)
+        high_level_prompts = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
+        with torch.no_grad():
+            texts = [*high_level_prompts, *low_level_prompts]
+            high_level, low_level = encode_texts(texts, self.tokenizer, self.text_encoder, noisy.device).chunk(2)
+        prepared = [self.adapter("prepare_low_level", low_level)] if self.adapter.fuses_semantics else None
+        self.adapter.set_conditioning(low_level=prepared)
+        embedding, pixel_features = embed_with_features(self.controlnet.controlnet_cond_embedding, condition)
+        residuals = control_features(self.controlnet, noisy, timesteps, high_level, embedding)
+        self._features = (pixel_features, residuals)
+        # Both stay in place until the next step: gradient checkpointing reads them again in the backward pass.
+        self.adapter.set_conditioning(low_level=prepared, controls=residuals)
+        *down, middle = residuals
+        prediction: Tensor = self.unet(
+            noisy,
+            timesteps,
+            high_level,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+        return prediction
+
+    def condition(self, batch: dict[str, Any]) -> tuple[Tensor, list[str]]:
+        """What the ControlNet sees, `[B, 3, H, W]` in [0, 1], and the low-level prompt of each."""
+        enlarged, prompts = condition_image(batch), []
+        conditions = []
+        for seed, target, degraded, large in zip(
+            batch["seed"], batch["target"], batch["degraded"], enlarged, strict=True
+        ):
+            generator = sample_generator(int(seed), "condition")
+            is_clean = torch.rand((), generator=generator) < self.clean_ratio
+            # A crop does not say how large the photo is. Any size may come, so that nothing is learnt of it.
+            shorter_side = round(math.exp(torch.empty(()).uniform_(*_LOG_SIDES, generator=generator)))
+            prompts.append(describe_degradation(target if is_clean else degraded, shorter_side))
+            conditions.append(target if is_clean else large)
+        return torch.stack(conditions), prompts
+
+    def extra_losses(self, latents: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The degradation-free constraint, if there is one."""
+        if "constraint" not in self._modules:
+            return {}
+        shown_images, shown_latents = self.constraint(*self._features)
+        terms = constraint_loss(shown_images, shown_latents, batch["target"], latents)
+        return {"constraint": self.constraint_weight * terms}

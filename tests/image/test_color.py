@@ -1,0 +1,86 @@
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from diffusers_sr.image.color import adain, wavelet
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+    image = 0.3 + 0.3 * torch.rand((2, 3, 40, 50), generator=generator)
+    reference = 0.4 + 0.2 * torch.rand((2, 3, 40, 50), generator=generator)
+    return image, reference
+
+
+def test_adain_gives_mean_and_deviation_of_the_reference():
+    image, reference = images()
+    fixed = adain(image, reference)
+    assert not torch.allclose(fixed, image, atol=1e-3)
+    torch.testing.assert_close(fixed.mean((2, 3)), reference.mean((2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(fixed.std((2, 3)), reference.std((2, 3)), atol=1e-4, rtol=0)
+
+
+def test_adain_of_a_flat_image_is_finite():
+    _, reference = images()
+    assert adain(torch.full_like(reference, 0.5), reference).isfinite().all()
+
+
+def test_wavelet_is_the_decomposition_of_both_put_together():
+    image, reference = images()
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(3, 1, 3, 3) / 16
+
+    def decompose(x):
+        high = torch.zeros_like(x)
+        for level in range(5):
+            step = 2**level
+            low = F.conv2d(F.pad(x, (step,) * 4, mode="replicate"), kernel, groups=3, dilation=step)
+            high, x = high + x - low, low
+        return high, x
+
+    expected = decompose(image)[0] + decompose(reference)[1]
+    torch.testing.assert_close(wavelet(image, reference), expected.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_an_image_with_its_own_colours_stays_as_it_is():
+    image, _ = images()
+    for fix in (adain, wavelet):
+        torch.testing.assert_close(fix(image, image), image, atol=1e-6, rtol=0)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    image, reference = images()
+    for fix in (adain, wavelet):
+        torch.testing.assert_close(fix(image, reference)[1:], fix(image[1:], reference[1:]))
+        assert fix(image * 3, reference * 3).max() <= 1
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that the tensors made in the context hold at one time."""
+
+    peak = 0
+
+    def __init__(self):
+        super().__init__()
+        self.tensors = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, torch.Tensor)}
+        output = function(*args, **kwargs or {})
+        for tensor in tree_leaves(output):
+            if tensor.untyped_storage().data_ptr() not in given:  # no view
+                self.tensors.add(tensor)
+        self.peak = max(self.peak, sum(tensor.untyped_storage().nbytes() for tensor in self.tensors))
+        return output
+
+
+@pytest.mark.parametrize(("fix", "copies"), [(adain, 1.1), (wavelet, 2.4)])
+def test_images_fit_into_memory(fix, copies):
+    """A result of 12000 × 9000 pixels is 1.3 GB; these are the times that a fix needs in addition."""
+    image, reference = torch.rand(2, 1, 3, 600, 800)
+    with PeakMemory() as memory:
+        fix(image, reference)
+    assert image.nbytes <= memory.peak <= copies * image.nbytes

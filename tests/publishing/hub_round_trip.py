@@ -1,0 +1,296 @@
+"""What goes to the Hub comes back from it. `test_publishing.py` runs these tests in a process that has a `HubStub`."""
+
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from diffusers_sr.hub import METHODS
+from diffusers_sr.publishing.model_card import RENDERED, CardDetails, eval_results
+from diffusers_sr.seesr.pipeline import SeeSRPipeline
+from diffusers_sr.training.denoiser import DenoiserArguments
+from diffusers_sr.training.publish import HubArguments, one_step_publisher, publisher
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
+from tests.components import components, inputs, tiny_image
+from tests.publishing.hub_stub import OWNER, TOKEN, running
+from tests.training.runs import script
+
+FAST = {"num_inference_steps": 2, "process_size": 16}
+TOKEN_OF_NOBODY = "hf_of_nobody"
+
+
+def image_of(pipeline, method="seesr"):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(**inputs(method)).images
+
+
+@pytest.fixture(autouse=True)
+def no_refusals():
+    yield
+    running.refuse = lambda method, path: False
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return request.param
+
+
+@pytest.fixture
+def pipeline():
+    return SeeSRPipeline(**components("seesr"))
+
+
+@pytest.fixture(scope="module")
+def base():
+    parts = components("seesr")
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    stock = {name: parts[name] for name in names}
+    nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    StableDiffusionPipeline(**stock, **nothing).push_to_hub("base")
+    card = ModelCard("---\nlicense: openrail++\n---\nThe base.\n").content
+    HfApi().upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=f"{OWNER}/base")
+    return f"{OWNER}/base"
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The output folder of a trainer, of which not all is for everybody."""
+    parts = components("seesr")
+    folder = tmp_path / "seesr"
+    for name in ("controlnet", "adapter", "tagger"):
+        parts[name].save_pretrained(folder / name)
+    arguments = SeeSRHubArguments(
+        output_dir=str(folder), train_data_dir="/home/somebody/photos", pretrained_model_name_or_path="me/base"
+    )
+    (folder / "training_arguments.json").write_text(json.dumps(vars(arguments)))
+    (folder / "checkpoint-2").mkdir()
+    (folder / "checkpoint-2" / "state.bin").write_bytes(b"state")
+    (folder / "validation").mkdir()
+    for step in (2, 10):
+        tiny_image(seed=step).save(folder / "validation" / f"step-{step}.png")
+    return folder
+
+
+@dataclass(kw_only=True)
+class SeeSRHubArguments(DenoiserArguments, HubArguments):
+    """As a trainer's."""
+
+
+def run_example(repo_id, folder, monkeypatch):
+    """Run the code in a repository's card, and give its variables."""
+    (code,) = re.findall(r"```python\n(.*?)```", running.files(repo_id)["README.md"].decode(), re.DOTALL)
+    monkeypatch.chdir(folder)
+    tiny_image().save("photo.png")
+    variables = {}
+    exec(code, variables)
+    assert (folder / "enlarged.png").exists()
+    return variables
+
+
+def test_pushed_pipelines_come_back(method, tmp_path):
+    pipeline = METHODS[method](**components(method))
+    pipeline.save_pretrained(tmp_path)
+    # Not of the models themselves: rounding depends on where in the memory weights lie.
+    expected = image_of(METHODS[method].from_pretrained(tmp_path), method)
+    details = CardDetails(base_model="me/base", base_license="openrail++", results=eval_results("Set5", {"gmsd": 0.2}))
+    url = pipeline.push_to_hub(f"full-{method}", card=details)
+
+    repo_id = f"{OWNER}/full-{method}"
+    assert str(url).startswith(f"{running.url}/{repo_id}/commit/")
+    assert len(running.repositories[repo_id].commits) == 2, "one, after that of an empty repository"
+    assert isinstance(json.loads(running.files(repo_id)["model_index.json"])["_class_name"], str)
+    by_class = METHODS[method].from_pretrained(repo_id)
+    by_name = DiffusionPipeline.from_pretrained(repo_id, custom_pipeline=repo_id, trust_remote_code=True)
+    for loaded in (by_class, by_name):
+        assert type(loaded) is METHODS[method]
+        np.testing.assert_array_equal(image_of(loaded, method), expected)
+    assert by_class.config._name_or_path == repo_id
+    ModelCard.load(repo_id).validate()
+
+
+def test_saving_with_push_uploads_the_pipeline_and_nothing_else(pipeline, tmp_path):
+    folder = tmp_path / "saved-and-pushed"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    pipeline.save_pretrained(folder, push_to_hub=True, private=True, variant="fp16")
+    repo_id = f"{OWNER}/saved-and-pushed"
+    files = running.files(repo_id)
+    assert files.keys() >= {"model_index.json", "pipeline.py", "README.md", "tagger/diffusers_sr.seesr.tagger.py"}
+    assert "notes.txt" not in files
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in files
+    assert running.repositories[repo_id].private
+    assert not (folder / "README.md").exists(), "there it could be somebody's own"
+    loaded = SeeSRPipeline.from_pretrained(repo_id, variant="fp16")
+    np.testing.assert_array_equal(image_of(loaded), image_of(pipeline))
+
+
+def test_components_that_are_given_are_not_needed(pipeline):
+    pipeline.push_to_hub("given")
+    loaded = SeeSRPipeline.from_pretrained(f"{OWNER}/given", adapter=pipeline.adapter, tagger=None)
+    assert loaded.adapter is pipeline.adapter
+    assert loaded.tagger is None
+
+
+def test_what_a_trainer_publishes_can_be_used_as_its_card_says(base, trained, tmp_path, monkeypatch):
+    arguments = SeeSRHubArguments(
+        output_dir=str(trained), pretrained_model_name_or_path=base, push_to_hub=True, hub_model_id="published"
+    )
+    publisher(arguments, SeeSRPipeline, FAST)(trained)
+    files = running.files(f"{OWNER}/published")
+    assert files["pictures/step-10.png"] == (trained / "validation" / "step-10.png").read_bytes()
+    assert not [path for path in files if "checkpoint" in path or "training_arguments" in path]
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "openrail++", "the base's"
+    assert card.data.base_model == base
+    assert "/home/somebody" not in card.text
+    assert "photos" in card.text
+
+    made = run_example(f"{OWNER}/published", tmp_path, monkeypatch)
+    assert made["image"].size == (64, 64)
+    assert made["pipeline"].num_timesteps == FAST["num_inference_steps"]
+    np.testing.assert_array_equal(image_of(made["pipeline"]), image_of(SeeSRPipeline(**components("seesr"))))
+
+
+def test_stock_base_and_adapter_repository(base, trained, tmp_path, monkeypatch):
+    arguments = SeeSRHubArguments(
+        output_dir=str(trained),
+        pretrained_model_name_or_path=base,
+        push_to_hub=True,
+        hub_content="adapter",
+        hub_private_repo=True,
+    )
+    one_step_publisher(arguments, SeeSRPipeline, components("seesr")["scheduler"], process_size=16)(trained)
+    repo_id = f"{OWNER}/seesr"
+    files = running.files(repo_id)
+    assert {path.partition("/")[0] for path in files} == {
+        ".gitattributes", "README.md", "adapter", "controlnet", "pictures", "scheduler", "tagger"
+    }  # fmt: skip
+    assert not [path for path in files if path.endswith(".py")]
+    assert running.repositories[repo_id].private
+
+    parts = components("seesr")
+    names = ("controlnet", "adapter", "tagger")
+    models = {name: type(parts[name]).from_pretrained(repo_id, subfolder=name) for name in names}
+    loaded = SeeSRPipeline.from_pretrained(base, **models)
+    np.testing.assert_array_equal(image_of(loaded), image_of(SeeSRPipeline(**parts)))
+    made = run_example(repo_id, tmp_path, monkeypatch)
+    assert made["image"].size == (64, 64)
+    assert made["pipeline"].scheduler.config.timestep_spacing == "trailing"
+    assert made["pipeline"].num_timesteps == 1
+
+
+def test_a_training_script_publishes(base, tmp_path):
+    photos, output_dir = tmp_path / "photos", tmp_path / "xpsr"
+    photos.mkdir()
+    tiny_image(48, 48).save(photos / "photo.png")
+    options = {
+        "pretrained_model_name_or_path": base,
+        "train_data_dir": photos,
+        "output_dir": output_dir,
+        "resolution": 32,
+        "max_train_steps": 1,
+        "train_batch_size": 1,
+        "checkpointing_steps": 1,
+        "report_to": "tensorboard",
+        "hub_model_id": "trained",
+        "hub_token": TOKEN,
+    }
+    script("train_xpsr").main(
+        ["--push_to_hub", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    )
+    loaded = XPSRPipeline.from_pretrained(f"{OWNER}/trained")
+    assert loaded.config.call_defaults["process_size"] == 32
+    files = running.files(f"{OWNER}/trained")
+    for name, parameter in ControlNetModel.from_pretrained(output_dir / "controlnet").state_dict().items():
+        assert torch.equal(loaded.controlnet.state_dict()[name], parameter)
+    assert "max_train_steps: 1\n" in files["README.md"].decode()
+    assert "constraint" not in {path.partition("/")[0] for path in files}, "only training needs it"
+    written = {str(path): path.read_bytes() for path in output_dir.rglob("*") if path.is_file()} | files
+    assert [path for path, content in written.items() if TOKEN.encode() in content] == []
+
+
+def test_code_that_was_changed_is_not_trusted(pipeline, tmp_path):
+    pipeline.push_to_hub("changed")
+    repo_id = f"{OWNER}/changed"
+    SeeSRPipeline.from_pretrained(repo_id)
+    mark = tmp_path / "it-ran"
+    stub = running.files(repo_id)["adapter/diffusers_sr.seesr.adapter.py"].decode()
+    code = f"open({str(mark)!r}, 'w')\n{stub}".encode()
+    HfApi().upload_file(path_or_fileobj=code, path_in_repo="adapter/diffusers_sr.seesr.adapter.py", repo_id=repo_id)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SeeSRPipeline.from_pretrained(repo_id)
+    assert not mark.exists()
+    SeeSRPipeline.from_pretrained(repo_id, trust_remote_code=True)
+    assert mark.exists(), "it is what would have run"
+
+
+@pytest.mark.parametrize("path", ["/large/", "/commit/"])
+def test_an_upload_that_breaks_leaves_what_was_there(pipeline, path):
+    name = f"broken-at-{path.strip('/')}"
+    pipeline.push_to_hub(name)
+    repository = running.repositories[f"{OWNER}/{name}"]
+    commits = list(repository.commits)
+    expected = image_of(pipeline)
+    for parameter in pipeline.unet.parameters():
+        parameter.data.mul_(1.1)
+    running.refuse = lambda method, asked_for: method in ("PUT", "POST") and path in asked_for
+    with pytest.raises((RuntimeError, HfHubHTTPError)):
+        pipeline.push_to_hub(name)
+    assert repository.commits == commits
+    running.refuse = lambda method, path: False
+    np.testing.assert_array_equal(image_of(SeeSRPipeline.from_pretrained(f"{OWNER}/{name}")), expected)
+    pipeline.push_to_hub(name)
+    loaded = SeeSRPipeline.from_pretrained(f"{OWNER}/{name}")
+    assert len(repository.commits) == len(commits) + 1
+    np.testing.assert_array_equal(image_of(loaded), image_of(pipeline))
+
+
+def test_a_card_that_somebody_wrote_is_kept(pipeline):
+    pipeline.push_to_hub("cards")
+    repo_id = f"{OWNER}/cards"
+    pipeline.push_to_hub(repo_id, card=CardDetails(license="mit"))
+    rendered = running.files(repo_id)["README.md"].decode()
+    assert "license: mit" in rendered, "a rendered card is rendered anew"
+    own = rendered.replace(RENDERED, "My own words.").encode()
+    HfApi().upload_file(path_or_fileobj=own, path_in_repo="README.md", repo_id=repo_id)
+    pipeline.push_to_hub(repo_id)
+    assert running.files(repo_id)["README.md"] == own
+
+
+def test_metadata_that_the_hub_refuses(pipeline):
+    details = CardDetails(license=["mit"])
+    with pytest.raises(ValueError, match=r"license. must be a text"):
+        pipeline.push_to_hub("refused", card=details)
+    assert len(running.repositories[f"{OWNER}/refused"].commits) == 1
+
+
+def test_errors_of_the_hub_say_what_is_wrong(pipeline, trained, base, tmp_path):
+    with pytest.raises(HfHubHTTPError, match=r"401.*repos/create"):
+        pipeline.push_to_hub("mine", token=TOKEN_OF_NOBODY)
+    with pytest.raises(HfHubHTTPError, match="rights to create a model under the namespace 'others'"):
+        pipeline.push_to_hub("others/theirs")
+    pipeline.push_to_hub("hidden", private=True)
+    SeeSRPipeline.from_pretrained("me/hidden")
+    for name, token in (("nothing", None), ("hidden", TOKEN_OF_NOBODY)):
+        with pytest.raises(OSError, match=f"Cannot load model me/{name}") as error:
+            SeeSRPipeline.from_pretrained(f"me/{name}", token=token, force_download=True, cache_dir=tmp_path)
+        assert isinstance(error.value.__cause__, RepositoryNotFoundError)
+
+    arguments = SeeSRHubArguments(
+        output_dir=str(trained), pretrained_model_name_or_path=base, push_to_hub=True, hub_token=TOKEN_OF_NOBODY
+    )
+    with pytest.raises(HfHubHTTPError, match=r"401.*repos/create"):
+        publisher(arguments, SeeSRPipeline)
+    arguments = SeeSRHubArguments(
+        output_dir=str(trained), pretrained_model_name_or_path=base, push_to_hub=True, hub_model_id="late"
+    )
+    upload = publisher(arguments, SeeSRPipeline)
+    running.refuse = lambda method, path: "/commit/" in path
+    with pytest.raises(RuntimeError, match=r"finished weights are in .* --resume_from_checkpoint latest"):
+        upload(trained)

@@ -1,0 +1,107 @@
+"""The code files of pipeline repositories, and which of them are trusted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusers_sr.hub import METHODS
+from diffusers_sr.publishing.stubs import component_stub, holds_only_stubs, pipeline_stub
+from diffusers_sr.seesr.pipeline import SeeSRPipeline
+from tests.components import components
+
+ROOT = Path(__file__).parents[2]
+ADAPTER_STUB = "adapter/diffusers_sr.seesr.adapter.py"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    # Where diffusers copies the code of custom components to.
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    SeeSRPipeline(**components("seesr")).save_pretrained(tmp_path / "seesr")
+    return tmp_path / "seesr"
+
+
+def rewrite_index(folder, **entries):
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_folder_of_a_method_holds_the_stub_of_its_pipeline(method):
+    assert (ROOT / "pipelines" / method / "pipeline.py").read_text() == pipeline_stub(METHODS[method])
+
+
+def test_a_saved_pipeline_holds_stubs_of_what_is_in_the_package(folder):
+    files = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.py")}
+    assert files == {
+        "pipeline.py": pipeline_stub(SeeSRPipeline),
+        ADAPTER_STUB: "from diffusers_sr.seesr.adapter import SeeSRAdapter\n",
+        "tagger/diffusers_sr.seesr.tagger.py": component_stub("diffusers_sr.seesr.tagger", "Tagger"),
+    }
+    assert holds_only_stubs(folder, SeeSRPipeline)
+    assert isinstance(SeeSRPipeline.from_pretrained(folder), SeeSRPipeline)
+
+
+def test_a_pipeline_class_of_another_package_has_no_stub(tmp_path):
+    class OtherPipeline(SeeSRPipeline):
+        __module__ = "another_package.pipeline"
+
+    OtherPipeline(**components("seesr")).save_pretrained(tmp_path)
+    assert not (tmp_path / "pipeline.py").exists()
+    assert holds_only_stubs(tmp_path, OtherPipeline)
+
+
+@pytest.mark.parametrize("path", ["pipeline.py", ADAPTER_STUB, "unet/None.py", "None.py", "HELPER.PY"])
+def test_other_code_is_not_trusted(folder, path, tmp_path):
+    mark = tmp_path / "it-ran"
+    file = folder / path
+    before = file.read_text() if file.exists() else ""
+    file.write_text(f"open({str(mark)!r}, 'w')\n{before}")
+    assert not holds_only_stubs(folder, SeeSRPipeline)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SeeSRPipeline.from_pretrained(folder)
+    assert not mark.exists()
+
+
+def test_the_stub_of_another_class_is_not_trusted(folder):
+    (folder / ADAPTER_STUB).write_text(component_stub("diffusers_sr.xpsr.adapter", "XPSRAdapter"))
+    assert not holds_only_stubs(folder, SeeSRPipeline)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"adapter": ["../../other/code", "SeeSRAdapter"]},
+        {"adapter": [["diffusers_sr"], "SeeSRAdapter"]},
+        {"_class_name": ["../other/pipeline", "SeeSRPipeline"]},
+        {"_class_name": ["../other/pipeline", "SeeSRPipeline", ""]},
+    ],
+)
+def test_an_index_that_leads_to_other_code_is_not_trusted(folder, entries):
+    rewrite_index(folder, **entries)
+    assert not holds_only_stubs(folder, SeeSRPipeline)
+
+
+def test_an_index_that_writes_other_code_into_a_stub_is_not_trusted(folder):
+    name = "SeeSRAdapter\nimport os"
+    rewrite_index(folder, adapter=["diffusers_sr.seesr.adapter", name])
+    (folder / ADAPTER_STUB).write_text(component_stub("diffusers_sr.seesr.adapter", name))
+    assert not holds_only_stubs(folder, SeeSRPipeline)
+
+
+def test_code_of_another_package_is_not_trusted(folder):
+    rewrite_index(folder, adapter=["another_package.adapter", "SeeSRAdapter"])
+    (folder / ADAPTER_STUB).unlink()
+    assert holds_only_stubs(folder, SeeSRPipeline), "there is no code that could run"
+    (folder / "adapter" / "another_package.adapter.py").write_text(
+        component_stub("another_package.adapter", "SeeSRAdapter")
+    )
+    assert not holds_only_stubs(folder, SeeSRPipeline)
+
+
+def test_remote_code_that_is_disabled(folder, monkeypatch):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.DIFFUSERS_DISABLE_REMOTE_CODE", True)
+    with pytest.raises(ValueError, match="DIFFUSERS_DISABLE_REMOTE_CODE"):
+        SeeSRPipeline.from_pretrained(folder)

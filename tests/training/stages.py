@@ -1,0 +1,267 @@
+"""Every training stage at tiny size, on eight images that it can learn by heart."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import nn
+from torch.utils.data import Dataset, default_collate
+from transformers import CLIPConfig, CLIPModel
+
+from diffusers_sr.seesr.tagger import dape_lora_config
+from diffusers_sr.training.adversarial import AdversarialLoss
+from diffusers_sr.training.arguments import TrainingArguments
+from diffusers_sr.training.cassr import CasSRDenoiser, SCEditDenoiser
+from diffusers_sr.training.coser import CoSeRDenoiser
+from diffusers_sr.training.denoiser import Denoiser
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.seesr import SeeSRDenoiser
+from diffusers_sr.training.xpsr import XPSRDenoiser
+from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
+from tests.components import (
+    TAGS,
+    components,
+    randomise,
+    scheduler,
+    tiny_cognitive_encoder,
+    tiny_tagger,
+    tiny_text_encoder,
+    tiny_tokenizer,
+    tiny_unet,
+    tiny_vae,
+)
+from tests.training.runs import reset_accelerate, script
+
+COUNT, SIZE = 8, 32
+
+
+class Images(Dataset):
+    """Eight smooth images again and again, as `PhotoCrops` gives them; noise and timestep of each are always the same.
+
+    Args:
+        reachable: pictures that `tiny_vae` can draw, which `AdversarialLoss` compares pixels with.
+    """
+
+    def __init__(self, reachable: bool = False) -> None:
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.rand((COUNT, 3, 3, 3), generator=generator)
+        self.targets = nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear", align_corners=True)
+        if reachable:
+            with torch.no_grad():
+                latents = torch.randn((COUNT, 4, SIZE // 8, SIZE // 8), generator=generator)
+                self.targets = components("seesr")["vae"].decode(latents).sample / 2 + 0.5
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = index % COUNT
+        target = self.targets[number]
+        return {
+            "target": target,
+            # Reducing alone leaves smooth images as they are; a tagger would have nothing to unlearn.
+            "degraded": 1 - nn.functional.avg_pool2d(target, 4),
+            "reference": target.flip(-1),
+            "tags": f"{TAGS[number]}, {TAGS[(number + 3) % COUNT]}",
+            "seed": torch.tensor(number + 1),
+        }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage trains.
+
+    Attributes:
+        module: as it is given to `train`.
+        trained: beginnings of the names of the parameters that should train; all others are frozen,
+        frozen: and so are these among them.
+        learning_rate: with which it learns the images by heart.
+        unused: batch entries that it does without.
+        floor: what the loss cannot fall below.
+        counted: the losses that have to fall; all by default.
+    """
+
+    module: nn.Module
+    trained: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+    learning_rate: float = 1e-2
+    images: Images = field(default_factory=Images)
+    unused: tuple[str, ...] = ()
+    floor: float = 0.0
+    counted: tuple[str, ...] | None = None
+
+    def batch(self) -> dict[str, Any]:
+        """All images."""
+        batch = default_collate([self.images[index] for index in range(COUNT)])
+        return {name: value for name, value in batch.items() if name not in self.unused}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: value for name, value in self.images[index].items() if name not in self.unused}
+
+    def should_train(self, name: str) -> bool:
+        return name.startswith(self.trained) and not name.startswith(self.frozen)
+
+    def loss(self) -> float:
+        """Of all images, above the floor."""
+        self.module.eval()
+        with torch.no_grad():
+            losses = self.module(self.batch())
+        return float(sum(value for name, value in losses.items() if self.counted in (None, (name,)))) - self.floor
+
+    def fit(self, output_dir: Path, steps: int) -> None:
+        """Train for so many steps on all images at once."""
+        reset_accelerate()
+        arguments = TrainingArguments(
+            output_dir=str(output_dir),
+            max_train_steps=steps,
+            checkpointing_steps=steps,
+            train_batch_size=COUNT,
+            learning_rate=self.learning_rate,
+            lr_scheduler="cosine",
+            adam_weight_decay=0.0,
+        )
+        train(self.module, self, arguments, lambda folder: None)  # type: ignore[arg-type]
+
+
+def base_of(parts: dict[str, Any]) -> StableDiffusionPipeline:
+    """The stock pipeline in a method's components, whose last layer reaches the amplitude of what it predicts."""
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    with torch.no_grad():
+        # As it is drawn, a frozen one reaches a third of a standard deviation.
+        parts["unet"].conv_out.weight.mul_(5)
+    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**{name: parts[name] for name in names}, **options)
+
+
+def seesr() -> Denoiser:
+    parts = components("seesr")
+    return SeeSRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], parts["tagger"])
+
+
+def coser(with_cfw: bool = False) -> Denoiser:
+    parts = components("coser")
+    cfw = parts["cfw"] if with_cfw else None
+    return CoSeRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], parts["cognitive_encoder"], cfw=cfw)
+
+
+def scedit() -> Denoiser:
+    parts = components("cassr")
+    return SCEditDenoiser(base_of(parts), parts["activation"])
+
+
+def cassr() -> Denoiser:
+    parts = components("cassr")
+    return CasSRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], parts["activation"])
+
+
+def xpsr(with_constraint: bool = False) -> Denoiser:
+    parts = components("xpsr")
+    constraint = randomise(DegradationFreeConstraint.from_controlnet(parts["controlnet"])) if with_constraint else None
+    return XPSRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], constraint, clean_ratio=0.5)
+
+
+# What makes the features of the level without attention, which nothing reads.
+UNREAD = ("denoiser.controlnet.controlnet_down_blocks.2.", "denoiser.controlnet.controlnet_down_blocks.3.")
+
+
+def denoising(denoiser: Denoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
+    module = DenoisingLoss(denoiser, scheduler())
+    return Stage(module, tuple(f"denoiser.{name}." for name in trained), frozen)
+
+
+def one_step(denoiser: Denoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
+    """Without the losses that pull away from the pixels."""
+    velocity = DDPMScheduler.from_config(scheduler().config, prediction_type="v_prediction")
+    names = ("discriminator.", *(f"denoiser.{name}." for name in trained))
+    return Stage(
+        AdversarialLoss(denoiser, velocity, 0, 0, 0),
+        names,
+        frozen,
+        images=Images(reachable=True),
+        unused=("reference",),
+        counted=("pixel",),
+    )
+
+
+def autoencoder() -> Stage:
+    return Stage(script("train_autoencoder").AutoencoderLoss(tiny_vae(), 1e-6), ("vae.",))
+
+
+def base() -> Stage:
+    tokenizer = tiny_tokenizer()
+    module = script("train_base").BaseLoss(
+        tiny_vae(), tiny_text_encoder(tokenizer), tokenizer, tiny_unet(), scheduler(), null_text_ratio=0.2
+    )
+    return Stage(module, ("unet.", "text_encoder."))
+
+
+def tagger() -> Stage:
+    return Stage(script("train_tagger").TaggerLoss(tiny_tagger()), ("tagger.",), learning_rate=3e-3)
+
+
+def dape() -> Stage:
+    teacher = tiny_tagger()
+    student = copy.deepcopy(teacher)
+    student.add_adapter(dape_lora_config(student))
+    module = script("train_dape").DAPELoss(teacher, randomise(student), logits_weight=1.0)
+    with torch.no_grad():
+        logits = teacher(teacher.preprocess(Images().targets)).logits
+    entropy = nn.functional.binary_cross_entropy_with_logits(logits, logits.sigmoid())
+    names = tuple(f"student.{name}" for name, parameter in student.named_parameters() if ".lora_" in name)
+    return Stage(module, names, learning_rate=2e-2, floor=float(entropy))
+
+
+def clip() -> Stage:
+    tokenizer = tiny_tokenizer()
+    text = tiny_text_encoder(tokenizer)
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = CLIPModel(
+        CLIPConfig(
+            text_config=text.config.to_dict(),
+            vision_config={**vision, "image_size": SIZE, "patch_size": 8, "projection_dim": 16},
+            projection_dim=16,
+        )
+    )
+    model.text_model.load_state_dict(text.state_dict())
+    model.text_model.requires_grad_(False)
+    names = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+    return Stage(script("train_clip").CLIPLoss(model, tokenizer), tuple(f"clip.{name}" for name in names))
+
+
+def cognitive_encoder() -> Stage:
+    tokenizer = tiny_tokenizer()
+    module = script("train_cognitive_encoder").CognitiveEncoderLoss(
+        tiny_cognitive_encoder(), tiny_text_encoder(tokenizer), tokenizer
+    )
+    trained = {name.split(".")[0] for name, _ in module.encoder.named_parameters()} - {"clip"}
+    return Stage(module, tuple(f"encoder.{name}" for name in sorted(trained)))
+
+
+STAGES: dict[str, Callable[[], Stage]] = {
+    "autoencoder": autoencoder,
+    "base": base,
+    "tagger": tagger,
+    "dape": dape,
+    "clip": clip,
+    "cognitive_encoder": cognitive_encoder,
+    "seesr": lambda: denoising(seesr(), "controlnet", "adapter"),
+    "coser": lambda: denoising(coser(), "controlnet", "adapter", frozen=UNREAD),
+    "scedit": lambda: denoising(scedit(), "activation"),
+    "cassr": lambda: denoising(cassr(), "controlnet", "adapter"),
+    "xpsr": lambda: denoising(xpsr(with_constraint=True), "controlnet", "adapter", "constraint"),
+    "seesr_adversarial": lambda: one_step(seesr(), "controlnet", "adapter"),
+    "coser_adversarial": lambda: one_step(coser(with_cfw=True), "controlnet", "adapter", "cfw", frozen=UNREAD),
+    "scedit_adversarial": lambda: one_step(scedit(), "activation"),
+    "cassr_adversarial": lambda: one_step(cassr(), "controlnet", "adapter"),
+    "xpsr_adversarial": lambda: one_step(xpsr(), "controlnet", "adapter"),
+}
+
+
+def build(name: str) -> Stage:
+    """A stage, from a fixed seed."""
+    torch.manual_seed(0)
+    return STAGES[name]()

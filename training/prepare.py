@@ -1,0 +1,252 @@
+"""Writes WebDataset shards of photographs, or of crops of them, with tags or captions.
+
+    python training/prepare.py --train_data_dir PHOTOS --tags_file tags.csv --output_dir SHARDS
+    python training/prepare.py --train_data_dir PHOTOS --tagger TAGGER --crop_size 512 --output_dir SHARDS
+    python training/prepare.py --dataset_name user/name --caption_column text --output_dir SHARDS
+
+Trainers read them with --train_shards_path_or_url SHARDS. Photos come from one of --train_data_dir, --dataset_name and
+--train_shards_path_or_url; tags or captions from at most one of --tags_file, --prompts_dir and --tagger, or else from
+where the photos come from.
+
+Whenever it was interrupted, the same command goes on: shards that are complete are kept, and in the end all are the
+same as without an interruption. Photos that cannot be read, or are smaller than --crop_size, are skipped and counted;
+SHARDS/NUMBER.skipped.log says which and why.
+
+A shard is a tar file of NAME.jpg (or .png, ...), NAME.txt with the tags or caption, and NAME.json with the photo's
+file name. The packages webdataset and datasets read them, too; datasets only if all images have one suffix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import HfArgumentParser
+
+from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.photos import Photo, PhotoFiles, Photos, read_file, read_image
+from diffusers_sr.data.shards import write_shard
+from diffusers_sr.image.files import ImageFileError
+from diffusers_sr.training.arguments import PhotoArguments, option
+from diffusers_sr.training.photos import stored_photos
+from diffusers_sr.xpsr.prompts import high_level_prompts
+
+# Hidden, so that `datasets` takes the folder for shards and nothing else.
+SETTINGS = ".shards.json"
+# How photos are kept as they are, by Pillow's name of their format; others become PNG.
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+
+
+@dataclass(kw_only=True)
+class PrepareArguments(PhotoArguments):
+    """What is written, and where it comes from."""
+
+    output_dir: str = field(metadata={"help": "Folder of the shards."})
+    tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the photos.")
+    prompts_dir: str | None = option(
+        None, "Instead: folder of XPSR's prompts, of which the high-level ones are taken (diffusers-sr caption)."
+    )
+    tagger: str | None = option(None, "Instead: folder of a tagger of SeeSR's, which tags each photo or crop.")
+    crop_size: int | None = option(
+        None, "Write PNGs of crops of this side in pixels, which cover each photo evenly; by default whole photos."
+    )
+    photos_per_shard: int = option(1000, "Photos whose files or crops go to one shard.")
+    num_workers: int = option(0, "Processes that write shards beside each other; does not change them.")
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """With the defaults, and the description as it is."""
+
+
+class ShardWriter(Dataset[int]):
+    """Shards by number; to get one is to write it, whole or not at all.
+
+    Args:
+        photos: all of them.
+        folder: of the shards, which exists.
+        tags: tags or captions by name, or what gives those of an image [1, 3, height, width] in [0, 1]. Photos that
+            are not named keep their own.
+        crop_size: side of the crops in pixels, or None for whole photos.
+        photos_per_shard: how many make a shard.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        folder: Path,
+        tags: dict[str, str] | Callable[[Tensor], str],
+        crop_size: int | None,
+        photos_per_shard: int,
+    ) -> None:
+        self.photos = photos
+        self.folder = folder
+        self.tags = tags
+        self.crop_size = crop_size
+        self.photos_per_shard = photos_per_shard
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.photos) / self.photos_per_shard)
+
+    def path(self, number: int) -> Path:
+        """Where a shard is."""
+        return self.folder / f"{number:05d}.tar"
+
+    def __getitem__(self, number: int) -> int:
+        write_shard(self.path(number), self._samples(number))
+        return number
+
+    def _samples(self, shard: int) -> Iterator[Photo]:
+        skipped = []
+        start = shard * self.photos_per_shard
+        for number in range(start, min(start + self.photos_per_shard, len(self.photos))):
+            photo = self.photos[number]
+            if isinstance(self.tags, dict):
+                photo = photo._replace(tags=self.tags.get(photo.name, photo.tags))
+            try:
+                samples = [_whole(photo)] if self.crop_size is None else _crops(photo, self.crop_size)
+            except ImageFileError as error:
+                skipped.append(f"{photo.name} {error}")
+            else:
+                for sample in samples:
+                    if not isinstance(self.tags, dict):
+                        sample = sample._replace(tags=self.tags(read_image(sample.file)[None] / 255))
+                    yield sample
+        # Before the shard gets its name, so that none is complete without.
+        text = "".join(f"{line}\n" for line in skipped)
+        self.path(shard).with_suffix(".skipped.log").write_text(text, encoding="utf-8")
+
+
+def _whole(photo: Photo) -> Photo:
+    """The photo's file, once it has been decoded."""
+    pixels = read_image(photo.file)
+    content = read_file(photo.file)
+    with Image.open(io.BytesIO(content)) as image:
+        suffix = _SUFFIXES.get(str(image.format))
+    name = photo.name if Path(photo.name).suffix else f"{photo.name}{suffix or '.png'}"
+    if suffix is None:
+        return photo._replace(name=str(Path(name).with_suffix(".png")), file=_png(pixels))
+    return photo._replace(name=name, file=content)
+
+
+def _crops(photo: Photo, side: int) -> list[Photo]:
+    pixels = read_image(photo.file)
+    height, width = pixels.shape[-2:]
+    if min(height, width) < side:
+        raise ImageFileError(f"is {width}x{height} pixels, smaller than the crop of {side}x{side}")
+    places = [(top, left) for top in _starts(height, side) for left in _starts(width, side)]
+    return [
+        photo._replace(
+            name=f"{Path(photo.name).stem}_{number:03d}.png",
+            file=_png(pixels[:, top : top + side, left : left + side]),
+        )
+        for number, (top, left) in enumerate(places)
+    ]
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where the fewest crops begin that cover a length evenly."""
+    count = math.ceil(length / side)
+    return [(length - side) * number // max(count - 1, 1) for number in range(count)]
+
+
+def _png(pixels: Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def _read_tags(arguments: PrepareArguments, photos: Photos) -> dict[str, str]:
+    if arguments.prompts_dir is None:
+        return read_tags(arguments.tags_file)
+    if not isinstance(photos, PhotoFiles):
+        raise ValueError("--prompts_dir is for photos of a folder: give --train_data_dir.")
+    return high_level_prompts(arguments.prompts_dir, photos.paths)
+
+
+def _load_tagger(folder: str) -> Callable[[Tensor], str]:
+    from diffusers_sr.seesr.tagger import Tagger
+
+    tagger = Tagger.from_pretrained(folder).to(PartialState().device)
+
+    @torch.no_grad()
+    def tags(image: Tensor) -> str:
+        return ", ".join(tagger.tags(tagger(tagger.preprocess(image.to(tagger.device))).logits)[0])
+
+    return tags
+
+
+def _check_settings(folder: Path, settings: dict[str, object]) -> None:
+    path = folder / SETTINGS
+    if not path.is_file():
+        unfinished = folder / f"{SETTINGS}.unfinished"
+        unfinished.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if different := [name for name in settings if before.get(name) != settings[name]]:
+        raise ValueError(
+            f"The shards in {folder} were begun with other {' and '.join(different)}: give the options they were "
+            "begun with, or another --output_dir."
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the shards that are missing, and print what there is then.
+
+    Raises:
+        ValueError: as `stored_photos` does; if tags come from several sources, or from none that fits; if the folder
+            holds shards of other photos, tags or sizes; or if no photo can be used.
+    """
+    parser = HfArgumentParser(PrepareArguments, description=__doc__, formatter_class=_HelpFormatter)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    if sum(source is not None for source in (arguments.tags_file, arguments.prompts_dir, arguments.tagger)) > 1:
+        raise ValueError("Tags or captions come from one of --tags_file, --prompts_dir and --tagger.")
+    if arguments.tagger is not None and arguments.num_workers > 0:
+        raise ValueError("A tagger works in one process: leave out --num_workers.")
+    photos = stored_photos(arguments)
+    tags = _read_tags(arguments, photos)
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "crop_size": arguments.crop_size,
+        "photos_per_shard": arguments.photos_per_shard,
+        "tagger": arguments.tagger,
+        "photos": _digest([*photos.names]),
+        "tags": _digest(tags),
+    }
+    _check_settings(folder, settings)
+
+    tagger = None if arguments.tagger is None else _load_tagger(arguments.tagger)
+    shards = ShardWriter(photos, folder, tagger or tags, arguments.crop_size, arguments.photos_per_shard)
+    missing = [number for number in range(len(shards)) if not shards.path(number).is_file()]
+    print(f"{len(photos)} photos, {len(shards)} shards, {len(shards) - len(missing)} of them complete", flush=True)
+    for number in DataLoader(shards, batch_size=None, sampler=missing, num_workers=arguments.num_workers):
+        print(f"{shards.path(number).name} is written", flush=True)
+
+    skipped = [line for path in sorted(folder.glob("*.skipped.log")) for line in _lines(path)]
+    if len(skipped) == len(photos):
+        raise ValueError(f"None of the {len(photos)} photos can be used; the first of them: {skipped[0]}.")
+    print(f"{len(photos) - len(skipped)} photos are in {len(shards)} shards; {len(skipped)} were skipped")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

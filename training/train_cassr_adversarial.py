@@ -1,0 +1,63 @@
+"""Fine-tunes a trained CasSR for sampling in one step (`diffusers_sr.training.adversarial`).
+
+    accelerate launch training/train_cassr_adversarial.py --train_data_dir PHOTOS \
+        --cassr runs/cassr --scedit runs/scedit_adversarial \
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/cassr_adversarial
+
+The references are made in one step too, as they will be by the pipeline. The output folder holds what train_cassr.py's
+does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import ControlNetModel, DDPMScheduler
+
+from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.cassr.adapter import CasSRAdapter
+from diffusers_sr.cassr.pipeline import CasSRPipeline
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.cassr import CasSRDenoiser
+from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, one_step_publisher
+
+
+@dataclass(kw_only=True)
+class CasSRAdversarialArguments(AdversarialArguments, HubArguments):
+    """Trains ControlNet and attention on the picture of a single step."""
+
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
+    cassr: str = field(metadata={"help": "Output folder of train_cassr.py."})
+    scedit: str = field(metadata={"help": "Output folder of train_scedit_adversarial.py."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CasSRAdversarialArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
+    denoiser = CasSRDenoiser(
+        base,
+        ControlNetModel.from_pretrained(arguments.cassr, subfolder="controlnet"),
+        CasSRAdapter.from_pretrained(arguments.cassr, subfolder="adapter"),
+        SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation"),
+        arguments.null_text_ratio,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
+    call = {"process_size": arguments.resolution, "activation_guidance_scale": 1.0}
+    enlarge = enlarge_in_one_step(CasSRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, CasSRPipeline, scheduler, **call)
+    train(loss, degraded_crops(arguments), arguments, denoiser.save, enlarge, publish)
+
+
+if __name__ == "__main__":
+    main()

