@@ -1,0 +1,45 @@
+"""What a call of CoSeR's pipeline takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..sampling.call import Call, argument, model_argument
+from ..sampling.checks import check_count, check_fraction, check_number
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..image.pixels import ImageInput
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoSeRCall(Call):
+    """The arguments of every method, and those of the cognitive embedding, the references and the decoder."""
+
+    cognitive_embedding: torch.Tensor | None = argument(
+        "instead of the cognitive encoder's, `[1 or images, tokens, channels]`."
+    )
+    reference_images: ImageInput | Sequence[ImageInput] | None = argument(
+        "references instead of generated ones, for all images. Each is stretched to the size of the result, or of a "
+        "tile where there are several."
+    )
+    num_references: int = model_argument(
+        "references to generate.", option={"type": int, "help": "to generate (the model's default)"}
+    )
+    reference_guidance_scale: float = model_argument(
+        "guidance of their generation, which is that of stock Stable Diffusion."
+    )
+    cfw_weight: float = model_argument(
+        "weight of the image's features in the decoder, from 0, which leaves them out, to 1. The default leaves them "
+        "out, with a warning, if the VAE is not of the kind they join.",
+        option={"type": float, "help": "from 0, realism, to 1, fidelity to the image (the model's default)"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("num_references", self.num_references)
+        check_number("reference_guidance_scale", self.reference_guidance_scale)
+        check_fraction("cfw_weight", self.cfw_weight)

@@ -1,0 +1,253 @@
+"""What a pipeline's call was asked: one frozen, typed value, checked as it is made.
+
+A method's arguments are the fields of its own subclass of `Call`, in `<method>/call.py`. The pipeline's signature and
+help are read off the fields, and so are the options of the command line, which needs no torch for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from .checks import check_choice, check_count, check_number, check_texts, is_number
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+    from ..image.pixels import ImageInput
+
+    Generators: TypeAlias = torch.Generator | list[torch.Generator] | None
+    StepCallback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
+
+START_POINTS = ("lr", "noise")
+COLOR_FIXES = ("adain", "wavelet", None)
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MODELS_OWN = "default"
+"""A `color_fix` of this value is the model's, since None is one of its values."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+CallT = TypeVar("CallT", bound="Call")
+
+
+def argument(help: str, default: Any = None, option: Mapping[str, Any] | None = None) -> Any:
+    """A field that is an argument of the call.
+
+    Args:
+        help: what it means, for the pipeline's documentation.
+        default: its value where the caller says nothing.
+        option: of a method's argument that is an option of the command line too: how argparse adds it.
+    """
+    return field(default=default, metadata={"help": help, "option": option})
+
+
+def model_argument(help: str, option: Mapping[str, Any] | None = None) -> Any:
+    """An argument that may be None, and then has the value in the pipeline's `call_defaults`."""
+    return field(default=None, metadata={"help": help, "option": option, "from_model": True})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Call:
+    """What every method's call takes.
+
+    Raises:
+        ValueError: if an argument has a value that is not allowed, or two do not fit each other.
+    """
+
+    image: ImageInput | Sequence[ImageInput] = argument(
+        "what to enlarge, one image or several of one size; see `read_images` of `diffusers_sr.image.pixels` for the "
+        "kinds that are read."
+    )
+    prompt: str | list[str] | None = argument(
+        "what is in the image, for all images or one for each; it is added to what the method says itself."
+    )
+    negative_prompt: str | list[str] | None = model_argument(
+        "what the result should not look like, for all images or one for each."
+    )
+    upscale: float = argument(
+        "any factor above 0; the result has `round(width * upscale) × round(height * upscale)` pixels.", 4.0
+    )
+    num_inference_steps: int = model_argument("denoising steps.")
+    guidance_scale: float = model_argument(
+        "weight of the prompt against the negative prompt. Up to 1 there is no guidance, and the negative prompt is "
+        "not used."
+    )
+    controlnet_conditioning_scale: float = model_argument("weight of the ControlNet's residuals.")
+    start_point: str = model_argument(
+        '"lr" starts from the enlarged image\'s latents under noise, "noise" from noise alone.'
+    )
+    tile_size: int = model_argument(
+        "side of a tile in pixels of the result, a multiple of `vae_scale_factor`, for the VAE and the denoiser. An "
+        "image that has no more pixels than a tile is not tiled."
+    )
+    tile_overlap: int = model_argument(
+        "pixels by which neighbouring tiles overlap, a multiple of `vae_scale_factor` too."
+    )
+    tile_batch_size: int = argument(
+        "tiles the denoiser takes at once. The VAE, which needs more memory for a tile than the denoiser, takes one.",
+        1,
+    )
+    color_fix: str | None = argument(
+        '"adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.image.color`), None leaves it '
+        'as it is decoded; "default" is the one in `call_defaults`.',
+        MODELS_OWN,
+    )
+    process_size: int = model_argument(
+        "images whose shorter side would be below this many pixels are processed at this size, and the result is "
+        "reduced to the size that was asked for."
+    )
+    generator: Generators = argument(
+        "for all noise; a list of one for each result makes each independent of the others in the batch."
+    )
+    latents: torch.Tensor | None = argument(
+        "noise to start from, `[results, channels, height, width]` at the size of the padded latents, instead of what "
+        "`generator` gives."
+    )
+    prompt_embeds: torch.Tensor | None = argument("`[1 or images, tokens, channels]`, instead of `prompt`.")
+    negative_prompt_embeds: torch.Tensor | None = argument(
+        "`[1 or images, tokens, channels]`, instead of `negative_prompt`."
+    )
+    num_images_per_prompt: int = argument("results for each image, next to each other in the output.", 1)
+    output_type: str = argument(
+        '"pil", "np" (`[results, H, W, 3]`), "pt" (`[results, 3, H, W]`), both float32 in [0, 1], or "latent", of the '
+        "padded image.",
+        "pil",
+    )
+    return_dict: bool = argument("whether to return an `ImagePipelineOutput` or a tuple.", True)
+    cross_attention_kwargs: dict[str, Any] | None = argument(
+        'handed to the UNet; its "scale" is the weight of a LoRA, in the text encoder too.'
+    )
+    callback_on_step_end: StepCallback | None = argument(
+        "called as `callback(pipeline, step, timestep, tensors)` after every step of the result; tensors it returns "
+        "replace those of the call."
+    )
+    callback_on_step_end_tensor_inputs: Sequence[str] = argument(
+        "which tensors it gets, of the pipeline's `_callback_tensor_inputs`.", ("latents",)
+    )
+
+    def __post_init__(self) -> None:
+        check_texts("prompt", self.prompt, self.prompt_embeds)
+        check_texts("negative_prompt", self.negative_prompt, self.negative_prompt_embeds)
+        if not is_number(self.upscale) or self.upscale <= 0:
+            raise ValueError(f"upscale={self.upscale!r}, expected a factor above 0.")
+        check_number("guidance_scale", self.guidance_scale)
+        check_number("controlnet_conditioning_scale", self.controlnet_conditioning_scale)
+        for name in ("num_inference_steps", "tile_batch_size", "num_images_per_prompt"):
+            check_count(name, getattr(self, name))
+        if not is_number(self.process_size) or self.process_size < 0:
+            raise ValueError(f"process_size={self.process_size!r}, expected a number of pixels from 0 on.")
+        check_choice("start_point", self.start_point, START_POINTS)
+        check_choice("color_fix", self.color_fix, COLOR_FIXES)
+        check_choice("output_type", self.output_type, OUTPUT_TYPES)
+
+    @property
+    def lora_scale(self) -> float | None:
+        """The weight of a LoRA in the text encoder."""
+        return (self.cross_attention_kwargs or {}).get("scale")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether there is classifier-free guidance."""
+        return self.guidance_scale > 1
+
+
+def read_call(
+    kind: type[CallT],
+    args: Sequence[Any],
+    arguments: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    caller: str,
+) -> CallT:
+    """Make the value that a pipeline was asked, complete and checked.
+
+    Args:
+        kind: the method's class of it.
+        args, arguments: as they were given, by position and by name.
+        defaults: of the model, for arguments that are None.
+        caller: name of the pipeline, for errors.
+
+    Raises:
+        TypeError: if there is no such argument, or one is given twice.
+        ValueError: as `kind` does.
+    """
+    signature = call_signature(kind)
+    if unknown := sorted(arguments.keys() - signature.parameters.keys()):
+        near = difflib.get_close_matches(unknown[0], signature.parameters, 1)
+        raise TypeError(
+            f"{caller} has no argument {', '.join(map(repr, unknown))}: "
+            f"{f'did you mean {near[0]!r}? ' if near else ''}It takes {', '.join(signature.parameters)}."
+        )
+    given = signature.bind_partial(*args, **arguments).arguments
+    if given.get("color_fix", MODELS_OWN) == MODELS_OWN:  # None says that there is to be none
+        given["color_fix"] = defaults["color_fix"]
+    for name, default in defaults.items():
+        # Embeddings that are given take the place of a default text.
+        if name != "color_fix" and given.get(name) is None and given.get(f"{name}_embeds") is None:
+            given[name] = default
+    return kind(**given)
+
+
+def call_signature(kind: type[Call]) -> inspect.Signature:
+    """The arguments of a call: those of every method by position or name, a method's own by name only."""
+    common = {each.name for each in dataclasses.fields(Call)}
+    parameters = []
+    for each in sorted(dataclasses.fields(kind), key=lambda each: each.name not in common):
+        optional = each.metadata.get("from_model") and "None" not in str(each.type)
+        parameters.append(
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD if each.name in common else inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if each.name == "image" else each.default,
+                annotation=f"{each.type} | None" if optional else each.type,
+            )
+        )
+    return inspect.Signature(parameters)
+
+
+def with_arguments_of(kind: type[Call]) -> Callable[[Function], Function]:
+    """Give a `__call__(self, *args, **kwargs)` the signature and the documentation of what it takes."""
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(self, *args, **kwargs)
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        signature = call_signature(kind)
+        call.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+        call.__doc__ = _documentation(kind)
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _documentation(kind: type[Call]) -> str:
+    helps = {each.name: each.metadata["help"] for each in dataclasses.fields(kind)}
+    lines = [
+        line
+        for name in call_signature(kind).parameters
+        for line in textwrap.wrap(f"{name}: {helps[name]}", 112, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    ]
+    return "\n".join(
+        [
+            "Enlarge one image, or several of one size.",
+            "",
+            "For arguments that may be None `pipeline.config.call_defaults` holds the values that are used.",
+            "",
+            "Args:",
+            *lines,
+            "",
+            "Returns:",
+            "    The images, as an `ImagePipelineOutput` or the only element of a tuple.",
+            "",
+            "Raises:",
+            "    ValueError: if an argument has a value that is not allowed, or two do not fit each other.",
+            "    TypeError: if an image is of an unknown kind, or there is no such argument.",
+        ]
+    )

@@ -1,0 +1,28 @@
+"""What a call of SeeSR's pipeline takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..sampling.call import Call, argument
+from ..sampling.checks import check_texts
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeeSRCall(Call):
+    """The arguments of every method, and what the tagger would say of the image."""
+
+    tags: str | list[str] | None = argument(
+        "instead of the tagger's: comma-separated, for all images or one text for each."
+    )
+    representation: torch.Tensor | None = argument(
+        "instead of the tagger's, `[1 or images, tokens, representation_dim]`."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_texts("tags", self.tags)

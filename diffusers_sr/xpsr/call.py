@@ -1,0 +1,76 @@
+"""What a call of XPSR's pipeline takes, and of PASD's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ..sampling.call import Call, argument, model_argument
+from ..sampling.checks import check_flag, check_texts, check_timestep
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+
+    from .prompts import ImagePrompts
+
+    CaptionerLike: TypeAlias = Callable[[list[PIL.Image.Image]], list[ImagePrompts]] | Literal["measured"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PASDCall(Call):
+    """The arguments of every method, and those of the high-level prompt and the start."""
+
+    high_level_prompt: str | list[str] | None = argument("what the image shows, for all images or one for each.")
+    captioner: CaptionerLike | None = model_argument(
+        "a function that is given the images as PIL images, not enlarged, and returns the `ImagePrompts` of each, "
+        'such as a `Captioner`. "measured": the low-level prompt says what `describe_degradation` measures in the '
+        "image, and there is no high-level prompt."
+    )
+    quality_prompt: str = model_argument("one text for all images, which follows the high-level prompt.")
+    added_noise_level: int = model_argument(
+        "the second timestep, of the training, whose noise the image lies under: the higher, the less there is of the "
+        "image."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_texts("high_level_prompt", self.high_level_prompt)
+        if not isinstance(self.quality_prompt, str):
+            raise ValueError(f"quality_prompt={self.quality_prompt!r}, expected one text for all images.")
+        if not (self.captioner is None or self.captioner == "measured" or callable(self.captioner)):
+            raise ValueError(
+                f"captioner={self.captioner!r}, expected a function that is given images and returns their prompts, "
+                "such as a `Captioner`, or 'measured'."
+            )
+        check_timestep("added_noise_level", self.added_noise_level)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class XPSRCall(PASDCall):
+    """Besides, the arguments of the low-level prompt."""
+
+    low_level_prompt: str | list[str] | None = argument(
+        "how good the image is, for all images or one for each.",
+        option={"metavar": "TEXT", "help": "how good the image is, instead of what a captioner or file says"},
+    )
+    low_level_prompt_embeds: torch.Tensor | None = argument(
+        "`[1 or images, tokens, channels]`, instead of `low_level_prompt`."
+    )
+    negative_low_level_prompt: str | list[str] | None = model_argument(
+        "what the low-level prompt of the result should not be."
+    )
+    negative_low_level_prompt_embeds: torch.Tensor | None = argument(
+        "`[1 or images, tokens, channels]`, instead of `negative_low_level_prompt`."
+    )
+    guide_low_level: bool = model_argument(
+        "whether guidance is between both prompts and both negative prompts, as in the official code; otherwise the "
+        "low-level prompt is the same in its halves (paper, Eq. 6)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_texts("low_level_prompt", self.low_level_prompt, self.low_level_prompt_embeds)
+        check_texts("negative_low_level_prompt", self.negative_low_level_prompt, self.negative_low_level_prompt_embeds)
+        check_flag("guide_low_level", self.guide_low_level)
