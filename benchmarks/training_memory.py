@@ -49,13 +49,13 @@ from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config
 from diffusers_sr.training.arguments import TrainingArguments, parse_arguments
-from diffusers_sr.training.cassr import CasSRDenoiser, SCEditDenoiser
-from diffusers_sr.training.coser import CoSeRDenoiser
-from diffusers_sr.training.denoiser import Denoiser
+from diffusers_sr.training.cassr import TrainableCasSR, TrainableSCEdit
+from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import trainable_parameters
 from diffusers_sr.training.losses import DenoisingLoss
-from diffusers_sr.training.seesr import SeeSRDenoiser
-from diffusers_sr.training.xpsr import XPSRDenoiser
+from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.trainable import TrainableDenoiser
+from diffusers_sr.training.xpsr import TrainableXPSR
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 
@@ -268,35 +268,35 @@ def build(stage: str, arguments: Any) -> nn.Module:
     return DenoisingLoss(denoiser, scheduler)
 
 
-def _seesr(base: StableDiffusionPipeline, arguments: Any) -> Denoiser:
+def _seesr(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
     controlnet = ControlNetModel.from_unet(base.unet)
-    return SeeSRDenoiser(base, controlnet, SeeSRAdapter.from_hosts(base.unet, controlnet, REPRESENTATION_DIM), ram())
+    return TrainableSeeSR(base, controlnet, SeeSRAdapter.from_hosts(base.unet, controlnet, REPRESENTATION_DIM), ram())
 
 
-def _coser(base: StableDiffusionPipeline, arguments: Any) -> Denoiser:
+def _coser(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
     controlnet = LatentControlNetModel.for_unet(base.unet)
-    return CoSeRDenoiser(
+    return TrainableCoSeR(
         base, controlnet, CoSeRAdapter.from_hosts(base.unet, controlnet, arguments.similarity), CognitiveEncoder()
     )
 
 
-def _scedit(base: StableDiffusionPipeline, arguments: Any) -> Denoiser:
-    return SCEditDenoiser(base, SCEditAdapter.from_host(base.unet, dense_hint_kernel=arguments.dense_hint_kernel))
+def _scedit(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
+    return TrainableSCEdit(base, SCEditAdapter.from_host(base.unet, dense_hint_kernel=arguments.dense_hint_kernel))
 
 
-def _cassr(base: StableDiffusionPipeline, arguments: Any) -> Denoiser:
+def _cassr(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
     controlnet = ControlNetModel.from_unet(base.unet)
     adapter = CasSRAdapter.from_hosts(base.unet, controlnet)
-    return CasSRDenoiser(base, controlnet, adapter, SCEditAdapter.from_host(base.unet))
+    return TrainableCasSR(base, controlnet, adapter, SCEditAdapter.from_host(base.unet))
 
 
-def _xpsr(base: StableDiffusionPipeline, arguments: Any) -> Denoiser:
+def _xpsr(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
     controlnet = ControlNetModel.from_unet(base.unet)
     constraint = DegradationFreeConstraint.from_controlnet(controlnet, arguments.latent_terms)
-    return XPSRDenoiser(base, controlnet, XPSRAdapter.from_hosts(base.unet, controlnet), constraint)
+    return TrainableXPSR(base, controlnet, XPSRAdapter.from_hosts(base.unet, controlnet), constraint)
 
 
-_DENOISERS: dict[str, Callable[[StableDiffusionPipeline, Any], Denoiser]] = {
+_DENOISERS: dict[str, Callable[[StableDiffusionPipeline, Any], TrainableDenoiser]] = {
     "seesr": _seesr,
     "coser": _coser,
     "scedit": _scedit,

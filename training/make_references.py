@@ -26,8 +26,8 @@ from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.data.dataset import PhotoCrops, training_photos
 from diffusers_sr.data.degradation import DegradationConfig
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
-from diffusers_sr.training.cassr import SCEditDenoiser
-from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.cassr import TrainableSCEdit
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 def write_image(path: Path, image: Tensor) -> None:
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))
     base = load_frozen_base(options.pretrained_model_name_or_path)
     activation = SCEditAdapter.from_pretrained(options.scedit, subfolder="activation")
-    denoiser = SCEditDenoiser(base, activation).to(accelerator.device).eval()
+    denoiser = TrainableSCEdit(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")
     for indices in batches_to_do(options.output_dir, options.num_samples, options.batch_size, accelerator):
         batch = send_to_device(default_collate([crops[index] for index in indices]), accelerator.device)

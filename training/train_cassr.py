@@ -22,12 +22,12 @@ from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.data.made_references import CropsWithReferences
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.cassr import CasSRDenoiser, start_controlnet
-from diffusers_sr.training.denoiser import DenoiserArguments, load_frozen_base
+from diffusers_sr.training.cassr import TrainableCasSR, start_controlnet
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     controlnet = start_controlnet(base, arguments.controlnet_model_name_or_path)
-    denoiser = CasSRDenoiser(
+    denoiser = TrainableCasSR(
         base,
         controlnet,
         CasSRAdapter.from_hosts(base.unet, controlnet),

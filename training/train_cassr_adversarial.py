@@ -20,11 +20,11 @@ from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.cassr import CasSRDenoiser
-from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.cassr import TrainableCasSR
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CasSRAdversarialArguments, argv)
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
-    denoiser = CasSRDenoiser(
+    denoiser = TrainableCasSR(
         base,
         ControlNetModel.from_pretrained(arguments.cassr, subfolder="controlnet"),
         CasSRAdapter.from_pretrained(arguments.cassr, subfolder="adapter"),

@@ -22,9 +22,9 @@ from diffusers_sr.data.dataset import read_tags
 from diffusers_sr.image.pixels import resize
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
-from diffusers_sr.training.denoiser import load_frozen_base
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)

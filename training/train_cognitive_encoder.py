@@ -27,9 +27,9 @@ from diffusers_sr.coser.cognition import (
 )
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import RestorationArguments, option, parse_arguments
-from diffusers_sr.training.denoiser import load_frozen_base
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)

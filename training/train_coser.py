@@ -21,12 +21,12 @@ from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.data.references import read_references
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.coser import CoSeRDenoiser
-from diffusers_sr.training.denoiser import DenoiserArguments, load_frozen_base
+from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
 
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     controlnet = LatentControlNetModel.for_unet(base.unet)
-    denoiser = CoSeRDenoiser(
+    denoiser = TrainableCoSeR(
         base,
         controlnet,
         CoSeRAdapter.from_hosts(base.unet, controlnet, arguments.similarity),

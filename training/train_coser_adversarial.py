@@ -22,11 +22,11 @@ from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.coser import CoSeRDenoiser
-from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         cfw = ControllableFeatureWrapping.from_vae(
             base.vae, num_rrdbs=arguments.cfw_rrdbs, growth_channels=arguments.cfw_growth_channels
         )
-    denoiser = CoSeRDenoiser(
+    denoiser = TrainableCoSeR(
         base,
         LatentControlNetModel.from_pretrained(arguments.coser, subfolder="controlnet"),
         CoSeRAdapter.from_pretrained(arguments.coser, subfolder="adapter"),

@@ -15,11 +15,11 @@ from diffusers import DDPMScheduler
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.cassr import SCEditDenoiser
-from diffusers_sr.training.denoiser import DenoiserArguments, condition_channels, load_frozen_base
+from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.trainable import DenoiserArguments, condition_channels, load_frozen_base
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     activation = SCEditAdapter.from_host(
         base.unet, hint_channels=condition_channels(base.vae), dense_hint_kernel=arguments.dense_hint_kernel
     )
-    denoiser = SCEditDenoiser(base, activation, arguments.null_text_ratio)
+    denoiser = TrainableSCEdit(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(base.scheduler.config)

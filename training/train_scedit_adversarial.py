@@ -17,10 +17,10 @@ from diffusers import DDPMScheduler
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.cassr import SCEditDenoiser
-from diffusers_sr.training.denoiser import load_frozen_base
+from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     activation = SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation")
-    denoiser = SCEditDenoiser(base, activation, arguments.null_text_ratio)
+    denoiser = TrainableSCEdit(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(base.scheduler.config)

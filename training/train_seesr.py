@@ -18,12 +18,12 @@ from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
-from diffusers_sr.training.seesr import SeeSRDenoiser
+from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     tagger = Tagger.from_pretrained(arguments.tagger)
     controlnet = controlnet_to_train(base)
     adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)
-    denoiser = SeeSRDenoiser(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
+    denoiser = TrainableSeeSR(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = degraded_crops(arguments)

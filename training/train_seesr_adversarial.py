@@ -19,11 +19,11 @@ from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import parse_arguments
-from diffusers_sr.training.denoiser import load_frozen_base
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
-from diffusers_sr.training.seesr import SeeSRDenoiser
+from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SeeSRAdversarialArguments, argv)
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
-    denoiser = SeeSRDenoiser(
+    denoiser = TrainableSeeSR(
         base,
         ControlNetModel.from_pretrained(arguments.seesr, subfolder="controlnet"),
         SeeSRAdapter.from_pretrained(arguments.seesr, subfolder="adapter"),

@@ -16,13 +16,13 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.denoiser import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
-from diffusers_sr.training.xpsr import XPSRDenoiser, with_prompts
+from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     constraint = None
     if arguments.constraint_weight:
         constraint = DegradationFreeConstraint.from_controlnet(controlnet, arguments.latent_terms)
-    denoiser = XPSRDenoiser(
+    denoiser = TrainableXPSR(
         base,
         controlnet,
         XPSRAdapter.from_hosts(base.unet, controlnet, leave_out=arguments.leave_out_sites),

@@ -16,11 +16,11 @@ from diffusers import ControlNetModel, DDPMScheduler
 
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.denoiser import load_frozen_base
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
-from diffusers_sr.training.xpsr import XPSRDenoiser, with_prompts
+from diffusers_sr.training.trainable import load_frozen_base
+from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(XPSRAdversarialArguments, argv)
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
-    denoiser = XPSRDenoiser(
+    denoiser = TrainableXPSR(
         base,
         ControlNetModel.from_pretrained(arguments.xpsr, subfolder="controlnet"),
         XPSRAdapter.from_pretrained(arguments.xpsr, subfolder="adapter"),

@@ -172,14 +172,16 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             site in modules and self._hook_names(modules[site]) for site in self.sites(role)
         )
 
-    def set_conditioning(self, **inputs: Any) -> None:
-        """Condition every attached host on `inputs` until the next call; see `prepare_conditioning` for what to give.
+    def prepare(self, **inputs: Any) -> Any:
+        """Compute from `inputs` what is the same at every step; `prepare_conditioning` says what to give.
 
-        For training: gradients flow through what is prepared here, so call it once a step, and leave it in place
-        until after `backward` when gradient checkpointing is on (the recomputation reads it again). For inference
-        use `conditioning`.
+        Gradients flow through what is prepared. `conditioned` takes it, as often as it is needed.
         """
-        self._conditioning = self("prepare_conditioning", **inputs)
+        return self("prepare_conditioning", **inputs)
+
+    def set_conditioning(self, **inputs: Any) -> None:
+        """Condition every attached host on `inputs`, as those of `prepare`, until the next call."""
+        self._conditioning = self.prepare(**inputs)
 
     def clear_conditioning(self) -> None:
         """Make every attached host compute what it computes without an adapter."""
@@ -188,8 +190,14 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
     @contextmanager
     def conditioning(self, **inputs: Any) -> Iterator[None]:
         """Condition every attached host on `inputs` inside the `with` block, then restore what was there before."""
+        with self.conditioned(self.prepare(**inputs)):
+            yield
+
+    @contextmanager
+    def conditioned(self, prepared: Any) -> Iterator[None]:
+        """Do the same with what `prepare` gave, or with None for no conditioning."""
         previous = self._conditioning
-        self.set_conditioning(**inputs)
+        self._conditioning = prepared
         try:
             yield
         finally:

@@ -47,6 +47,8 @@ class CasSRCall(Call):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.reference_images is not None and self.activation is not None:
+            raise ValueError("Both `reference_images` and `activation` are given: give one of them.")
         check_number("reference_conditioning_scale", self.reference_conditioning_scale)
         check_number("activation_guidance_scale", self.activation_guidance_scale)
         if self.activation_steps is not None:

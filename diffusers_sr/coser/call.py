@@ -20,7 +20,7 @@ class CoSeRCall(Call):
     """The arguments of every method, and those of the cognitive embedding, the references and the decoder."""
 
     cognitive_embedding: torch.Tensor | None = argument(
-        "instead of the cognitive encoder's, `[1 or images, tokens, channels]`."
+        "instead of the cognitive encoder's, `[1 or images, tokens, channels]`.", per_image=True
     )
     reference_images: ImageInput | Sequence[ImageInput] | None = argument(
         "references instead of generated ones, for all images. Each is stretched to the size of the result, or of a "
@@ -32,9 +32,9 @@ class CoSeRCall(Call):
     reference_guidance_scale: float = model_argument(
         "guidance of their generation, which is that of stock Stable Diffusion."
     )
-    cfw_weight: float = model_argument(
-        "weight of the image's features in the decoder, from 0, which leaves them out, to 1. The default leaves them "
-        "out, with a warning, if the VAE is not of the kind they join.",
+    cfw_weight: float | None = argument(
+        "weight of the image's features in the decoder, from 0, which leaves them out, to 1. By default it "
+        "is that in `call_defaults`; if the VAE is not of the kind they join, they are then left out with a warning.",
         option={"type": float, "help": "from 0, realism, to 1, fidelity to the image (the model's default)"},
     )
 
@@ -42,4 +42,5 @@ class CoSeRCall(Call):
         super().__post_init__()
         check_count("num_references", self.num_references)
         check_number("reference_guidance_scale", self.reference_guidance_scale)
-        check_fraction("cfw_weight", self.cfw_weight)
+        if self.cfw_weight is not None:
+            check_fraction("cfw_weight", self.cfw_weight)

@@ -163,7 +163,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
             TypeError: if `vae` is no `AutoencoderKL`.
             ValueError: if `vae` lacks one of `levels`.
         """
-        config = _autoencoder(vae).config
+        config = autoencoder_to_join(vae).config
         widths, groups = config.block_out_channels, config.norm_num_groups
         if unknown := [level for level in levels if level not in range(len(widths))]:
             raise ValueError(
@@ -195,7 +195,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
         """
         encoder_blocks, _ = self._fused_blocks(vae)
         height, width = image.shape[-2:]
-        multiple = 2 ** (len(_autoencoder(vae).config.block_out_channels) - 1)
+        multiple = 2 ** (len(autoencoder_to_join(vae).config.block_out_channels) - 1)
         if height % multiple or width % multiple:
             raise ValueError(
                 f"`image` has {width}×{height} pixels, expected multiples of {multiple}: pad it (pad_to_multiple)."
@@ -247,7 +247,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
                 f"{list(latents.shape)}, expected one for each of the levels {list(self.config.levels)}, with as many "
                 "images as there are latents: give what `encode` returns for them."
             )
-        if torch.is_grad_enabled() and _autoencoder(vae).decoder.gradient_checkpointing:
+        if torch.is_grad_enabled() and autoencoder_to_join(vae).decoder.gradient_checkpointing:
             raise ValueError(
                 "The autoencoder checkpoints gradients, which would leave the fusion layers out of the backward pass: "
                 "call vae.disable_gradient_checkpointing()."
@@ -283,7 +283,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
 
     def _fused_blocks(self, vae: AutoencoderKL) -> tuple[list[nn.Module], list[nn.Module]]:
         """The last residual blocks of the fused levels, in encoder and decoder."""
-        vae = _autoencoder(vae)
+        vae = autoencoder_to_join(vae)
         widths = dict(enumerate(vae.config.block_out_channels))
         for level, expected in zip(self.config.levels, self.config.channels, strict=True):
             if widths.get(level) != expected:
@@ -346,7 +346,8 @@ def has_layers_to_join(vae: nn.Module) -> bool:
     return isinstance(unwrap_module(vae), AutoencoderKL)
 
 
-def _autoencoder(vae: nn.Module) -> AutoencoderKL:
+def autoencoder_to_join(vae: nn.Module) -> AutoencoderKL:
+    """Give the autoencoder without what is wrapped around it. Raises TypeError if it is of another kind."""
     vae = unwrap_module(vae)
     if not isinstance(vae, AutoencoderKL):
         raise TypeError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -11,39 +11,26 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
+from typing_extensions import Unpack
 
-from ..attention.control_features import control_features
-from ..image.pixels import ImageInput, read_references
-from ..image.tiling import Window, crop_tiles, tile_groups
-from ..pipeline import Generators, SuperResolutionPipeline
-from ..sampling.checks import check_count
+from ..image.pixels import read_references
+from ..pipeline import SuperResolutionPipeline
+from ..sampling.autoencoder import decode_tiles
+from ..sampling.denoiser import StockDenoiser
+from ..sampling.guidance import Guidance
+from ..sampling.photo import Photo, Start
+from ..sampling.prompts import EncodeOptions
 from .adapter import CoSeRAdapter
-from .cfw import ControllableFeatureWrapping, has_layers_to_join
+from .call import CoSeRCall
+from .cfw import ControllableFeatureWrapping, autoencoder_to_join, has_layers_to_join
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
+from .denoiser import CoSeRControl, CoSeRDenoiser
+
+if TYPE_CHECKING:
+    from ..sampling.call import Generators
 
 logger = logging.get_logger(__name__)
-
-
-class CoSeRControl(NamedTuple):
-    """What the ControlNet is run on: latents of the image and of its references, `[B, channels, H, W]`.
-
-    References of the image's size are cut into the same tiles: they were generated for it, or there is one tile.
-    Others are those of a user, and have the size of a tile: every tile sees them as a whole.
-    """
-
-    lr: torch.Tensor
-    references: list[torch.Tensor]
-
-    def tiles(self, group: Sequence[Window]) -> CoSeRControl:
-        """Those of a group of tiles, `[tiles * B, channels, h, w]`."""
-
-        def crop(latents: torch.Tensor) -> torch.Tensor:
-            if latents.shape[-2:] == self.lr.shape[-2:]:
-                return crop_tiles(latents, group)
-            return latents.repeat(len(group), 1, 1, 1)
-
-        return CoSeRControl(crop(self.lr), [crop(reference) for reference in self.references])
 
 
 class CoSeRPipeline(SuperResolutionPipeline):
@@ -71,6 +58,8 @@ class CoSeRPipeline(SuperResolutionPipeline):
         image = pipeline(load_image("photo.png"), upscale=4).images[0]
     """
 
+    call_class = CoSeRCall
+    denoiser_class = CoSeRDenoiser
     model_cpu_offload_seq = "cognitive_encoder->text_encoder->unet->vae"
     _optional_components: ClassVar[list[str]] = ["cfw"]
     _call_defaults: ClassVar[dict[str, Any]] = {
@@ -108,52 +97,43 @@ class CoSeRPipeline(SuperResolutionPipeline):
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)
         self.register_modules(cognitive_encoder=cognitive_encoder, cfw=cfw)
 
-    def describe(  # type: ignore[override]  # every method has its own inputs here
-        self, image: torch.Tensor, cognitive_embedding: torch.Tensor | None = None
-    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """The cognitive embedding of the images.
-
-        Args:
-            image: `[B, 3, H, W]` in [0, 1], not enlarged.
-            cognitive_embedding: instead of the encoder's, `[1 or B, tokens, channels]`.
+    def check_components(self, call: CoSeRCall) -> None:
+        """Raise ValueError, besides, if there is neither an encoder nor an embedding; and for `cfw_weight`.
 
         Raises:
-            ValueError: if there is neither an encoder nor an embedding.
+            TypeError: if there is a `cfw_weight` and the VAE is not of the kind that the `cfw` joins.
         """
-        if cognitive_embedding is None:
-            if self.cognitive_encoder is None:
-                raise ValueError(
-                    "The pipeline has no cognitive encoder: load one (`cognitive_encoder=...`), or give "
-                    "`cognitive_embedding=`."
-                )
-            cognitive_embedding = self.cognitive_encoder(image).embedding
-        return {"cognitive_embedding": cognitive_embedding}, {}
+        super().check_components(call)
+        if call.cognitive_embedding is None and self.cognitive_encoder is None:
+            raise ValueError(
+                "The pipeline has no cognitive encoder: load one (`cognitive_encoder=...`), or give "
+                "`cognitive_embedding=`."
+            )
+        if self.cfw is not None and call.cfw_weight:
+            autoencoder_to_join(self.vae)
+
+    def describe(self, image: torch.Tensor, call: CoSeRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Encode the images to cognitive embeddings, unless the call has them."""
+        embedding = call.cognitive_embedding
+        if embedding is None:
+            embedding = self.cognitive_encoder(image).embedding
+        return {"cognitive_embedding": embedding}, {}
 
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        do_classifier_free_guidance: bool = True,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        lora_scale: float | None = None,
         cognitive_embedding: torch.Tensor | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode both prompts; the cognitive embedding follows the tokens of the prompt, also of `prompt_embeds`.
 
-        See `SuperResolutionPipeline.encode_prompt` for the rest.
+        See `PromptEncoder.encode_prompt` for the rest.
 
         Raises:
             ValueError: if there are several prompts and embeddings, and not as many of each.
         """
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance,
-            prompt_embeds,
-            negative_prompt_embeds,
-            lora_scale,
-        )
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
         if cognitive_embedding is not None:
             count = max(len(prompt_embeds), len(cognitive_embedding))
             if not {len(prompt_embeds), len(cognitive_embedding)} <= {1, count}:
@@ -170,147 +150,54 @@ class CoSeRPipeline(SuperResolutionPipeline):
         return posterior.mode()
 
     def prepare_control(
-        self,
-        image: torch.Tensor,
-        low_resolution: torch.Tensor,
-        size: tuple[int, int],
-        image_latents: torch.Tensor | None,
-        noise: torch.Tensor,
-        prompt_embeds: torch.Tensor,
-        negative_prompt_embeds: torch.Tensor | None,
-        sampling: dict[str, Any],
-        reference_images: ImageInput | Sequence[ImageInput] | None = None,
-        num_references: int | None = None,
-        reference_guidance_scale: float | None = None,
+        self, call: CoSeRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> CoSeRControl:
-        """Latents of the image, and of its references (paper, section 3.3).
-
-        Args:
-            reference_images: references instead of generated ones, for all images. Each is stretched to the size of
-                the result, or of a tile where there are several.
-            num_references: how many to generate.
-            reference_guidance_scale: of their generation, which is that of stock Stable Diffusion.
-
-        The others are those of `SuperResolutionPipeline.prepare_control`.
-
-        Raises:
-            ValueError: if `num_references` is no number from 1 on.
-        """
-        tiles = {"tile_size": sampling["tile_size"], "tile_overlap": sampling["tile_overlap"]}
-        copies = len(noise) // len(image)
-        lr = image_latents
+        """Encode the image, and encode or generate its references (paper, section 3.3)."""
+        lr = start.image_latents
         if lr is None:
-            lr = self.encode_image(image, **tiles, num_images_per_prompt=copies)
-        if reference_images is not None:
-            window = self._windows(noise, 1, **tiles)[0]
+            lr = self.encode_image(call, photo.padded, call.num_images_per_prompt)
+        if call.reference_images is not None:
+            window = self.windows(call, start.noise, 1)[0]
             size = (window.height * self.vae_scale_factor, window.width * self.vae_scale_factor)
-            encoded = self.encode_image(read_references(reference_images, size).to(image.device), **tiles)
-            return CoSeRControl(lr, [one.repeat(len(noise), 1, 1, 1) for one in encoded.split(1)])
+            encoded = self.encode_image(call, read_references(call.reference_images, size).to(lr.device))
+            return CoSeRControl(lr, [one.repeat(len(lr), 1, 1, 1) for one in encoded.split(1)])
+        numbers = range(call.num_references)
+        return CoSeRControl(lr, [self.generate_reference(call, photo, guidance, start, number) for number in numbers])
 
-        count = self._or_default("num_references", num_references)
-        check_count("num_references", count)
-        references: list[torch.Tensor] = []
-        for number in range(count):
-            if number > 0:
-                noise = self.prepare_noise(image, copies, sampling["generator"])
-            references.append(
-                self.sample_reference(
-                    noise,
-                    image_latents,
-                    None,
-                    prompt_embeds,
-                    negative_prompt_embeds,
-                    guidance_scale=self._or_default("reference_guidance_scale", reference_guidance_scale),
-                    sampling=sampling,
-                )
-            )
-        return CoSeRControl(lr, references)
-
-    def control_tiles(
-        self, control: CoSeRControl | None, num_results: int, windows: Sequence[Window], tile_batch_size: int
-    ) -> list[CoSeRControl | None]:
-        """The latents of each group of tiles; None for each, if a reference is to be generated."""
-        groups = tile_groups(windows, tile_batch_size)
-        return [None if control is None else control.tiles(group) for group in groups]
-
-    def predict_noise(
-        self,
-        latents: torch.Tensor,
-        group: int,
-        timestep: torch.Tensor,
-        controls: list[CoSeRControl | None],
-        texts: list[torch.Tensor],
-        controlnet_conditioning_scale: float,
-        cross_attention_kwargs: dict[str, Any] | None = None,
+    def generate_reference(
+        self, call: CoSeRCall, photo: Photo, guidance: Guidance, start: Start, number: int
     ) -> torch.Tensor:
-        """The noise in a group of tiles; by the stock UNet alone for a reference.
+        """Sample a reference with stock Stable Diffusion from the cognitive embedding, `[B, channels, h, w]`.
 
-        As in the official code the ControlNet gets the positive text, and what it finds serves both halves of the
-        guidance. The halves are two calls of the UNet: their texts differ in length, by the cognitive embedding.
-
-        See `SuperResolutionPipeline.predict_noise`.
+        The first starts from the same noise as the result, further ones from their own.
         """
-        tiles = len(latents) // len(texts[0])
-        texts = [text.repeat(tiles, 1, 1) for text in texts]
+        if number > 0:
+            start = start._replace(noise=self.draw_noise(call, photo))
+        denoiser = StockDenoiser(self.unet, call.cross_attention_kwargs)
+        reference_guidance = replace(guidance, scale=call.reference_guidance_scale)
+        return self.sample_reference(call, denoiser, None, reference_guidance, start)
 
-        def predict() -> torch.Tensor:
-            return self.guide(
-                [
-                    self.unet(
-                        latents,
-                        timestep,
-                        encoder_hidden_states=text,
-                        cross_attention_kwargs=cross_attention_kwargs,
-                        return_dict=False,
-                    )[0]
-                    for text in texts
-                ]
-            )
-
-        control = controls[group]
-        if control is None:
-            return predict()
-        features = {
-            name: control_features(
-                self.controlnet, latents, timestep, texts[-1], condition, controlnet_conditioning_scale
-            )
-            for name, condition in (("lr", control.lr), ("reference", torch.cat(control.references, dim=-1)))
-        }
-        with self.adapter.conditioning(**features):
-            return predict()
-
-    def decode(
-        self,
-        latents: torch.Tensor,
-        image: torch.Tensor,
-        tile_size: int,
-        tile_overlap: int,
-        cfw_weight: float | None = None,
-    ) -> torch.Tensor:
-        """Images from scaled latents, with features of `image` where there is a `cfw`.
-
-        Args:
-            cfw_weight: how much of them, from 0, which leaves them out, to 1. The default leaves them out, with a
-                warning, if the VAE is not of the kind they join.
+    def decode(self, call: CoSeRCall, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
+        """Decode scaled latents, with features of the image where there is a `cfw`.
 
         See `SuperResolutionPipeline.decode`.
-
-        Raises:
-            TypeError: if there is a `cfw_weight` and the VAE is no `AutoencoderKL`.
         """
-        if cfw_weight is None and self.cfw is not None and not has_layers_to_join(self.vae):
-            logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {type(self.vae).__name__} decodes without.")
-            cfw_weight = 0
-        weight = self._or_default("cfw_weight", cfw_weight)
+        weight = call.cfw_weight
+        if weight is None:
+            weight = self.config.call_defaults["cfw_weight"]
+            if self.cfw is not None and not has_layers_to_join(self.vae):
+                kind = type(self.vae).__name__
+                logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {kind} decodes without.")
+                weight = 0
         if self.cfw is None or weight == 0:
-            return super().decode(latents, image, tile_size, tile_overlap)
-        windows = self._windows(latents, 1, tile_size, tile_overlap)
-        copies = len(latents) // len(image)
+            return super().decode(call, photo, latents)
+        windows = self.windows(call, latents, 1)
+        copies = len(latents) // len(photo.padded)
 
         def decode_tile(tile: torch.Tensor, index: int) -> torch.Tensor:
-            seen = windows[index].crop(2 * image - 1, self.vae_scale_factor).to(self.vae.dtype)
+            seen = windows[index].crop(2 * photo.padded - 1, self.vae_scale_factor).to(self.vae.dtype)
             _, features = self.cfw.encode(self.vae, seen)
             features = [feature.repeat_interleave(copies, dim=0) for feature in features]
             return self.cfw.decode(self.vae, tile, features, weight)
 
-        return self.decode_tiles(latents, windows, decode_tile)
+        return decode_tiles(self.vae, latents, windows, self.vae_scale_factor, decode_tile)

@@ -36,20 +36,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CallT = TypeVar("CallT", bound="Call")
 
 
-def argument(help: str, default: Any = None, option: Mapping[str, Any] | None = None) -> Any:
-    """A field that is an argument of the call.
+def argument(help: str, default: Any = None, **metadata: Any) -> Any:
+    """Make a field that is an argument of the call.
 
     Args:
         help: what it means, for the pipeline's documentation.
         default: its value where the caller says nothing.
-        option: of a method's argument that is an option of the command line too: how argparse adds it.
+        metadata: `per_image=True`, if it is one for all images or a list, or a first axis, with one for each; and
+            `option`, how argparse adds it to the command line, for a method's argument that is an option there.
     """
-    return field(default=default, metadata={"help": help, "option": option})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
-def model_argument(help: str, option: Mapping[str, Any] | None = None) -> Any:
-    """An argument that may be None, and then has the value in the pipeline's `call_defaults`."""
-    return field(default=None, metadata={"help": help, "option": option, "from_model": True})
+def model_argument(help: str, **metadata: Any) -> Any:
+    """Make an argument that may be None, and then has the value in the pipeline's `call_defaults`."""
+    return argument(help, from_model=True, **metadata)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,10 +66,12 @@ class Call:
         "kinds that are read."
     )
     prompt: str | list[str] | None = argument(
-        "what is in the image, for all images or one for each; it is added to what the method says itself."
+        "what is in the image, for all images or one for each; it is added to what the method says itself.",
+        per_image=True,
     )
     negative_prompt: str | list[str] | None = model_argument(
-        "what the result should not look like, for all images or one for each."
+        "what the result should not look like, for all images or one for each.",
+        per_image=True,
     )
     upscale: float = argument(
         "any factor above 0; the result has `round(width * upscale) × round(height * upscale)` pixels.", 4.0
@@ -109,9 +112,11 @@ class Call:
         "noise to start from, `[results, channels, height, width]` at the size of the padded latents, instead of what "
         "`generator` gives."
     )
-    prompt_embeds: torch.Tensor | None = argument("`[1 or images, tokens, channels]`, instead of `prompt`.")
+    prompt_embeds: torch.Tensor | None = argument(
+        "`[1 or images, tokens, channels]`, instead of `prompt`.", per_image=True
+    )
     negative_prompt_embeds: torch.Tensor | None = argument(
-        "`[1 or images, tokens, channels]`, instead of `negative_prompt`."
+        "`[1 or images, tokens, channels]`, instead of `negative_prompt`.", per_image=True
     )
     num_images_per_prompt: int = argument("results for each image, next to each other in the output.", 1)
     output_type: str = argument(
@@ -145,6 +150,15 @@ class Call:
         check_choice("start_point", self.start_point, START_POINTS)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
+
+    def counts_per_image(self) -> dict[str, int]:
+        """How many there are of each argument that is one for all images, or one for each."""
+        given = {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(self)
+            if each.metadata.get("per_image") and getattr(self, each.name) is not None
+        }
+        return {name: 1 if isinstance(value, str) else len(value) for name, value in given.items()}
 
     @property
     def lora_scale(self) -> float | None:
@@ -184,12 +198,13 @@ def read_call(
             f"{f'did you mean {near[0]!r}? ' if near else ''}It takes {', '.join(signature.parameters)}."
         )
     given = signature.bind_partial(*args, **arguments).arguments
-    if given.get("color_fix", MODELS_OWN) == MODELS_OWN:  # None says that there is to be none
+    if given.get("color_fix", MODELS_OWN) == MODELS_OWN:
         given["color_fix"] = defaults["color_fix"]
-    for name, default in defaults.items():
+    for each in dataclasses.fields(kind):
         # Embeddings that are given take the place of a default text.
-        if name != "color_fix" and given.get(name) is None and given.get(f"{name}_embeds") is None:
-            given[name] = default
+        is_given = any(given.get(name) is not None for name in (each.name, f"{each.name}_embeds"))
+        if each.metadata.get("from_model") and not is_given:
+            given[each.name] = defaults[each.name]
     return kind(**given)
 
 

@@ -17,10 +17,10 @@ class SeeSRCall(Call):
     """The arguments of every method, and what the tagger would say of the image."""
 
     tags: str | list[str] | None = argument(
-        "instead of the tagger's: comma-separated, for all images or one text for each."
+        "instead of the tagger's: comma-separated, for all images or one text for each.", per_image=True
     )
     representation: torch.Tensor | None = argument(
-        "instead of the tagger's, `[1 or images, tokens, representation_dim]`."
+        "instead of the tagger's, `[1 or images, tokens, representation_dim]`.", per_image=True
     )
 
     def __post_init__(self) -> None:

@@ -8,10 +8,16 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
+from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
+from ..sampling.guidance import Guidance
+from ..sampling.photo import Photo, Start
+from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
+from .call import SeeSRCall
+from .denoiser import SeeSRControl, SeeSRDenoiser
 from .tagger import Tagger
 
 QUALITY_PROMPT = "clean, high-resolution, 8k"
@@ -39,6 +45,8 @@ class SeeSRPipeline(SuperResolutionPipeline):
         image = pipeline(load_image("photo.png"), upscale=4).images[0]
     """
 
+    call_class = SeeSRCall
+    denoiser_class = SeeSRDenoiser
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
@@ -67,63 +75,50 @@ class SeeSRPipeline(SuperResolutionPipeline):
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)
         self.register_modules(tagger=tagger)
 
-    def describe(  # type: ignore[override]  # every method has its own inputs here
-        self,
-        image: torch.Tensor,
-        tags: str | list[str] | None = None,
-        representation: torch.Tensor | None = None,
-    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Tags and representation of the images, from one pass of the tagger; from none if both are given.
+    def check_components(self, call: SeeSRCall) -> None:
+        """Raise ValueError, besides, if there is neither a tagger nor a representation."""
+        super().check_components(call)
+        if self.tagger is None and call.representation is None:
+            raise ValueError(
+                "The pipeline has no tagger to make the representation of the image: load one (`tagger=...`), or "
+                "give `representation=`, and `tags=` for the prompt."
+            )
 
-        Args:
-            image: `[B, 3, H, W]` in [0, 1], not enlarged.
-            tags: instead of the tagger's: comma-separated, for all images or one text for each.
-            representation: instead of the tagger's, `[1 or B, tokens, representation_dim]`.
-
-        Raises:
-            ValueError: if there is no tagger and no `representation`.
-        """
-        if self.tagger is None:
-            if representation is None:
-                raise ValueError(
-                    "The pipeline has no tagger to make the representation of the image: load one (`tagger=...`), or "
-                    "give `representation=`, and `tags=` for the prompt."
-                )
-        elif tags is None or representation is None:
+    def describe(self, image: torch.Tensor, call: SeeSRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Take tags and representation of the images from one pass of the tagger; from none if the call has both."""
+        tags, representation = call.tags, call.representation
+        if self.tagger is not None and (tags is None or representation is None):
             seen = self.tagger(self.tagger.preprocess(image))
             tags = [", ".join(names) for names in self.tagger.tags(seen.logits)] if tags is None else tags
             representation = seen.representation if representation is None else representation
+        assert representation is not None
         return {"tags": tags}, {"representation": representation}
 
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        do_classifier_free_guidance: bool = True,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        lora_scale: float | None = None,
         tags: str | list[str] | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode the official prompt, "`tags`, `prompt`,clean, high-resolution, 8k", and the negative prompt.
 
         Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k". `prompt_embeds` replace the
-        whole prompt. See `SuperResolutionPipeline.encode_prompt` for the rest.
+        whole prompt. See `PromptEncoder.encode_prompt` for the rest.
 
         Raises:
             ValueError: if `tags` and `prompt` are lists of different lengths.
         """
-        if prompt_embeds is None:
+        if options.get("prompt_embeds") is None:
             prompt = full_prompts(as_texts(tags or ""), as_texts(prompt or ""))
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance,
-            prompt_embeds,
-            negative_prompt_embeds,
-            lora_scale,
-        )
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
         return prompt_embeds, negative_prompt_embeds
+
+    def prepare_control(
+        self, call: SeeSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
+    ) -> SeeSRControl:
+        """Take the enlarged image, and what the adapter prepares of the representation."""
+        return SeeSRControl(photo.padded, self.adapter.prepare(representation=seen["representation"]))
 
 
 def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from ..pipeline import SuperResolutionPipeline
 from .arguments import option
-from .denoiser import Denoiser, DenoiserArguments, condition_image
 from .losses import draw_noise, predicted_latents
+from .trainable import DenoiserArguments, TrainableDenoiser, condition_image
 from .validation import Enlarge, enlarge_with
 
 ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
@@ -83,7 +83,7 @@ class AdversarialLoss(nn.Module):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: TrainableDenoiser,
         scheduler: DDPMScheduler,
         latent_weight: float,
         feature_weight: float,
@@ -99,7 +99,7 @@ class AdversarialLoss(nn.Module):
 
     @classmethod
     def from_arguments(
-        cls, denoiser: Denoiser, scheduler: DDPMScheduler, arguments: AdversarialArguments
+        cls, denoiser: TrainableDenoiser, scheduler: DDPMScheduler, arguments: AdversarialArguments
     ) -> AdversarialLoss:
         """With the weights of the command line."""
         return cls(
@@ -138,7 +138,7 @@ def one_step_scheduler(scheduler: DDPMScheduler) -> DDPMScheduler:
 
 
 def enlarge_in_one_step(
-    pipeline_class: type[SuperResolutionPipeline], denoiser: Denoiser, scheduler: DDPMScheduler, **call: Any
+    pipeline_class: type[SuperResolutionPipeline], denoiser: TrainableDenoiser, scheduler: DDPMScheduler, **call: Any
 ) -> Enlarge:
     """`enlarge_with` as `AdversarialLoss` trains: in one step from the last timestep, and without guidance."""
     return enlarge_with(pipeline_class, denoiser, one_step_scheduler(scheduler), **ONE_STEP_CALL, **call)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from ..attention.control_features import control_features
 from ..cassr.activation import SCEditAdapter
 from ..cassr.adapter import CasSRAdapter
+from ..cassr.denoiser import ActivationDenoiser, CasSRControl, CasSRDenoiser
 from ..cassr.pipeline import GENERAL_PROMPT
+from ..sampling.guidance import Guidance
+from ..sampling.loop import sample
 from ..texts import encode_texts
-from .denoiser import Denoiser, condition_image, controlnet_to_train
 from .losses import draw_noise, drop_texts, predicted_latents
+from .trainable import TrainableDenoiser, condition_image, controlnet_to_train
 
 
 def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> ControlNetModel:
@@ -34,7 +38,7 @@ def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> Control
     return controlnet
 
 
-class _PromptedDenoiser(Denoiser):
+class _PromptedDenoiser(TrainableDenoiser):
     """Both stages have the general prompt, of which a share is left out."""
 
     def __init__(
@@ -53,7 +57,7 @@ class _PromptedDenoiser(Denoiser):
         return encode_texts(prompts, self.tokenizer, self.text_encoder, batch["seed"].device)
 
 
-class SCEditDenoiser(_PromptedDenoiser):
+class TrainableSCEdit(_PromptedDenoiser):
     """Predicts from the degraded crop, through the skip connections (stage 1).
 
     Args:
@@ -68,10 +72,14 @@ class SCEditDenoiser(_PromptedDenoiser):
         super().__init__(base, {"activation": activation}, {}, null_text_ratio)
         activation.attach(self.unet)
 
+    @property
+    def denoiser(self) -> ActivationDenoiser:
+        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        return ActivationDenoiser(self.unet, self.activation)
+
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
-        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
-        self.activation.set_conditioning(hints=self.activation.embed(condition_image(batch)))
-        prediction: Tensor = self.unet(noisy, timesteps, self.encode_prompts(batch)).sample
+        hints = self.activation.embed(condition_image(batch))
+        (prediction,) = self.denoiser.predict(noisy, timesteps, [self.encode_prompts(batch)], hints)
         return prediction
 
     @torch.no_grad()
@@ -86,24 +94,23 @@ class SCEditDenoiser(_PromptedDenoiser):
             guidance_scale: weight of the general prompt; up to 1 there is no guidance.
         """
         condition = condition_image(batch)
-        texts = [GENERAL_PROMPT] if guidance_scale <= 1 else [GENERAL_PROMPT, ""]
-        text = encode_texts(texts, self.tokenizer, self.text_encoder, condition.device)
-        text = text.repeat_interleave(len(condition), dim=0)
+        texts = encode_texts([GENERAL_PROMPT, ""], self.tokenizer, self.text_encoder, condition.device)
+        prompt, negative = (text.expand(len(condition), -1, -1) for text in texts.split(1))
+        guidance = Guidance(prompt, negative, guidance_scale)
         latents = self.encode(condition)
         last = torch.full_like(batch["seed"], scheduler.config.num_train_timesteps - 1)
         latents = scheduler.add_noise(latents, draw_noise(batch["seed"], latents.shape[1:], latents.device), last)
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        with self.activation.conditioning(hints=self.activation.embed(condition)):
-            for timestep in scheduler.timesteps:
-                noisy = scheduler.scale_model_input(latents.repeat(len(texts), 1, 1, 1), timestep)
-                prediction, *negative = self.unet(noisy, timestep, text).sample.chunk(len(texts))
-                for other in negative:
-                    prediction = other + guidance_scale * (prediction - other)
-                latents = scheduler.step(prediction, timestep, latents).prev_sample
+        hints = self.activation.embed(condition)
+
+        def predict_noise(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return guidance.combine(self.denoiser.predict(noisy, timestep, guidance.texts, hints))
+
+        latents = sample(predict_noise, latents, scheduler, progress_bar=partial(tqdm, disable=True))
         return self.decode(latents, batch).clamp(0, 1)
 
 
-class CasSRDenoiser(_PromptedDenoiser):
+class TrainableCasSR(_PromptedDenoiser):
     """Predicts from the degraded crop and its reference (stage 2).
 
     The reference is the batch's, made ahead by the activation; in a batch without, it is what the activation makes of
@@ -136,32 +143,23 @@ class CasSRDenoiser(_PromptedDenoiser):
         activation.attach(self.unet)
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
 
+    @property
+    def denoiser(self) -> CasSRDenoiser:
+        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        return CasSRDenoiser(self.unet, self.controlnet, self.adapter)
+
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
-        self.adapter.clear_conditioning()
-        text, condition = self.encode_prompts(batch), condition_image(batch)
-        reference = batch.get("reference")
+        text, reference = self.encode_prompts(batch), batch.get("reference")
         if reference is None:
             reference = self.activate(noisy, timesteps, text, batch)
-        features = control_features(
-            self.controlnet,
-            torch.cat([noisy, noisy]),
-            torch.cat([timesteps, timesteps]),
-            torch.cat([text, text]),
-            torch.cat([condition, reference]),
-        )
-        lr, seen = zip(*(feature.chunk(2) for feature in features), strict=True)
-        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
-        self.adapter.set_conditioning(lr=lr, reference=seen)
-        *down, middle = (sum(pair) for pair in zip(lr, seen, strict=True))
-        prediction: Tensor = self.unet(
-            noisy, timesteps, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
-        ).sample
+        control = CasSRControl(condition_image(batch), reference)
+        (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
         return prediction
 
     @torch.no_grad()
     def activate(self, noisy: Tensor, timesteps: Tensor, text: Tensor, batch: dict[str, Any]) -> Tensor:
-        """The reference [B, 3, H, W] in [0, 1] that the activation makes in one step."""
-        with self.activation.conditioning(hints=self.activation.embed(condition_image(batch))):
-            prediction = self.unet(noisy, timesteps, text).sample
+        """Make the reference [B, 3, H, W] in [0, 1] with the activation, in one step."""
+        hints = self.activation.embed(condition_image(batch))
+        (prediction,) = ActivationDenoiser(self.unet, self.activation).predict(noisy, timesteps, [text], hints)
         latents = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
         return self.decode(latents, batch).clamp(0, 1)

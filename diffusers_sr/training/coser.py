@@ -8,17 +8,18 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from ..attention.control_features import control_features
 from ..coser.adapter import CoSeRAdapter
 from ..coser.cfw import ControllableFeatureWrapping
 from ..coser.cognition import CognitiveEncoder
 from ..coser.controlnet import LatentControlNetModel
+from ..coser.denoiser import CoSeRControl, CoSeRDenoiser
+from ..sampling.denoiser import StockDenoiser
 from ..texts import encode_texts
-from .denoiser import Denoiser, condition_image
 from .losses import drop_texts, predicted_latents
+from .trainable import TrainableDenoiser, condition_image
 
 
-class CoSeRDenoiser(Denoiser):
+class TrainableCoSeR(TrainableDenoiser):
     """Predicts from the degraded crop, what the cognitive encoder sees in it, and a reference.
 
     The reference is the batch's, a photo of the like; in a batch without, it is what the stock UNet makes of the noisy
@@ -57,6 +58,11 @@ class CoSeRDenoiser(Denoiser):
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
         self.null_text_ratio = null_text_ratio
 
+    @property
+    def denoiser(self) -> CoSeRDenoiser:
+        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        return CoSeRDenoiser(self.unet, self.controlnet, self.adapter)
+
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
         if self.cfw is None:
             return super().decode(latents, batch)
@@ -66,24 +72,17 @@ class CoSeRDenoiser(Denoiser):
         return image.float() / 2 + 0.5
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
-        self.adapter.clear_conditioning()
         captions = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
         with torch.no_grad():
             words = encode_texts(captions, self.tokenizer, self.text_encoder, noisy.device)
             text = torch.cat([words, self.cognitive_encoder(batch["degraded"]).embedding.to(words)], dim=1)
-            if "reference" in batch:
-                reference = self.encode(batch["reference"])
-            else:
-                prediction = self.unet(noisy, timesteps, text).sample
+            reference = self.encode(batch["reference"]) if "reference" in batch else None
+            if reference is None:
+                (prediction,) = StockDenoiser(self.unet).predict(noisy, timesteps, [text])
                 reference = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
-        lr = self.encode(condition_image(batch))
-        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
-        self.adapter.set_conditioning(
-            lr=control_features(self.controlnet, noisy, timesteps, text, lr),
-            reference=control_features(self.controlnet, noisy, timesteps, text, reference),
-        )
-        noise: Tensor = self.unet(noisy, timesteps, text).sample
-        return noise
+        control = CoSeRControl(self.encode(condition_image(batch)), [reference])
+        (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
+        return prediction
 
 
 def _freeze_unread_features(controlnet: LatentControlNetModel, adapter: CoSeRAdapter) -> None:

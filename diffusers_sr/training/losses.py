@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..data.dataset import sample_generator
-from .denoiser import Denoiser
+from .trainable import TrainableDenoiser
 
 
 def draw_noise(seeds: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -62,7 +62,7 @@ def denoising_loss(
 class DenoisingLoss(nn.Module):
     """The training objective of Stable Diffusion, with a method's denoiser: noise on the target's latents."""
 
-    def __init__(self, denoiser: Denoiser, scheduler: DDPMScheduler) -> None:
+    def __init__(self, denoiser: TrainableDenoiser, scheduler: DDPMScheduler) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.scheduler = scheduler

@@ -9,14 +9,15 @@ from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor
 
 from ..seesr.adapter import SeeSRAdapter
+from ..seesr.denoiser import SeeSRControl, SeeSRDenoiser
 from ..seesr.pipeline import full_prompts
 from ..seesr.tagger import Tagger
 from ..texts import encode_texts
-from .denoiser import Denoiser, condition_image
 from .losses import drop_texts
+from .trainable import TrainableDenoiser, condition_image
 
 
-class SeeSRDenoiser(Denoiser):
+class TrainableSeeSR(TrainableDenoiser):
     """Predicts from the degraded crop, its representation and the photo's tags.
 
     Args:
@@ -45,6 +46,11 @@ class SeeSRDenoiser(Denoiser):
         self.null_text_ratio = null_text_ratio
         self.inference_prompt = inference_prompt
 
+    @property
+    def denoiser(self) -> SeeSRDenoiser:
+        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        return SeeSRDenoiser(self.unet, self.controlnet, self.adapter)
+
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         condition = condition_image(batch)
         captions = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
@@ -53,14 +59,6 @@ class SeeSRDenoiser(Denoiser):
         with torch.no_grad():
             text = encode_texts(captions, self.tokenizer, self.text_encoder, noisy.device)
             representation = self.tagger(self.tagger.preprocess(condition)).representation
-        # It stays in place until the next step: gradient checkpointing reads it again in the backward pass.
-        self.adapter.set_conditioning(representation=representation)
-        down, middle = self.controlnet(noisy, timesteps, text, controlnet_cond=condition, return_dict=False)
-        prediction: Tensor = self.unet(
-            noisy,
-            timesteps,
-            text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
+        control = SeeSRControl(condition, self.denoiser.adapter.prepare(representation=representation))
+        (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
         return prediction

@@ -43,7 +43,6 @@ def enlarge_with(
     pipeline.set_progress_bar_config(disable=True)
 
     def enlarge(images: Sequence[Image.Image]) -> list[Image.Image]:
-        pipeline.adapter.clear_conditioning()  # the last batch's, which training leaves in place
         return [pipeline(image, generator=torch.Generator().manual_seed(0), **call).images[0] for image in images]
 
     return enlarge

@@ -10,16 +10,16 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor
 
-from ..attention.control_features import control_features
 from ..data.dataset import PhotoCrops
 from ..data.seeds import sample_generator
 from ..texts import encode_texts
 from ..xpsr.adapter import XPSRAdapter
 from ..xpsr.constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
 from ..xpsr.degradation_prompt import describe_degradation
+from ..xpsr.denoiser import XPSRControl, XPSRDenoiser
 from ..xpsr.prompts import high_level_prompts
-from .denoiser import Denoiser, condition_image
 from .losses import drop_texts
+from .trainable import TrainableDenoiser, condition_image
 
 # Natural logarithms of the sides in pixels that photos to be enlarged may have.
 _LOG_SIDES = (math.log(48), math.log(1440))
@@ -40,7 +40,7 @@ def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
     return crops
 
 
-class XPSRDenoiser(Denoiser):
+class TrainableXPSR(TrainableDenoiser):
     """Predicts from the degraded crop, what the photo shows, and how the crop is degraded.
 
     The high-level prompt is the photo's `tags`, without the pipeline's quality prompt, as in the official code. The
@@ -80,28 +80,24 @@ class XPSRDenoiser(Denoiser):
         # What the constraint reads of the last forward.
         self._features: tuple[list[Tensor], list[Tensor]] = ([], [])
 
+    @property
+    def denoiser(self) -> XPSRDenoiser:
+        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        return XPSRDenoiser(self.unet, self.controlnet, self.adapter)
+
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         condition, low_level_prompts = self.condition(batch)
         high_level_prompts = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
         with torch.no_grad():
             texts = [*high_level_prompts, *low_level_prompts]
             high_level, low_level = encode_texts(texts, self.tokenizer, self.text_encoder, noisy.device).chunk(2)
-        prepared = [self.adapter("prepare_low_level", low_level)] if self.adapter.fuses_semantics else None
-        self.adapter.set_conditioning(low_level=prepared)
-        embedding, pixel_features = embed_with_features(self.controlnet.controlnet_cond_embedding, condition)
-        residuals = control_features(self.controlnet, noisy, timesteps, high_level, embedding)
+        controlnet, adapter = self.denoiser.controlnet, self.denoiser.adapter
+        embedding, pixel_features = embed_with_features(controlnet.controlnet_cond_embedding, condition)
+        prepared = [adapter("prepare_low_level", low_level)] if adapter.fuses_semantics else []
+        control = XPSRControl(embedding, prepared)
+        residuals = self.denoiser.residuals(noisy, timesteps, high_level, control)
         self._features = (pixel_features, residuals)
-        # Both stay in place until the next step: gradient checkpointing reads them again in the backward pass.
-        self.adapter.set_conditioning(low_level=prepared, controls=residuals)
-        *down, middle = residuals
-        prediction: Tensor = self.unet(
-            noisy,
-            timesteps,
-            high_level,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-        return prediction
+        return self.denoiser.predict_from(noisy, timesteps, high_level, residuals)
 
     def condition(self, batch: dict[str, Any]) -> tuple[Tensor, list[str]]:
         """What the ControlNet sees, `[B, 3, H, W]` in [0, 1], and the low-level prompt of each."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class PASDCall(Call):
     """The arguments of every method, and those of the high-level prompt and the start."""
 
-    high_level_prompt: str | list[str] | None = argument("what the image shows, for all images or one for each.")
+    high_level_prompt: str | list[str] | None = argument(
+        "what the image shows, for all images or one for each.", per_image=True
+    )
     captioner: CaptionerLike | None = model_argument(
         "a function that is given the images as PIL images, not enlarged, and returns the `ImagePrompts` of each, "
         'such as a `Captioner`. "measured": the low-level prompt says what `describe_degradation` measures in the '
@@ -53,16 +55,17 @@ class XPSRCall(PASDCall):
 
     low_level_prompt: str | list[str] | None = argument(
         "how good the image is, for all images or one for each.",
+        per_image=True,
         option={"metavar": "TEXT", "help": "how good the image is, instead of what a captioner or file says"},
     )
     low_level_prompt_embeds: torch.Tensor | None = argument(
-        "`[1 or images, tokens, channels]`, instead of `low_level_prompt`."
+        "`[1 or images, tokens, channels]`, instead of `low_level_prompt`.", per_image=True
     )
     negative_low_level_prompt: str | list[str] | None = model_argument(
-        "what the low-level prompt of the result should not be."
+        "what the low-level prompt of the result should not be.", per_image=True
     )
     negative_low_level_prompt_embeds: torch.Tensor | None = argument(
-        "`[1 or images, tokens, channels]`, instead of `negative_low_level_prompt`."
+        "`[1 or images, tokens, channels]`, instead of `negative_low_level_prompt`.", per_image=True
     )
     guide_low_level: bool = model_argument(
         "whether guidance is between both prompts and both negative prompts, as in the official code; otherwise the "

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from numbers import Integral
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar
 
-import PIL.Image
 import torch
+from typing_extensions import Unpack
 
-from ..attention.control_features import control_features
-from ..image.tiling import Window
 from ..pipeline import SuperResolutionPipeline
-from ..sampling.checks import check_texts
+from ..sampling.guidance import Guidance
+from ..sampling.photo import Photo, Start
+from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts, pair_texts, shorten_before
-from .adapter import LowLevel
+from .call import XPSRCall
 from .degradation_prompt import describe_degradation
+from .denoiser import XPSRControl, XPSRDenoiser
 from .prompts import ImagePrompts
-
-CaptionerLike: TypeAlias = Callable[[list[PIL.Image.Image]], list[ImagePrompts]] | Literal["measured"]
-
-
-class XPSRControl(NamedTuple):
-    """What the ControlNet is run on: images `[B, 3, H, W]` in [0, 1], or what it embeds of their tiles.
-
-    `low_level` is what the adapter prepares of the low-level prompts: of the negative ones and of the prompts, of the
-    prompts alone if they are not guided, or of none if the adapter takes none.
-    """
-
-    image: torch.Tensor
-    low_level: list[LowLevel]
 
 
 class XPSRPipeline(SuperResolutionPipeline):
@@ -57,6 +43,8 @@ class XPSRPipeline(SuperResolutionPipeline):
         image = pipeline(load_image("photo.png"), upscale=4, captioner=captioner).images[0]
     """
 
+    call_class = XPSRCall
+    denoiser_class = XPSRDenoiser
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed.",
         "num_inference_steps": 20,
@@ -74,150 +62,117 @@ class XPSRPipeline(SuperResolutionPipeline):
         "added_noise_level": 800,
     }
 
-    def describe(  # type: ignore[override]  # every method has its own inputs here
-        self,
-        image: torch.Tensor,
-        high_level_prompt: str | list[str] | None = None,
-        low_level_prompt: str | list[str] | None = None,
-        captioner: CaptionerLike | None = None,
-        quality_prompt: str | None = None,
-        negative_low_level_prompt: str | list[str] | None = None,
-        guide_low_level: bool | None = None,
-        low_level_prompt_embeds: torch.Tensor | None = None,
-        negative_low_level_prompt_embeds: torch.Tensor | None = None,
-    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """The prompts of the images: of the captioner those that are not given, and no call of it if none is missing.
+    def check_components(self, call: XPSRCall) -> None:
+        """Raise ValueError, besides, if the adapter takes no low-level prompt, or embeddings of it are missing."""
+        super().check_components(call)
+        last = self.scheduler.config.num_train_timesteps - 1
+        if call.added_noise_level > last:
+            raise ValueError(
+                f"added_noise_level={call.added_noise_level}, expected a timestep of the training, from 0 to {last}."
+            )
+        texts, embeds = call.low_level_prompt, call.low_level_prompt_embeds
+        if not self.adapter.fuses_semantics:
+            if texts is not None or embeds is not None:
+                raise ValueError(
+                    "There is a low-level prompt, but the adapter has no semantic fusion that could read it (it is "
+                    "PASD's): leave it out, and say in `prompt` or `high_level_prompt` what the image is."
+                )
+        elif embeds is None or (call.guide_low_level and call.negative_low_level_prompt_embeds is None):
+            self._check_text_encoder("low_level_prompt")
 
-        Texts and embeddings are one for all images, or one for each. Without a captioner a prompt that is not given is
-        empty, and encoded as such.
+    def describe(self, image: torch.Tensor, call: XPSRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Have the images described, as far as the call does not: no captioner is called if nothing is missing.
 
-        Args:
-            image: `[B, 3, H, W]` in [0, 1], not enlarged.
-            high_level_prompt: what the image shows.
-            low_level_prompt: how good the image is.
-            captioner: a function that is given the images as PIL images, not enlarged, and returns the `ImagePrompts`
-                of each, such as a `Captioner`. "measured": the low-level prompt says what `describe_degradation`
-                measures in the image, and there is no high-level prompt.
-            quality_prompt: follows the high-level prompt (`encode_prompt`).
-            negative_low_level_prompt: what the low-level prompt of the result should not be.
-            guide_low_level: whether guidance is between both prompts and both negative prompts, as in the official
-                code; otherwise the low-level prompt is the same in its halves (paper, Eq. 6).
-            low_level_prompt_embeds, negative_low_level_prompt_embeds: `[1 or B, tokens, channels]`, instead of texts.
+        Without a captioner a prompt that is not given is empty, and encoded as such.
 
         Raises:
-            ValueError: if a text or the captioner is none, a text and its embeddings are both given, the captioner
-                returns another number of prompts; if there is a low-level prompt and the adapter takes none; or if
-                embeddings are missing and there is no text encoder.
+            ValueError: if the captioner returns another number of prompts.
         """
-        check_texts("high_level_prompt", high_level_prompt)
-        check_texts("low_level_prompt", low_level_prompt, low_level_prompt_embeds)
-        check_texts("negative_low_level_prompt", negative_low_level_prompt, negative_low_level_prompt_embeds)
-        if quality_prompt is not None and not isinstance(quality_prompt, str):
-            raise ValueError(f"quality_prompt={quality_prompt!r}, expected one text for all images.")
-        has_low_level = self.adapter.fuses_semantics
-        if not has_low_level and (low_level_prompt is not None or low_level_prompt_embeds is not None):
-            raise ValueError(
-                "There is a low-level prompt, but the adapter has no semantic fusion that could read it (it is "
-                "PASD's): leave it out, and say in `prompt` or `high_level_prompt` what the image is."
-            )
-
-        captioner = self._or_default("captioner", captioner)
-        lacks_low_level = has_low_level and low_level_prompt is None and low_level_prompt_embeds is None
-        if captioner == "measured":
+        takes_low_level = self.adapter.fuses_semantics
+        lacks_low_level = takes_low_level and call.low_level_prompt is None and call.low_level_prompt_embeds is None
+        high_level, low_level = call.high_level_prompt, call.low_level_prompt
+        if call.captioner == "measured":
             if lacks_low_level:
-                low_level_prompt = [describe_degradation(one) for one in image]
-        elif callable(captioner):
-            if high_level_prompt is None or lacks_low_level:
-                prompts = captioner(self.image_processor.postprocess(image, "pil"))
-                if len(prompts) != len(image):
-                    raise ValueError(
-                        f"The captioner returned {len(prompts)} prompts for {len(image)} images: it has to return one "
-                        "`ImagePrompts` for each."
-                    )
-                if high_level_prompt is None:
-                    high_level_prompt = [each.high_level for each in prompts]
-                if lacks_low_level:
-                    low_level_prompt = [each.low_level for each in prompts]
-        elif captioner is not None:
-            raise ValueError(
-                f"captioner={captioner!r}, expected a function that is given images and returns their prompts, such "
-                "as a `Captioner`, or 'measured'."
-            )
+                low_level = [describe_degradation(one) for one in image]
+        elif call.captioner is not None and (high_level is None or lacks_low_level):
+            prompts = self.caption(image, call)
+            high_level = [each.high_level for each in prompts] if high_level is None else high_level
+            low_level = [each.low_level for each in prompts] if lacks_low_level else low_level
+        texts = {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}
+        return texts, self.encode_low_level_prompts(low_level, call) if takes_low_level else {}
 
-        conditioning = {}
-        if has_low_level:
-            conditioning["low_level_prompt"], negative = self.encode_low_level_prompt(
-                low_level_prompt,
-                negative_low_level_prompt,
-                self._or_default("guide_low_level", guide_low_level),
-                low_level_prompt_embeds,
-                negative_low_level_prompt_embeds,
-                (self.cross_attention_kwargs or {}).get("scale"),
-            )
-            if negative is not None:
-                conditioning["negative_low_level_prompt"] = negative
-        return {"high_level_prompt": high_level_prompt, "quality_prompt": quality_prompt}, conditioning
+    def caption(self, image: torch.Tensor, call: XPSRCall) -> list[ImagePrompts]:
+        """Call the captioner on images `[images, 3, height, width]` in [0, 1].
 
-    def encode_low_level_prompt(
-        self,
-        low_level_prompt: str | list[str] | None = None,
-        negative_low_level_prompt: str | list[str] | None = None,
-        guide_low_level: bool = True,
-        low_level_prompt_embeds: torch.Tensor | None = None,
-        negative_low_level_prompt_embeds: torch.Tensor | None = None,
-        lora_scale: float | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode the low-level prompts and the negative ones in one call of the text encoder, as `encode_prompt` does.
-
-        Without `guide_low_level` there are no negative ones. A text that is too long is cut off, with a warning.
+        Raises:
+            ValueError: if it returns another number of prompts.
         """
-        return self._encode_pair(
+        assert callable(call.captioner)
+        prompts = call.captioner(self.image_processor.postprocess(image, "pil"))
+        if len(prompts) != len(image):
+            raise ValueError(
+                f"The captioner returned {len(prompts)} prompts for {len(image)} images: it has to return one "
+                "`ImagePrompts` for each."
+            )
+        return prompts
+
+    def encode_low_level_prompts(self, texts: str | list[str] | None, call: XPSRCall) -> dict[str, torch.Tensor]:
+        """Encode the low-level prompts, and the negative ones if they are guided, in one call of the text encoder.
+
+        A text that is too long is cut off, with a warning.
+
+        Args:
+            texts: instead of the call's `low_level_prompt`.
+        """
+        prompt, negative = self._encode_pair(
             "low_level_prompt",
-            low_level_prompt,
-            negative_low_level_prompt,
-            guide_low_level,
-            low_level_prompt_embeds,
-            negative_low_level_prompt_embeds,
-            lora_scale,
+            (texts, call.negative_low_level_prompt),
+            (call.low_level_prompt_embeds, call.negative_low_level_prompt_embeds),
+            call.guide_low_level,
+            call.lora_scale,
         )
+        return {"low_level_prompt": prompt} | ({} if negative is None else {"negative_low_level_prompt": negative})
 
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        do_classifier_free_guidance: bool = True,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        lora_scale: float | None = None,
         high_level_prompt: str | list[str] | None = None,
         quality_prompt: str | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode "`prompt`, `high_level_prompt` `quality_prompt`", and the negative prompt.
 
         Without `prompt` it is the official prompt, "`high_level_prompt` `quality_prompt`". Where that is more than the
         text encoder reads, words are left out before the quality prompt, with a warning: of the high-level prompt
         first. (In the official code the quality prompt is what is cut off.) `prompt_embeds` replace the whole prompt.
-        See `SuperResolutionPipeline.encode_prompt` for the rest.
+        See `PromptEncoder.encode_prompt` for the rest.
 
         Raises:
             ValueError: if `prompt` and `high_level_prompt` are lists of different lengths.
         """
         # Without a tokenizer no prompt can be encoded, which the base class says.
-        if prompt_embeds is None and self.tokenizer is not None:
-            ending = self._or_default("quality_prompt", quality_prompt)
+        if options.get("prompt_embeds") is None and self.tokenizer is not None:
+            ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
             prompt = [
                 shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
                 for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
             ]
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
-            prompt, negative_prompt, do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, lora_scale
-        )
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
         return prompt_embeds, negative_prompt_embeds
 
-    def prepare_latents(
-        self, noise: torch.Tensor, image_latents: torch.Tensor | None = None, added_noise_level: int | None = None
-    ) -> torch.Tensor:
-        """Latents at the first timestep: noise alone, or the image's latents under the noise of two timesteps.
+    def prepare_control(
+        self, call: XPSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
+    ) -> XPSRControl:
+        """Take the enlarged image, and what the adapter prepares of the low-level prompts."""
+        names = ["negative_low_level_prompt", "low_level_prompt"]
+        if guidance.negative_prompt_embeds is None:
+            names = names[1:]
+        low_level = [self.adapter("prepare_low_level", seen[name]) for name in names if name in seen]
+        return XPSRControl(photo.padded, low_level)
+
+    def prepare_latents(self, call: XPSRCall, start: Start, scheduler: Any) -> torch.Tensor:
+        """Make latents at the first timestep: noise alone, or the image's latents under the noise of two timesteps.
 
         The official code adds noise to the image's latents at the first timestep of the sampling, and then once more
         at `added_noise_level`. With one draw of noise as here this is, in distribution,
@@ -225,105 +180,14 @@ class XPSRPipeline(SuperResolutionPipeline):
         timesteps. As there it is scaled by the scheduler's `init_noise_sigma`; so with a scheduler that counts in
         sigmas, the UNet sees the same at the first step. One without `alphas_cumprod` (of EDM) does not know the
         noise of the training's timesteps: there the image lies under that of the first step alone.
-
-        Args:
-            added_noise_level: the second timestep, of the training: the higher, the less there is of the image.
-
-        See `SuperResolutionPipeline.prepare_latents`.
-
-        Raises:
-            ValueError: if `added_noise_level` is no training timestep.
         """
-        if image_latents is None or not hasattr(self.scheduler, "alphas_cumprod"):
-            return super().prepare_latents(noise, image_latents)
-        level = self._or_default("added_noise_level", added_noise_level)
-        last = self.scheduler.config.num_train_timesteps - 1
-        if not isinstance(level, Integral) or level < 0 or level > last:
-            raise ValueError(f"added_noise_level={level!r}, expected a timestep of the training, from 0 to {last}.")
+        if start.image_latents is None or not hasattr(scheduler, "alphas_cumprod"):
+            return super().prepare_latents(call, start, scheduler)
         # Some schedulers have timesteps between those of the training.
-        first = round(float(self.scheduler.timesteps[0]))
-        signal = float(self.scheduler.alphas_cumprod[first] * self.scheduler.alphas_cumprod[level])
-        return (signal**0.5 * image_latents + (1 - signal) ** 0.5 * noise) * self.scheduler.init_noise_sigma
-
-    def control_tiles(
-        self, control: XPSRControl, num_results: int, windows: Sequence[Window], tile_batch_size: int
-    ) -> list[XPSRControl]:
-        """What the ControlNet makes of each group of tiles before its first block; the prompts are those of all."""
-        tiles = super().control_tiles(control.image, num_results, windows, tile_batch_size)
-        return [XPSRControl(tile, control.low_level) for tile in tiles]
-
-    def denoise(
-        self,
-        latents: torch.Tensor,
-        control: torch.Tensor,
-        prompt_embeds: torch.Tensor,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        *,
-        conditioning: dict[str, torch.Tensor],
-        **sampling: Any,
-    ) -> torch.Tensor:
-        """The loop over the scheduler's timesteps; what the adapter reads of low-level prompts is prepared before it.
-
-        `conditioning` has the embeddings `low_level_prompt` and, if they are guided, `negative_low_level_prompt`. See
-        `SuperResolutionPipeline.denoise`.
-        """
-        names = ["negative_low_level_prompt", "low_level_prompt"]
-        if negative_prompt_embeds is None:
-            names = names[1:]
-        low_level = [
-            self.adapter("prepare_low_level", conditioning[name].to(latents.device, self.adapter.dtype))
-            for name in names
-            if name in conditioning
-        ]
-        # The adapter has no conditioning but what `predict_noise` gives it, which changes from step to step.
-        return super().denoise(
-            latents,
-            XPSRControl(control, low_level),
-            prompt_embeds,
-            negative_prompt_embeds,
-            conditioning={},
-            **sampling,
-        )
-
-    def predict_noise(
-        self,
-        latents: torch.Tensor,
-        group: int,
-        timestep: torch.Tensor,
-        controls: list[XPSRControl],
-        texts: list[torch.Tensor],
-        controlnet_conditioning_scale: float,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-    ) -> torch.Tensor:
-        """The noise in a group of tiles, by the ControlNet and then by the UNet, which attends to its residuals.
-
-        See `SuperResolutionPipeline.predict_noise`.
-        """
-        tiles = len(latents) // len(texts[0])
-        encoder_hidden_states = torch.cat([text.repeat(tiles, 1, 1) for text in texts])
-        latents = latents.repeat(len(texts), 1, 1, 1)
-        control = controls[group]
-        # One half without guidance, which a callback can also switch off, is that of the prompt, the last.
-        with self.adapter.conditioning(low_level=control.low_level[-len(texts) :] or None):
-            features = control_features(
-                self.controlnet,
-                latents,
-                timestep,
-                encoder_hidden_states,
-                control.image.repeat(len(texts), 1, 1, 1),
-                controlnet_conditioning_scale,
-            )
-        with self.adapter.conditioning(controls=features):
-            noise_pred = self.unet(
-                latents,
-                timestep,
-                encoder_hidden_states=encoder_hidden_states,
-                down_block_additional_residuals=features[:-1],
-                mid_block_additional_residual=features[-1],
-                cross_attention_kwargs=cross_attention_kwargs,
-                return_dict=False,
-            )[0]
-        return self.guide(noise_pred.chunk(len(texts)))
+        first = round(float(scheduler.timesteps[0]))
+        signal = float(scheduler.alphas_cumprod[first] * scheduler.alphas_cumprod[call.added_noise_level])
+        latents = signal**0.5 * start.image_latents + (1 - signal) ** 0.5 * start.noise
+        return latents * scheduler.init_noise_sigma
 
     def _count_tokens(self, text: str) -> int:
         return len(self.tokenizer(self.maybe_convert_prompt(text, self.tokenizer)).input_ids)

@@ -14,8 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from diffusers_sr.hub import METHODS
 from diffusers_sr.publishing.model_card import RENDERED, CardDetails, eval_results
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from diffusers_sr.training.denoiser import DenoiserArguments
 from diffusers_sr.training.publish import HubArguments, one_step_publisher, publisher
+from diffusers_sr.training.trainable import DenoiserArguments
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.components import components, inputs, tiny_image
 from tests.publishing.hub_stub import OWNER, TOKEN, running

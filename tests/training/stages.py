@@ -17,13 +17,13 @@ from transformers import CLIPConfig, CLIPModel
 from diffusers_sr.seesr.tagger import dape_lora_config
 from diffusers_sr.training.adversarial import AdversarialLoss
 from diffusers_sr.training.arguments import TrainingArguments
-from diffusers_sr.training.cassr import CasSRDenoiser, SCEditDenoiser
-from diffusers_sr.training.coser import CoSeRDenoiser
-from diffusers_sr.training.denoiser import Denoiser
+from diffusers_sr.training.cassr import TrainableCasSR, TrainableSCEdit
+from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
-from diffusers_sr.training.seesr import SeeSRDenoiser
-from diffusers_sr.training.xpsr import XPSRDenoiser
+from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.trainable import TrainableDenoiser
+from diffusers_sr.training.xpsr import TrainableXPSR
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from tests.components import (
     TAGS,
@@ -137,43 +137,43 @@ def base_of(parts: dict[str, Any]) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(**{name: parts[name] for name in names}, **options)
 
 
-def seesr() -> Denoiser:
+def seesr() -> TrainableDenoiser:
     parts = components("seesr")
-    return SeeSRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], parts["tagger"])
+    return TrainableSeeSR(base_of(parts), parts["controlnet"], parts["adapter"], parts["tagger"])
 
 
-def coser(with_cfw: bool = False) -> Denoiser:
+def coser(with_cfw: bool = False) -> TrainableDenoiser:
     parts = components("coser")
     cfw = parts["cfw"] if with_cfw else None
-    return CoSeRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], parts["cognitive_encoder"], cfw=cfw)
+    return TrainableCoSeR(base_of(parts), parts["controlnet"], parts["adapter"], parts["cognitive_encoder"], cfw=cfw)
 
 
-def scedit() -> Denoiser:
+def scedit() -> TrainableDenoiser:
     parts = components("cassr")
-    return SCEditDenoiser(base_of(parts), parts["activation"])
+    return TrainableSCEdit(base_of(parts), parts["activation"])
 
 
-def cassr() -> Denoiser:
+def cassr() -> TrainableDenoiser:
     parts = components("cassr")
-    return CasSRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], parts["activation"])
+    return TrainableCasSR(base_of(parts), parts["controlnet"], parts["adapter"], parts["activation"])
 
 
-def xpsr(with_constraint: bool = False) -> Denoiser:
+def xpsr(with_constraint: bool = False) -> TrainableDenoiser:
     parts = components("xpsr")
     constraint = randomise(DegradationFreeConstraint.from_controlnet(parts["controlnet"])) if with_constraint else None
-    return XPSRDenoiser(base_of(parts), parts["controlnet"], parts["adapter"], constraint, clean_ratio=0.5)
+    return TrainableXPSR(base_of(parts), parts["controlnet"], parts["adapter"], constraint, clean_ratio=0.5)
 
 
 # What makes the features of the level without attention, which nothing reads.
 UNREAD = ("denoiser.controlnet.controlnet_down_blocks.2.", "denoiser.controlnet.controlnet_down_blocks.3.")
 
 
-def denoising(denoiser: Denoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
+def denoising(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
     module = DenoisingLoss(denoiser, scheduler())
     return Stage(module, tuple(f"denoiser.{name}." for name in trained), frozen)
 
 
-def one_step(denoiser: Denoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
+def one_step(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
     """Without the losses that pull away from the pixels."""
     velocity = DDPMScheduler.from_config(scheduler().config, prediction_type="v_prediction")
     names = ("discriminator.", *(f"denoiser.{name}." for name in trained))

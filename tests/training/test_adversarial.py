@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.training.adversarial import AdversarialLoss
 from diffusers_sr.training.losses import predicted_latents
-from diffusers_sr.training.seesr import SeeSRDenoiser
+from diffusers_sr.training.seesr import TrainableSeeSR
 from tests.components import components
 
 KINDS = ["epsilon", "v_prediction"]
@@ -29,7 +29,7 @@ def module() -> AdversarialLoss:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    denoiser = SeeSRDenoiser(base, parts["controlnet"], parts["adapter"], parts["tagger"])
+    denoiser = TrainableSeeSR(base, parts["controlnet"], parts["adapter"], parts["tagger"])
     torch.manual_seed(0)
     return AdversarialLoss(denoiser, scheduler("v_prediction"), 0.1, 0.1, 0.01).train()
 

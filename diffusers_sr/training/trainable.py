@@ -11,6 +11,8 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from ..attention.adapter import AttentionAdapter
+from ..attention.recomputation import recomputed_with_conditioning
 from ..image.pixels import resize
 from .arguments import RestorationArguments, option
 
@@ -25,8 +27,10 @@ class DenoiserArguments(RestorationArguments):
     null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
 
 
-class Denoiser(nn.Module):
-    """A frozen Stable Diffusion with a method's models, of which some train. A method implements `forward`.
+class TrainableDenoiser(nn.Module):
+    """A frozen Stable Diffusion with a method's models, of which some train.
+
+    It makes of a batch what the method's `Denoiser` predicts from, in `forward`, which a method implements.
 
     Calling it with noisy latents [B, C, h, w], timesteps [B] and a batch of `PhotoCrops` gives what the scheduler's
     `prediction_type` says, [B, C, h, w].
@@ -51,18 +55,19 @@ class Denoiser(nn.Module):
             self.add_module(name, model.requires_grad_(False))
         self._trained, self._frozen = tuple(trained), tuple(frozen)
 
-    def train(self, mode: bool = True) -> Denoiser:
+    def train(self, mode: bool = True) -> TrainableDenoiser:
         super().train(mode)
         for name in ("vae", "text_encoder", *self._frozen):
             self.get_submodule(name).eval()
         return self
 
     def enable_gradient_checkpointing(self) -> None:
-        """For the UNet and those models that train and can recompute their activations."""
+        """Recompute activations of the UNet, and of those models that train and can, in the backward pass."""
+        adapters = [model for model in self.children() if isinstance(model, AttentionAdapter)]
         for name in ("unet", *self._trained):
             model: Any = self.get_submodule(name)
             if model._supports_gradient_checkpointing:
-                model.enable_gradient_checkpointing()
+                model.enable_gradient_checkpointing(recomputed_with_conditioning(*adapters))
 
     def save(self, output_dir: Path) -> None:
         """Write a folder for each model of the method, which with the base make its pipeline."""
@@ -72,7 +77,7 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Scaled latents [B, C, h, w] of `image` [B, 3, H, W] in [0, 1], in float32.
+        """Encode `image` [B, 3, H, W] in [0, 1] to scaled latents [B, C, h, w], in float32.
 
         The mean of the VAE's posterior. The official scripts draw from it, which Stable Diffusion's autoencoder makes
         so narrow that it is its mean; a small autoencoder's is wide, and its noise would be part of what has to be
@@ -82,7 +87,7 @@ class Denoiser(nn.Module):
         return latents.float()  # a scheduler computes in the type of its input
 
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
-        """The image [B, 3, H, W] of scaled latents, in [0, 1] but for what the decoder overshoots."""
+        """Decode scaled latents to an image [B, 3, H, W] in [0, 1], which the decoder may overshoot."""
         image: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return image.float() / 2 + 0.5
 
@@ -90,7 +95,7 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def extra_losses(self, latents: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Weighted losses by name, beside that of the prediction, of what the last `forward` computed on the way.
+        """Compute weighted losses by name, besides that of the prediction, from what the last `forward` saw.
 
         Args:
             latents: of the target, `[B, C, h, w]`.

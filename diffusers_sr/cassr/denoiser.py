@@ -1,0 +1,126 @@
+"""CasSR's noise prediction: of the activation (paper, stage 1), and of the result (stage 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.utils.torch_utils import unwrap_module
+
+from ..attention.control_features import control_features
+from ..attention.processors import repeat_to_batch
+from ..image.tiling import Window
+from ..sampling.denoiser import ControlledDenoiser, Denoiser, embed_condition, embedded_tiles, in_one_batch
+from .activation import SCEditAdapter
+
+ActivationModel: TypeAlias = SCEditAdapter | ControlNetModel
+
+
+class CasSRControl(NamedTuple):
+    """What the ControlNet is run on: images `[images or B, 3, H, W]` in [0, 1], or what it embeds of their tiles.
+
+    The `reference` is None if its weight, `reference_scale`, is 0.
+    """
+
+    lr: torch.Tensor
+    reference: torch.Tensor | None
+    reference_scale: float = 1.0
+
+
+class CasSRDenoiser(ControlledDenoiser):
+    """The UNet gets the weighted residuals of the image and of its reference, and attends to each by itself.
+
+    The ControlNet takes both images in one call, with the positive text; what it finds serves both halves of the
+    guidance. The weight of the image is `controlnet_conditioning_scale`; if both weights are 0, the UNet is the stock
+    one.
+    """
+
+    def control_tiles(
+        self, control: CasSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[CasSRControl]:
+        def embed(image: torch.Tensor) -> list[torch.Tensor]:
+            tiles = embedded_tiles(
+                lambda tile: [embed_condition(self.controlnet, tile)], image, num_results, groups, unit
+            )
+            return [embedding for (embedding,) in tiles]
+
+        lr = embed(control.lr)
+        reference = [None] * len(lr) if control.reference is None else embed(control.reference)
+        return [CasSRControl(*tiles, control.reference_scale) for tiles in zip(lr, reference, strict=True)]
+
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: CasSRControl
+    ) -> Sequence[torch.Tensor]:
+        both, text = in_one_batch(latents, texts)
+        weights = {"lr": self.controlnet_conditioning_scale, "reference": control.reference_scale}
+        weights = {name: weight for name, weight in weights.items() if weight != 0}
+        if not weights:
+            return self.run_unet(both, timestep, text).chunk(len(texts))
+        features = control_features(
+            self.controlnet,
+            latents.repeat(len(weights), 1, 1, 1),
+            timestep.repeat(len(weights)) if timestep.ndim else timestep,
+            repeat_to_batch(texts[-1], len(weights) * len(latents)),
+            torch.cat([getattr(control, name) for name in weights]),
+        )
+        each = [feature.chunk(len(weights)) for feature in features]
+        seen = {name: [parts[index] for parts in each] for index, name in enumerate(weights)}
+        scaled = [[weight * feature for feature in seen[name]] for name, weight in weights.items()]
+        residuals = [sum(rest, first) for first, *rest in zip(*scaled, strict=True)]
+        with self.adapter.conditioning(**seen, **{f"{name}_scale": weight for name, weight in weights.items()}):
+            return self.run_unet(both, timestep, text, residuals).chunk(len(texts))
+
+
+class ActivationDenoiser(Denoiser):
+    """Stock Stable Diffusion, steered by the image through SCEdit's tuners or through a ControlNet.
+
+    The `control` is a list: of the images the model sees, `[images, 3, H, W]` in [0, 1], or of what it embeds of their
+    tiles.
+
+    Args:
+        activation: an `SCEditAdapter` that is attached to the UNet, or a ControlNet, which is run as diffusers' own
+            pipeline runs it: with the texts of both halves of the guidance.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        activation: ActivationModel,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(unet, cross_attention_kwargs)
+        self.activation = activation
+
+    def control_tiles(
+        self, control: list[torch.Tensor], num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[list[torch.Tensor]]:
+        def embed(tile: torch.Tensor) -> list[torch.Tensor]:
+            if is_scedit(self.activation):
+                return self.activation.embed(tile)
+            return [embed_condition(self.activation, tile)]
+
+        (image,) = control
+        return embedded_tiles(embed, image, num_results, groups, unit)
+
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: list[torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        latents, text = in_one_batch(latents, texts)
+        if is_scedit(self.activation):
+            with self.activation.conditioning(hints=control):
+                return self.run_unet(latents, timestep, text).chunk(len(texts))
+        condition = control[0].repeat(len(texts), 1, 1, 1)
+        residuals = control_features(self.activation, latents, timestep, text, condition)
+        return self.run_unet(latents, timestep, text, residuals).chunk(len(texts))
+
+
+def is_activation_model(activation: Any) -> TypeGuard[ActivationModel]:
+    """Whether this is a model that samples a reference, and not a function or a word."""
+    return isinstance(unwrap_module(activation), (SCEditAdapter, ControlNetModel))
+
+
+def is_scedit(model: Any) -> TypeGuard[SCEditAdapter]:
+    """Whether this is SCEdit's adapter."""
+    return isinstance(unwrap_module(model), SCEditAdapter)

@@ -1,0 +1,56 @@
+"""Images to latents and back, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..image.tiling import Window, tiled_map
+
+
+def encode_tiles(vae: Any, image: torch.Tensor, windows: Sequence[Window], unit: int) -> torch.Tensor:
+    """Encode an image `[B, 3, H, W]` in [0, 1].
+
+    Args:
+        vae: an autoencoder of diffusers.
+        windows: the tiles, in latents.
+        unit: pixels to one latent.
+
+    Returns:
+        Unscaled: mean and logarithm of the variance of the posterior, `[B, 2 * channels, h, w]`; of an
+        `AutoencoderTiny`, which has none, the latents, `[B, channels, h, w]`.
+    """
+
+    def moments(tiles: torch.Tensor, _: int) -> torch.Tensor:
+        encoded = vae.encode(tiles)
+        result: torch.Tensor = encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
+        return result
+
+    return tiled_map(moments, (2 * image - 1).to(vae.dtype), windows, input_scale=unit)
+
+
+def decode_tiles(
+    vae: Any,
+    latents: torch.Tensor,
+    windows: Sequence[Window],
+    unit: int,
+    decode_tile: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Decode scaled latents `[B, channels, h, w]`.
+
+    Args:
+        decode_tile: given unscaled latents of a tile and the tile's number, instead of the VAE's decoder.
+
+    Returns:
+        Images `[B, 3, H, W]`, float32 in [0, 1].
+    """
+
+    def decode(tile: torch.Tensor, _: int) -> torch.Tensor:
+        image: torch.Tensor = vae.decode(tile, return_dict=False)[0]
+        return image
+
+    latents = (latents / vae.config.scaling_factor).to(vae.dtype)
+    images = tiled_map(decode_tile or decode, latents, windows, output_scale=unit)
+    return (images.float() / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,174 @@
+"""The noise prediction of a stock UNet and ControlNet with an attention adapter on both, tile by tile."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.utils.accelerate_utils import apply_forward_hook
+
+from ..attention.adapter import AttentionAdapter
+from ..attention.processors import repeat_to_batch
+from ..image.tiling import Window, crop_tiles, tiled_map
+from .guidance import Guidance
+from .loop import PredictNoise
+
+
+class Denoiser(ABC):
+    """A paper's noise prediction. The pipeline samples with it, and the trainer fits it.
+
+    The `control` it predicts from is the method's own: a tuple of what is seen in the image. The order of a batch is
+    [tile, image], with the image as the faster index, and in models that take both halves of the guidance at once
+    [half, tile, image].
+
+    Args:
+        unet: stock Stable Diffusion's.
+        cross_attention_kwargs: handed to it.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, cross_attention_kwargs: dict[str, Any] | None = None) -> None:
+        self.unet = unet
+        self.cross_attention_kwargs = cross_attention_kwargs
+
+    @abstractmethod
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: Any
+    ) -> Sequence[torch.Tensor]:
+        """Predict the noise in latents, once for each text.
+
+        Args:
+            latents: `[tiles * B, channels, h, w]`, scaled for the model.
+            timestep: of all latents, or `[tiles * B]`.
+            texts: embeddings `[B, tokens, channels]` of the prompt, or of the negative prompt and the prompt.
+            control: of these tiles, as `control_tiles` gives it.
+
+        Returns:
+            What the base's `prediction_type` says, `[tiles * B, channels, h, w]` for each text.
+        """
+
+    def control_tiles(
+        self, control: Any, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[Any]:
+        """Cut the control into groups of tiles, with everything computed that is the same at every step.
+
+        Args:
+            control: of the whole image.
+            num_results: `B`, the latents that are sampled.
+            groups: the tiles that are predicted together, in latents.
+            unit: pixels to one latent.
+        """
+        return [control] * len(groups)
+
+    def run_unet(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        text: torch.Tensor,
+        residuals: Sequence[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Run the UNet, with the residuals of a ControlNet for these latents or for a part that they repeat."""
+        down, middle = None, None
+        if residuals is not None:
+            *down, middle = (repeat_to_batch(residual, len(latents)) for residual in residuals)
+        prediction: torch.Tensor = self.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            cross_attention_kwargs=self.cross_attention_kwargs,
+            return_dict=False,
+        )[0]
+        return prediction
+
+
+class ControlledDenoiser(Denoiser):
+    """The base of the methods' denoisers: with a ControlNet, and an adapter that is attached to both.
+
+    Args:
+        controlnet: sees what the method shows it.
+        adapter: the method's new attention.
+        controlnet_conditioning_scale: weight of the ControlNet's residuals.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        adapter: AttentionAdapter,
+        controlnet_conditioning_scale: float = 1.0,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(unet, cross_attention_kwargs)
+        self.controlnet = controlnet
+        self.adapter = adapter
+        self.controlnet_conditioning_scale = controlnet_conditioning_scale
+
+
+class StockDenoiser(Denoiser):
+    """Stable Diffusion alone, one call for each text: their numbers of tokens may differ."""
+
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: None = None
+    ) -> list[torch.Tensor]:
+        return [self.run_unet(latents, timestep, repeat_to_batch(text, len(latents))) for text in texts]
+
+
+def in_one_batch(latents: torch.Tensor, texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Repeat latents and texts for one call of a model that takes both halves of the guidance."""
+    return latents.repeat(len(texts), 1, 1, 1), torch.cat([repeat_to_batch(text, len(latents)) for text in texts])
+
+
+def guided_prediction(
+    denoiser: Denoiser,
+    controls: Sequence[Any],
+    guidance: Guidance,
+    windows: Sequence[Window],
+    tile_batch_size: int,
+) -> PredictNoise:
+    """Make of a denoiser the function that a sampling loop calls: all tiles, with guidance.
+
+    Args:
+        controls: of every group of tiles, from `control_tiles`.
+        guidance: read anew in every step.
+        windows: the tiles.
+        tile_batch_size: tiles to a group.
+    """
+
+    def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        def predict_tiles(tiles: torch.Tensor, group: int) -> torch.Tensor:
+            return guidance.combine(denoiser.predict(tiles, timestep, guidance.texts, controls[group]))
+
+        return tiled_map(predict_tiles, latents, windows, tile_batch_size)
+
+    return predict_noise
+
+
+def embedded_tiles(
+    embed: Any, image: torch.Tensor, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+) -> list[list[torch.Tensor]]:
+    """Apply `embed` to the tiles of `image`, `[images, 3, H, W]`; it returns a list of what the model reads of them.
+
+    Returns:
+        For each group what `embed` returns of its tiles, `[tiles * num_results, channels, h, w]`.
+    """
+    copies = num_results // len(image)
+    tiles = (crop_tiles(image, group, unit) for group in groups)
+    return [[one.repeat_interleave(copies, dim=0) for one in embed(tile)] for tile in tiles]
+
+
+@apply_forward_hook
+def embed_condition(controlnet: ControlNetModel, image: torch.Tensor) -> torch.Tensor:
+    """Compute what the ControlNet makes of the condition image before its first block, `[B, channels, h, w]`.
+
+    Not being the ControlNet's `forward`, this has to see to offloading itself: the decorator brings a ControlNet of
+    `enable_model_cpu_offload` to its device; one of group offloading is used where its weights are.
+    """
+    embedding = controlnet.controlnet_cond_embedding
+    weight = embedding.conv_in.weight
+    device = image.device if weight.is_meta else weight.device
+    result: torch.Tensor = embedding(image.to(device, controlnet.dtype)).to(image.device)
+    return result

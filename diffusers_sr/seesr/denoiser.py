@@ -1,0 +1,51 @@
+"""SeeSR's noise prediction (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from ..attention.control_features import control_features
+from ..image.tiling import Window
+from ..sampling.denoiser import ControlledDenoiser, embed_condition, embedded_tiles, in_one_batch
+
+
+class SeeSRControl(NamedTuple):
+    """What ControlNet and adapter are given.
+
+    Args:
+        image: enlarged, `[images, 3, H, W]` in [0, 1], or what the ControlNet embeds of its tiles.
+        representation: of the image, as `SeeSRAdapter.prepare` gives it: all tiles share it.
+    """
+
+    image: torch.Tensor
+    representation: dict[str, dict[str, torch.Tensor]]
+
+
+class SeeSRDenoiser(ControlledDenoiser):
+    """Both hosts attend to the representation in both halves of the guidance, which so acts on the text alone."""
+
+    def control_tiles(
+        self, control: SeeSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[Any]:
+        tiles = embedded_tiles(
+            lambda tile: [embed_condition(self.controlnet, tile)], control.image, num_results, groups, unit
+        )
+        return [control._replace(image=embedding) for (embedding,) in tiles]
+
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: SeeSRControl
+    ) -> Sequence[torch.Tensor]:
+        latents, text = in_one_batch(latents, texts)
+        with self.adapter.conditioned(control.representation):
+            residuals = control_features(
+                self.controlnet,
+                latents,
+                timestep,
+                text,
+                control.image.repeat(len(texts), 1, 1, 1),
+                self.controlnet_conditioning_scale,
+            )
+            return self.run_unet(latents, timestep, text, residuals).chunk(len(texts))

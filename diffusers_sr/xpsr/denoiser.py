@@ -1,0 +1,63 @@
+"""XPSR's noise prediction (paper, section 3.2), and PASD's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from ..attention.control_features import control_features
+from ..image.tiling import Window
+from ..sampling.denoiser import ControlledDenoiser, embed_condition, embedded_tiles, in_one_batch
+from .adapter import LowLevel
+
+
+class XPSRControl(NamedTuple):
+    """What the ControlNet is run on.
+
+    Args:
+        image: enlarged, `[images, 3, H, W]` in [0, 1], or what the ControlNet embeds of its tiles.
+        low_level: what the adapter prepares of the low-level prompts: of the negative ones and of the prompts, of the
+            prompts alone if they are not guided, or nothing if the adapter takes none. All tiles share it.
+    """
+
+    image: torch.Tensor
+    low_level: list[LowLevel]
+
+
+class XPSRDenoiser(ControlledDenoiser):
+    """The ControlNet fuses both prompts, and the UNet attends to its residuals."""
+
+    def control_tiles(
+        self, control: XPSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[XPSRControl]:
+        tiles = embedded_tiles(
+            lambda tile: [embed_condition(self.controlnet, tile)], control.image, num_results, groups, unit
+        )
+        return [control._replace(image=embedding) for (embedding,) in tiles]
+
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: XPSRControl
+    ) -> Sequence[torch.Tensor]:
+        latents, text = in_one_batch(latents, texts)
+        # One half without guidance, which a callback can also switch off, is that of the prompt, the last.
+        control = XPSRControl(control.image.repeat(len(texts), 1, 1, 1), control.low_level[-len(texts) :])
+        residuals = self.residuals(latents, timestep, text, control)
+        return self.predict_from(latents, timestep, text, residuals).chunk(len(texts))
+
+    def residuals(
+        self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, control: XPSRControl
+    ) -> list[torch.Tensor]:
+        """Run the ControlNet on a whole batch, with its semantic fusion; see `control_features`."""
+        with self.adapter.conditioning(low_level=control.low_level or None):
+            return control_features(
+                self.controlnet, latents, timestep, text, control.image, self.controlnet_conditioning_scale
+            )
+
+    def predict_from(
+        self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, residuals: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Run the UNet on a whole batch, with pixel attention to the residuals."""
+        with self.adapter.conditioning(controls=residuals):
+            return self.run_unet(latents, timestep, text, residuals)
