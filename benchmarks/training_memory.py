@@ -60,7 +60,7 @@ from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 
 TRAINING = Path(__file__).parents[1] / "training"
-STAGES = ("dape", "seesr", "cognitive_encoder", "coser", "scedit", "cassr", "xpsr")
+STAGES = sorted(path.stem.removesuffix("_24gb") for path in (TRAINING / "recipes").glob("*_24gb.yaml"))
 GIB = 2**30
 
 # The configurations of the published models, where they are not the defaults of diffusers and transformers.
@@ -297,15 +297,12 @@ def _xpsr(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
 
 
 _DENOISERS: dict[str, Callable[[StableDiffusionPipeline, Any], TrainableDenoiser]] = {
-    "seesr": _seesr,
-    "coser": _coser,
-    "scedit": _scedit,
-    "cassr": _cassr,
-    "xpsr": _xpsr,
+    make.__name__.removeprefix("_"): make for make in (_seesr, _coser, _scedit, _cassr, _xpsr)
 }
+"""What trains a stage, by the stage's name."""
 
 
-def synthetic_batch(stage: str, arguments: TrainingArguments) -> dict[str, Any]:
+def synthetic_batch(arguments: TrainingArguments) -> dict[str, Any]:
     """A batch as `PhotoCrops` gives it."""
     count, side = arguments.train_batch_size, arguments.resolution
     batch: dict[str, Any] = {
@@ -314,7 +311,7 @@ def synthetic_batch(stage: str, arguments: TrainingArguments) -> dict[str, Any]:
         "tags": ["a photo"] * count,
         "seed": torch.arange(count),
     }
-    if stage in ("coser", "cassr"):
+    if {"references_file", "references_dir"} & vars(arguments).keys():
         batch["reference"] = torch.rand(count, 3, side, side)
     return batch
 
@@ -460,7 +457,7 @@ def main(argv: list[str] | None = None) -> None:
         stage, arguments = read_recipe(TRAINING / "recipes" / f"{name}.yaml")
         arguments.train_batch_size = options.train_batch_size or arguments.train_batch_size
         place = kind()
-        memory = step_memory(place, place.build(stage, arguments), synthetic_batch(stage, arguments), arguments)
+        memory = step_memory(place, place.build(stage, arguments), synthetic_batch(arguments), arguments)
         gc.collect()  # the models, before the next ones
         sizes = " | ".join(f"{getattr(memory, column) / GIB:.2f}" for column in columns)
         print(f"| {name} | {arguments.train_batch_size} | {sizes} |", flush=True)

@@ -1,4 +1,4 @@
-"""Puts trained small models into the package, in float16.
+"""Put trained small models into the package, in float16.
 
     python training/embed.py --base runs/base --seesr runs/seesr_adversarial --coser runs/coser_adversarial
 
@@ -10,29 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline
+import yaml
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
-from diffusers_sr import (
-    CasSRAdapter,
-    CasSRPipeline,
-    CognitiveEncoder,
-    ControllableFeatureWrapping,
-    CoSeRAdapter,
-    CoSeRPipeline,
-    LatentControlNetModel,
-    SCEditAdapter,
-    SeeSRAdapter,
-    SeeSRPipeline,
-    SuperResolutionPipeline,
-    Tagger,
-    XPSRAdapter,
-    XPSRPipeline,
-)
-from diffusers_sr.hub import BASE, BASE_COMPONENTS, MODELS
+from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class
+from diffusers_sr.training.publish import trained_models
 
 # One step is what the models were fine-tuned for. The small text encoder has little to say, so there is no guidance.
 # The wavelet colour fix keeps colours locally.
@@ -44,63 +31,65 @@ CALL_DEFAULTS: dict[str, Any] = {
     "process_size": 64,
     "color_fix": "wavelet",
 }
-METHODS: dict[str, tuple[type[SuperResolutionPipeline], dict[str, Any], dict[str, Any]]] = {
-    "seesr": (
-        SeeSRPipeline,
-        {"controlnet": ControlNetModel, "adapter": SeeSRAdapter, "tagger": Tagger},
-        CALL_DEFAULTS,
-    ),
-    "coser": (
-        CoSeRPipeline,
-        {
-            "controlnet": LatentControlNetModel,
-            "adapter": CoSeRAdapter,
-            "cognitive_encoder": CognitiveEncoder,
-            "cfw": ControllableFeatureWrapping,
-        },
-        {**CALL_DEFAULTS, "reference_guidance_scale": 1.0, "cfw_weight": 1.0},
-    ),
-    "cassr": (
-        CasSRPipeline,
-        {"controlnet": ControlNetModel, "adapter": CasSRAdapter, "activation": SCEditAdapter},
-        {**CALL_DEFAULTS, "activation_guidance_scale": 1.0},
-    ),
-    # It was trained without a quality prompt, on measured low-level prompts. The pixel attention of the last level is
-    # of all pixels to all of them, which large tiles make slow.
-    "xpsr": (
-        XPSRPipeline,
-        {"controlnet": ControlNetModel, "adapter": XPSRAdapter},
-        {**CALL_DEFAULTS, "captioner": "measured", "quality_prompt": "", "tile_size": 256, "tile_overlap": 64},
-    ),
-}
 
 
-def embed(method: str, trained: Path) -> None:
-    """Write the models of one method, from the output folder of its last training stage."""
-    pipeline_class, models, call_defaults = METHODS[method]
-    parts = {name: kind.from_pretrained(trained / name, dtype=torch.float16) for name, kind in models.items()}
-    scheduler = DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler")
-    without_base = dict.fromkeys(BASE_COMPONENTS)
-    pipeline_class(**without_base, **parts, scheduler=scheduler, call_defaults=call_defaults).save_pretrained(
-        MODELS / f"{method}-small"
+def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
+    """Write the models of one method, from the output folder of its last training stage.
+
+    Args:
+        method: one of `METHODS`.
+        trained: holds a folder for each model of the method.
+        changes: to the defaults of a call, which are otherwise those of the model that is replaced, or
+            `CALL_DEFAULTS` where there is none.
+    """
+    kind = pipeline_class(method)
+    folder = MODELS / f"{method}-small"
+    index = folder / DiffusionPipeline.config_name
+    call_defaults = json.loads(index.read_text())["call_defaults"] if index.is_file() else CALL_DEFAULTS
+    parts = {
+        name: model_class.from_pretrained(trained / name, dtype=torch.float16)
+        for name, model_class in trained_models(trained, kind).items()
+    }
+    pipeline = kind(
+        **dict.fromkeys(BASE_COMPONENTS),
+        **parts,
+        scheduler=DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler"),
+        call_defaults={**call_defaults, **changes},
     )
+    # diffusers' own method, which writes no code: the package holds the classes.
+    DiffusionPipeline.save_pretrained(pipeline, folder)
 
 
-def main() -> None:
+def named_value(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE, the value as YAML."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE, such as tile_size=256")
+    return name, yaml.safe_load(value) if value else ""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="output folder of train_base.py")
     for method in METHODS:
-        parser.add_argument(f"--{method}", type=Path, help=f"output folder of train_{method}_adversarial.py")
-    options = parser.parse_args()
+        parser.add_argument(f"--{method}", type=Path, help=f"output folder of {method}'s last training stage")
+    parser.add_argument(
+        "--call",
+        type=named_value,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="defaults of a call with the models that are given, where they are not those of the models they replace",
+    )
+    options = parser.parse_args(argv)
 
     if options.base is not None:
         base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
         base.save_pretrained(MODELS / BASE)
     for method in METHODS:
         if (trained := getattr(options, method)) is not None:
-            embed(method, trained)
-    for path in MODELS.rglob("*.py"):  # what other places need to load a pipeline; the package holds the classes
-        path.unlink()
+            embed(method, trained, dict(options.call))
     for path in MODELS.rglob("*.json"):
         if "_name_or_path" in (config := json.loads(path.read_text())):  # a folder of the machine this ran on
             del config["_name_or_path"]

@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from ..image.pixels import ImageInput, pad_to_multiple, read_references
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start, for_each_result
 from ..sampling.prompts import EncodeOptions
@@ -67,6 +68,8 @@ class CasSRPipeline(SuperResolutionPipeline):
 
     call_class = CasSRCall
     denoiser_class = CasSRDenoiser
+    paper: ClassVar[Paper] = Paper("CasSR", "2403.11451")
+    converters: ClassVar[dict[str, str]] = {"scedit": "diffusers_sr.cassr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "",
         "num_inference_steps": 50,

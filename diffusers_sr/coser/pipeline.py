@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from ..image.pixels import read_references
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_tiles
 from ..sampling.denoiser import StockDenoiser
 from ..sampling.guidance import Guidance
@@ -62,6 +63,8 @@ class CoSeRPipeline(SuperResolutionPipeline):
     denoiser_class = CoSeRDenoiser
     model_cpu_offload_seq = "cognitive_encoder->text_encoder->unet->vae"
     _optional_components: ClassVar[list[str]] = ["cfw"]
+    paper: ClassVar[Paper] = Paper("CoSeR", "2311.16512")
+    converters: ClassVar[dict[str, str]] = {"coser": "diffusers_sr.coser.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": (
             "worst quality, normal quality, low quality, low res, blurry, text, watermark, logo, banner, extra "

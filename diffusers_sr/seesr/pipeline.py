@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
 from ..sampling.prompts import EncodeOptions
@@ -48,6 +49,8 @@ class SeeSRPipeline(SuperResolutionPipeline):
     call_class = SeeSRCall
     denoiser_class = SeeSRDenoiser
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
+    paper: ClassVar[Paper] = Paper("SeeSR", "2311.16518")
+    converters: ClassVar[dict[str, str]] = {"seesr": "diffusers_sr.seesr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
         "num_inference_steps": 50,

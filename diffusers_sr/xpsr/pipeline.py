@@ -8,6 +8,7 @@ import torch
 from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
 from ..sampling.prompts import EncodeOptions
@@ -45,6 +46,9 @@ class XPSRPipeline(SuperResolutionPipeline):
 
     call_class = XPSRCall
     denoiser_class = XPSRDenoiser
+    paper: ClassVar[Paper] = Paper("XPSR", "2403.05049")
+    example_call: ClassVar[dict[str, Any]] = {"captioner": "measured"}  # which needs no language model
+    converters: ClassVar[dict[str, str]] = {"xpsr": "diffusers_sr.xpsr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed.",
         "num_inference_steps": 20,
