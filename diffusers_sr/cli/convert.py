@@ -81,4 +81,5 @@ def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Read what a docstring says before its arguments, and of each of them."""
     description, _, rest = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
     entries = re.split(r"^    (\w+): ", rest.partition("\n\n")[0], flags=re.MULTILINE)[1:]
-    return description, {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+    texts = [" ".join(text.split()).removesuffix(".") for text in entries[1::2]]
+    return description, dict(zip(entries[::2], texts, strict=True))
