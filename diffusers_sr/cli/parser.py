@@ -11,8 +11,8 @@ class CommandParser(argparse.ArgumentParser):
     """A parser of one command.
 
     Args:
-        complete: called with the parser before it reads the command's arguments, if the command is chosen: to add
-            what takes long to import.
+        complete: called once with the parser, if the command is chosen, before its arguments are read: to add what
+            takes long to import.
     """
 
     def __init__(
@@ -24,8 +24,9 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # of typeshed's overloads, all of which it stands for
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        if self.complete is not None:
-            self.complete(self)
+        complete, self.complete = self.complete, None
+        if complete is not None:
+            complete(self)
         return super().parse_known_args(args, namespace)
 
 
