@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .xpsr.adapter import XPSRAdapter
     from .xpsr.captioner import Captioner
     from .xpsr.constraint import DegradationFreeConstraint
+    from .xpsr.pasd import PASDPipeline
     from .xpsr.pipeline import XPSRPipeline
     from .xpsr.prompts import ImagePrompts
 
@@ -36,6 +37,7 @@ __all__ = [
     "DegradationFreeConstraint",
     "ImagePrompts",
     "LatentControlNetModel",
+    "PASDPipeline",
     "SCEditAdapter",
     "SeeSRAdapter",
     "SeeSRPipeline",
@@ -57,6 +59,7 @@ _MODULES = {
     "DegradationFreeConstraint": ".xpsr.constraint",
     "ImagePrompts": ".xpsr.prompts",
     "LatentControlNetModel": ".coser.controlnet",
+    "PASDPipeline": ".xpsr.pasd",
     "SCEditAdapter": ".cassr.activation",
     "SeeSRAdapter": ".seesr.adapter",
     "SeeSRPipeline": ".seesr.pipeline",

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+# Reading the list takes neither torch nor diffusers, whose import takes seconds.
+if TYPE_CHECKING:
+    import torch
 
-from .cassr.pipeline import CasSRPipeline
-from .coser.pipeline import CoSeRPipeline
-from .pipeline import SuperResolutionPipeline
-from .seesr.pipeline import SeeSRPipeline
-from .xpsr.pipeline import XPSRPipeline
+    from .pipeline import SuperResolutionPipeline
 
-METHODS: dict[str, type[SuperResolutionPipeline]] = {
-    "seesr": SeeSRPipeline,
-    "coser": CoSeRPipeline,
-    "cassr": CasSRPipeline,
-    "xpsr": XPSRPipeline,
+METHODS = {
+    "seesr": "diffusers_sr.seesr.pipeline.SeeSRPipeline",
+    "coser": "diffusers_sr.coser.pipeline.CoSeRPipeline",
+    "cassr": "diffusers_sr.cassr.pipeline.CasSRPipeline",
+    "xpsr": "diffusers_sr.xpsr.pipeline.XPSRPipeline",
+    "pasd": "diffusers_sr.xpsr.pasd.PASDPipeline",
 }
-PIPELINES = {pipeline.__name__: pipeline for pipeline in METHODS.values()}
+"""Where the pipeline class of each method is: the only list of the methods. All else is read off the class."""
 
 MODELS = Path(__file__).parent / "models"
 """Where the package keeps its own small models; `base-small` holds what they share, a Stable Diffusion pipeline."""
 
 BASE = "base-small"
 BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet")
+
+
+def pipeline_class(method: str) -> type[SuperResolutionPipeline]:
+    """Import the pipeline class of a method.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}, expected one of {', '.join(map(repr, METHODS))}.")
+    module, _, name = METHODS[method].rpartition(".")
+    kind: type[SuperResolutionPipeline] = getattr(import_module(module), name)
+    return kind
 
 
 def embedded_models() -> list[str]:
@@ -39,17 +51,17 @@ def load_pipeline(
     *,
     method: str | None = None,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     **components: Any,
 ) -> SuperResolutionPipeline:
-    """Loads a super-resolution pipeline of this package.
+    """Load a super-resolution pipeline of this package.
 
     Args:
         model: one of `embedded_models()`, such as "seesr-small" (shipped with the package, nothing is downloaded), a
             folder written by `save_pretrained` or `diffusers-sr convert`, or a Hub id.
         method: which method it has to be of, one of `METHODS`; by default any.
         device: torch device the pipeline is moved to.
-        dtype: floating-point type of the weights.
+        dtype: floating-point type of the weights, by default float32.
         components: models that take the place of the stored ones, or that the folder leaves open.
 
     Raises:
@@ -57,19 +69,27 @@ def load_pipeline(
             if there is no such method.
         OSError: if it cannot be found.
     """
-    if method is not None and method not in METHODS:
-        raise ValueError(f"method={method!r}, expected one of {', '.join(map(repr, METHODS))}.")
+    expected = None if method is None else pipeline_class(method).__name__
+
+    import torch
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
     is_embedded = model in embedded_models()
     path = str(MODELS / model) if is_embedded else model
     name = DiffusionPipeline.load_config(path)["_class_name"]
-    if name not in PIPELINES:
-        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(PIPELINES)}.")
-    if method is not None and PIPELINES[name] is not METHODS[method]:
+    if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and its name
+        name = name[-1]
+    methods = {path.rpartition(".")[2]: method for method, path in METHODS.items()}
+    if name not in methods:
+        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(methods)}.")
+    if expected is not None and name != expected:
         raise ValueError(
-            f"{model!r} holds a {name}, but method={method!r} is {METHODS[method].__name__}: give a model of this "
-            "method, or leave the method out."
+            f"{model!r} holds a {name}, but method={method!r} is {expected}: give a model of this method, or leave "
+            "the method out."
         )
+    dtype = dtype or torch.float32
     if is_embedded:
         base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
         components = {name: base.components[name] for name in BASE_COMPONENTS} | components
-    return PIPELINES[name].from_pretrained(path, dtype=dtype, **components).to(device)
+    pipeline: SuperResolutionPipeline = pipeline_class(methods[name]).from_pretrained(path, dtype=dtype, **components)
+    return pipeline.to(device)

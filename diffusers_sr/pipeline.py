@@ -58,6 +58,8 @@ class SuperResolutionPipeline(
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
+    converters: ClassVar[dict[str, str]] = {}
+    """The converters of official checkpoints, by the names `diffusers-sr convert` has for them."""
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
     _call_defaults: ClassVar[dict[str, Any]] = {}
 

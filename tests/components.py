@@ -1,58 +1,46 @@
 """Tiny random components of every method's pipeline, and the arguments of a call.
 
 `components(method)` gives what the pipeline class is constructed from, `inputs(method)` keyword arguments of a call.
+What is a method's own is in `tests/<method>/components.py`: its `parts`, its `inputs` and its `DEFAULT_TILE_SIZE`.
 All of it is built in memory from fixed seeds: real classes, nothing downloaded, and no parameter left at zero, so
 that every component makes a difference to the result.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.cassr.activation import SCEditAdapter
-from diffusers_sr.cassr.adapter import CasSRAdapter
-from diffusers_sr.coser.adapter import CoSeRAdapter
-from diffusers_sr.coser.cfw import ControllableFeatureWrapping
-from diffusers_sr.coser.cognition import CognitiveEncoder
-from diffusers_sr.coser.controlnet import LatentControlNetModel
-from diffusers_sr.seesr.adapter import SeeSRAdapter
-from diffusers_sr.seesr.tagger import Tagger
-from diffusers_sr.xpsr.adapter import XPSRAdapter
-
-METHODS = ("seesr", "coser", "cassr", "xpsr")
+from diffusers_sr.hub import METHODS
 
 TEXT_DIM = 32
-REPRESENTATION_DIM = 16
-TAGS = ("bridge", "cat", "city", "flower", "mountain", "river", "sky", "tree")
 
 
 def components(method: str) -> dict[str, Any]:
     """The components of one method's pipeline by the names of its constructor."""
-    _check(method)
+    own = _own(method)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = tiny_unet()
         tokenizer = tiny_tokenizer()
         parts = {"vae": tiny_vae(), "text_encoder": tiny_text_encoder(tokenizer), "unet": unet}
-        method_parts = {"seesr": _seesr_parts, "coser": _coser_parts, "cassr": _cassr_parts, "xpsr": _xpsr_parts}
-        parts |= method_parts[method](unet, parts["vae"])
+        parts |= own.parts(unet, parts["vae"])
     return {**{name: part.eval() for name, part in parts.items()}, "tokenizer": tokenizer, "scheduler": scheduler()}
 
 
 def inputs(method: str) -> dict[str, Any]:
     """Keyword arguments of a call: a 16×16 image to 64×64 in two steps, with guidance and both prompts."""
-    _check(method)
     return {
         "image": tiny_image(),
         "prompt": "a sharp photo",
-        **({"seesr": _seesr_inputs, "xpsr": _xpsr_inputs}.get(method, dict)()),
+        **_own(method).inputs(),
         "negative_prompt": "blur",
         "upscale": 4.0,
         "process_size": 16,
@@ -63,53 +51,16 @@ def inputs(method: str) -> dict[str, Any]:
     }
 
 
-def _seesr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
-    controlnet = tiny_controlnet()
-    adapter = randomise(SeeSRAdapter.from_hosts(unet, controlnet, REPRESENTATION_DIM))
-    return {"controlnet": controlnet, "adapter": adapter, "tagger": tiny_tagger()}
+def default_tile_size(method: str) -> int:
+    """The `tile_size` of a call that names none, as the official code or the paper has it."""
+    size: int = _own(method).DEFAULT_TILE_SIZE
+    return size
 
 
-def _coser_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
-    controlnet = randomise(LatentControlNetModel.for_unet(unet))
-    return {
-        "controlnet": controlnet,
-        "adapter": randomise(CoSeRAdapter.from_hosts(unet, controlnet)),
-        "cognitive_encoder": tiny_cognitive_encoder(),
-        "cfw": randomise(ControllableFeatureWrapping.from_vae(vae, num_rrdbs=1, growth_channels=4)),
-    }
-
-
-def _cassr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
-    controlnet = tiny_controlnet()
-    activation = randomise(SCEditAdapter.from_host(unet, hint_channels=(4, 8, 8, 8)))
-    for embedding in (controlnet.controlnet_cond_embedding, activation.hint_embedding):
-        for parameter in embedding.parameters():
-            if parameter.ndim == 4:
-                nn.init.kaiming_normal_(parameter)  # a reference is seen through nothing else
-    return {
-        "controlnet": controlnet,
-        "adapter": randomise(CasSRAdapter.from_hosts(unet, controlnet)),
-        "activation": activation,
-    }
-
-
-def _xpsr_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
-    controlnet = tiny_controlnet()
-    return {"controlnet": controlnet, "adapter": randomise(XPSRAdapter.from_hosts(unet, controlnet))}
-
-
-def _seesr_inputs() -> dict[str, Any]:
-    return {"tags": "cat, tree"}
-
-
-def _xpsr_inputs() -> dict[str, Any]:
-    """A prompt of each kind; the low-level ones as embeddings, so that a call can do without a text encoder."""
-    embeds = torch.randn(2, 1, 7, TEXT_DIM, generator=torch.Generator().manual_seed(0))
-    return {
-        "high_level_prompt": "a tree.",
-        "low_level_prompt_embeds": embeds[0],
-        "negative_low_level_prompt_embeds": embeds[1],
-    }
+def _own(method: str) -> ModuleType:
+    if method not in METHODS:
+        raise ValueError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")
+    return import_module(f"tests.{method}.components")
 
 
 def tiny_image(width: int = 16, height: int = 16, seed: int = 0) -> Image.Image:
@@ -200,49 +151,6 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def tiny_tagger() -> Tagger:
-    """A tagger of 32×32 pixels with 17 tokens, which gives some tags to `tiny_image()`."""
-    tagger = randomise(
-        Tagger(
-            tags=TAGS,
-            thresholds=[0.5] * len(TAGS),
-            image_size=32,
-            embed_dim=8,
-            depths=(1, 1),
-            num_heads=(2, 4),
-            window_size=4,
-            representation_dim=REPRESENTATION_DIM,
-            head_hidden_size=16,
-            head_num_heads=4,
-            head_intermediate_size=32,
-            head_num_layers=2,
-        )
-    )
-    for parameter in tagger.parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
-    nn.init.normal_(tagger.tagging_head.label_embed, std=3)  # the tags have to differ more than rounding errors do
-    with torch.no_grad():
-        image = torch.from_numpy(np.array(tiny_image())).permute(2, 0, 1)[None] / 255
-        tagger.tagging_head.classifier.bias -= tagger.eval()(tagger.preprocess(image)).logits.mean()
-    return tagger
-
-
-def tiny_cognitive_encoder() -> CognitiveEncoder:
-    """A cognitive encoder of three queries as wide as the text, whose CLIP sees 28×28 pixels in five tokens."""
-    clip = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 16, "num_hidden_layers": 2}
-    qformer = {"hidden_size": TEXT_DIM, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return randomise(
-        CognitiveEncoder(
-            num_queries=3,
-            srresnet_channels=8,
-            srresnet_blocks=1,
-            vision_config={**clip, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
-            qformer_config={**qformer, "cross_attention_frequency": 2},
-        )
-    )
-
-
 def scheduler() -> DDPMScheduler:
     """Stable Diffusion's noise schedule."""
     return DDPMScheduler(
@@ -256,8 +164,3 @@ def randomise(module: nn.Module) -> Any:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
     return module
-
-
-def _check(method: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")

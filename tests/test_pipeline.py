@@ -22,16 +22,13 @@ from diffusers import (
 )
 from PIL import Image
 
-from diffusers_sr.cassr.pipeline import CasSRPipeline
-from diffusers_sr.coser.pipeline import CoSeRPipeline
-from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from diffusers_sr.xpsr.pipeline import XPSRPipeline
-from tests.components import components, inputs, tiny_image, tiny_unet
+from diffusers_sr.hub import METHODS, pipeline_class
+from tests.components import components, default_tile_size, inputs, tiny_image, tiny_unet
 
 # The schedulers of diffusers give tensors to numpy functions.
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
 
-PIPELINES = {"seesr": SeeSRPipeline, "coser": CoSeRPipeline, "cassr": CasSRPipeline, "xpsr": XPSRPipeline}
+PIPELINES = {method: pipeline_class(method) for method in METHODS}
 
 
 @pytest.fixture(params=PIPELINES)
@@ -323,12 +320,13 @@ def test_the_start_has_the_noise_of_the_first_step(pipeline, method, scheduler):
     torch.testing.assert_close(started.std(), pipeline.prepare_latents(noise).std(), atol=0, rtol=0.02)
 
 
-def test_the_start_from_the_image(pipeline, method):
+def test_the_start_from_the_image(pipeline):
     noise, image_latents = torch.randn(2, 1, 4, 8, 8)
     pipeline.scheduler.set_timesteps(2)
     assert torch.equal(pipeline.prepare_latents(noise), noise)
     signals = pipeline.scheduler.alphas_cumprod
-    signal = signals[501] * signals[800] if method == "xpsr" else signals[999]
+    level = pipeline.config.call_defaults.get("added_noise_level")
+    signal = signals[999] if level is None else signals[501] * signals[level]
     expected = signal**0.5 * image_latents + (1 - signal) ** 0.5 * noise
     torch.testing.assert_close(pipeline.prepare_latents(noise, image_latents), expected)
 
@@ -580,8 +578,7 @@ def test_defaults_of_the_pipeline(method):
     assert pipeline.num_timesteps == 3
     assert pipeline.guidance_scale == 2.0
     assert image.shape == (1, 64, 64, 3)
-    tile_sizes = {"seesr": 768, "coser": 512, "cassr": 512, "xpsr": 2560}
-    assert pipeline.config.call_defaults["tile_size"] == tile_sizes[method]
+    assert pipeline.config.call_defaults["tile_size"] == default_tile_size(method)
     with pytest.raises(ValueError, match=r"\['steps'\], but can have .*'num_inference_steps'"):
         build(method, call_defaults={"steps": 3})
 

@@ -19,6 +19,7 @@ from ..attention.processors import repeat_to_batch
 from ..image.pixels import ImageInput, pad_to_multiple, read_references
 from ..image.tiling import Window, crop_tiles, tile_groups
 from ..pipeline import Generators, SuperResolutionPipeline, embed_condition, for_each_result
+from ..publishing.paper import Paper
 from ..sampling.checks import check_count, check_number
 from ..texts import as_texts
 from .activation import SCEditAdapter
@@ -76,6 +77,8 @@ class CasSRPipeline(SuperResolutionPipeline):
         image = pipeline(load_image("photo.png"), upscale=4).images[0]
     """
 
+    paper: ClassVar[Paper] = Paper("CasSR", "2403.11451")
+    converters: ClassVar[dict[str, str]] = {"scedit": "diffusers_sr.cassr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "",
         "num_inference_steps": 50,

@@ -16,6 +16,7 @@ from ..attention.control_features import control_features
 from ..image.pixels import ImageInput, read_references
 from ..image.tiling import Window, crop_tiles, tile_groups
 from ..pipeline import Generators, SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..sampling.checks import check_count
 from .adapter import CoSeRAdapter
 from .cfw import ControllableFeatureWrapping, has_layers_to_join
@@ -73,6 +74,8 @@ class CoSeRPipeline(SuperResolutionPipeline):
 
     model_cpu_offload_seq = "cognitive_encoder->text_encoder->unet->vae"
     _optional_components: ClassVar[list[str]] = ["cfw"]
+    paper: ClassVar[Paper] = Paper("CoSeR", "2311.16512")
+    converters: ClassVar[dict[str, str]] = {"coser": "diffusers_sr.coser.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": (
             "worst quality, normal quality, low quality, low res, blurry, text, watermark, logo, banner, extra "

@@ -26,7 +26,8 @@ def wavelet(image: torch.Tensor, reference: torch.Tensor, levels: int = 5) -> to
     """
     result = torch.empty_like(image)
     # One channel at a time: with its intermediates an image at once would need several times its own memory.
-    planes = (tensor.flatten(0, 1).split(1) for tensor in (result, image, reference))
+    # They are views however the batch lies in memory, which `flatten(0, 1)` of one that is channels-last is not.
+    planes = ([plane for one in tensor for plane in one.split(1)] for tensor in (result, image, reference))
     for result_plane, image_plane, reference_plane in zip(*planes, strict=True):
         coarse = reference_plane - image_plane
         for level in range(levels):

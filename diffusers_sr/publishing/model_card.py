@@ -11,21 +11,13 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .stubs import PACKAGE
+
 CODE_LICENSE = "apache-2.0"
 PICTURES = "pictures"
 """The folder of a repository that holds what its card shows."""
 
 RENDERED = "<!-- Rendered by diffusers-sr, and anew with the next upload. To keep what you write, delete this. -->"
-
-# Names and arXiv numbers of the methods, by pipeline class.
-_PAPERS = {
-    "SeeSRPipeline": ("SeeSR", "2311.16518"),
-    "CoSeRPipeline": ("CoSeR", "2311.16512"),
-    "CasSRPipeline": ("CasSR", "2403.11451"),
-    "XPSRPipeline": ("XPSR", "2403.05049"),
-}
-# What an example has to say in a call, beside the image. "measured" needs no language model.
-_EXAMPLE_CALLS = {"XPSRPipeline": {"captioner": "measured"}}
 
 # Measures of `diffusers_sr.evaluation.measures`: the Hub's name of their kind, and that of a column.
 _MEASURES = {
@@ -105,25 +97,26 @@ def picture_paths(details: CardDetails) -> dict[str, Path]:
 
 def render_model_card(
     repo_id: str,
-    pipeline_class: type,
+    pipeline_class: type[Any],
     details: CardDetails,
-    components: Mapping[str, str] | None = None,
+    components: Mapping[str, type] | None = None,
     call_defaults: Mapping[str, Any] | None = None,
 ) -> ModelCard:
     """The card of a repository.
 
     Args:
         repo_id: its full id on the Hub.
-        pipeline_class: of the method, one of this package or derived from one.
+        pipeline_class: of the method, one of this package or derived from one; it says the `paper` and, with
+            `example_call`, which arguments of a call an example needs besides the image.
         details: what else is known.
-        components: class names by component, if the repository holds these models alone, to be used with a base.
+        components: classes by component, if the repository holds these models alone, to be used with a base.
         call_defaults: which of the pipeline's defaults the example has to set, as such a repository cannot hold them.
 
     Raises:
         ValueError: if the repository holds no base and none is named.
     """
-    own = next(kind.__name__ for kind in pipeline_class.__mro__ if kind.__name__ in _PAPERS)
-    method, arxiv = _PAPERS[own]
+    own = next(kind for kind in pipeline_class.__mro__ if _package(kind) == PACKAGE).__name__
+    paper = pipeline_class.paper
     license = details.license or details.base_license
     name = repo_id.rpartition("/")[2]
     training = None if details.training is None else _recipe(details.training)
@@ -135,28 +128,29 @@ def render_model_card(
             "diffusers",
             *(["diffusers-training"] if training is not None else []),
             "super-resolution",
-            method.lower(),
-            f"arxiv:{arxiv}",
+            paper.name.lower(),
+            f"arxiv:{paper.arxiv}",
         ],
         base_model=details.base_model if is_hub_id(details.base_model) else None,
         datasets=dataset if is_hub_id(dataset := (training or {}).get("dataset_name")) else None,
         model_name=name,
         eval_results=list(details.results) or None,
     )
+    call = _call(pipeline_class.example_call)
     if components is None:
-        example = _pipeline_example(repo_id, own)
+        example = _pipeline_example(repo_id, own, call)
     else:
         if details.base_model is None:
             raise ValueError(f"{repo_id} holds only {sorted(components)}: name the base_model they belong to.")
-        example = _components_example(repo_id, own, shareable(details.base_model), components, call_defaults or {})
+        base = shareable(details.base_model)
+        example = _components_example(repo_id, own, base, components, call_defaults or {}, call)
     return ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
         rendered=RENDERED,
         name=name,
         repo_id=repo_id,
-        method=method,
-        arxiv=arxiv,
+        paper=paper,
         base=_linked(details.base_model),
         components=list(components or ()),
         example=example,
@@ -192,44 +186,53 @@ def _linked(model: str | None) -> str | None:
     return f"[`{model}`](https://huggingface.co/{model})" if is_hub_id(model) else f"`{Path(model).name}`"
 
 
-def _call(own: str) -> str:
-    options = "".join(f", {name}={value!r}" for name, value in _EXAMPLE_CALLS.get(own, {}).items()).replace("'", '"')
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _call(arguments: Mapping[str, Any]) -> str:
+    options = "".join(f", {name}={value!r}" for name, value in arguments.items()).replace("'", '"')
     return f'image = pipeline(Image.open("photo.png"), upscale=4{options}).images[0]\nimage.save("enlarged.png")'
 
 
-def _pipeline_example(repo_id: str, own: str) -> str:
+def _pipeline_example(repo_id: str, own: str, call: str) -> str:
     return f"""import torch
 from PIL import Image
-from diffusers_sr import {own}
+from {PACKAGE} import {own}
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 pipeline = {own}.from_pretrained("{repo_id}").to(device)
-{_call(own)}"""
+{call}"""
 
 
 def _components_example(
-    repo_id: str, own: str, base: str, components: Mapping[str, str], call_defaults: Mapping[str, Any]
+    repo_id: str,
+    own: str,
+    base: str,
+    components: Mapping[str, type],
+    call_defaults: Mapping[str, Any],
+    call: str,
 ) -> str:
-    import diffusers_sr
-
-    kinds = set(components.values())
-    ours = sorted(kind for kind in kinds if kind in diffusers_sr.__all__)
-    stock = sorted(kinds - set(ours))
-    from_diffusers = f"from diffusers import {', '.join(stock)}\n" if stock else ""
+    names: dict[str, set[str]] = {PACKAGE: {own}}
+    for kind in components.values():
+        names.setdefault(_package(kind), set()).add(kind.__name__)
+    ours = ", ".join(sorted(names.pop(PACKAGE)))
+    others = "".join(f"from {package} import {', '.join(sorted(names[package]))}\n" for package in sorted(names))
     models = "\n".join(
-        f'    {name}={kind}.from_pretrained("{repo_id}", subfolder="{name}"),' for name, kind in components.items()
+        f'    {name}={kind.__name__}.from_pretrained("{repo_id}", subfolder="{name}"),'
+        for name, kind in components.items()
     )
     defaults = f"\n    call_defaults={dict(call_defaults)!r}," if call_defaults else ""
     return f"""import torch
-{from_diffusers}from PIL import Image
-from diffusers_sr import {", ".join(sorted([*ours, own]))}
+{others}from PIL import Image
+from {PACKAGE} import {ours}
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 pipeline = {own}.from_pretrained(
     "{base}",
 {models}{defaults}
 ).to(device)
-{_call(own)}"""
+{call}"""
 
 
 def _results_table(results: Sequence[EvalResult]) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import CommitInfo
 
 from .model_card import CardDetails, picture_paths, render_model_card
+from .paper import Paper
 from .repository import create_repository, folder_files, upload_files
-from .stubs import PIPELINE_FILE, holds_only_stubs, write_stubs
+from .stubs import PIPELINE_FILE, holds_only_stubs, index_class_name, write_stubs
 
 
 class PublishablePipeline(DiffusionPipeline):
@@ -23,9 +24,14 @@ class PublishablePipeline(DiffusionPipeline):
     other code.
     """
 
+    paper: ClassVar[Paper]
+    """What the model card credits."""
+    example_call: ClassVar[dict[str, Any]] = {}
+    """The arguments that the example in the model card needs, besides the image."""
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load a pipeline from a folder or a Hub id; as `DiffusionPipeline.from_pretrained`, but for the trust.
+        """Load a pipeline from a folder or a Hub id, as `DiffusionPipeline.from_pretrained` does, but for the trust.
 
         `trust_remote_code=True` is only needed for code that this package would not have written.
 
@@ -44,6 +50,18 @@ class PublishablePipeline(DiffusionPipeline):
         pipeline = super().from_pretrained(folder, **{**kwargs, "trust_remote_code": trusted})
         pipeline.register_to_config(_name_or_path=name)
         return pipeline
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read `model_index.json`, without the file that holds the class where that is known: it is this one.
+
+        diffusers would run the file, also before the repository's code can be looked at.
+        """
+        index: dict[str, Any] = super()._dict_from_json_file(json_file)
+        for kind in cls.__mro__:
+            if index.get("_class_name") == index_class_name(kind):
+                index["_class_name"] = kind.__name__
+        return index
 
     def save_pretrained(
         self,

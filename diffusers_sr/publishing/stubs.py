@@ -1,8 +1,9 @@
 """The code files of a pipeline repository: stubs that only import from this package.
 
 diffusers takes a component of another package from a Hub repository only if there is a file `<component>/<module>.py`
-beside its weights, and a pipeline class from a file `pipeline.py`. A repository with such files asks for
-`trust_remote_code=True`. What this package itself would have written needs no trust: it is known what it does.
+with its weights, and a pipeline class from a file `pipeline.py` if `model_index.json` names that file. A repository
+with such files asks for `trust_remote_code=True`. What this package itself would have written needs no trust: it is
+known what it does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PIPELINE_FILE = "pipeline.py"
+INDEX_FILE = "model_index.json"
 PACKAGE = __name__.partition(".")[0]
 
 # Repositories hold this text. If it ever changes, the earlier text has to stay known to `holds_only_stubs`, or their
@@ -41,13 +43,28 @@ def component_stub(module: str, name: str) -> str:
     return f"from {module} import {name}\n"
 
 
+def index_class_name(pipeline_class: type) -> list[str]:
+    """Name the stub too, so that diffusers finds a class of this package: the file without its suffix, and the class.
+
+    It is the value of `_class_name` in `model_index.json`.
+    """
+    return [PIPELINE_FILE.removesuffix(".py"), pipeline_class.__name__]
+
+
 def write_stubs(folder: Path, pipeline_class: type) -> None:
-    """Write the stubs of a saved pipeline into its folder: those of what is in this package.
+    """Write the stubs of a saved pipeline into its folder, those of what is in this package, and name them there.
 
     Classes of other packages have none, and load as they do without this: from a folder, once they are imported.
     """
-    for path, text in _stubs(_read_index(folder), pipeline_class).items():
+    index = _read_index(folder)
+    # `from_pipe` notes the components of the pipeline it started from, of which the folder holds nothing.
+    index = {key: value for key, value in index.items() if not (key.startswith("_") and key in _components(index))}
+    stubs = _stubs(index, pipeline_class)
+    for path, text in stubs.items():
         (folder / path).write_bytes(text.encode())
+    if PIPELINE_FILE in stubs:
+        index["_class_name"] = index_class_name(pipeline_class)
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
@@ -57,7 +74,10 @@ def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
     """
     index = _read_index(folder)
     names = [name for pair in _components(index).values() for name in pair if name is not None]
-    if not isinstance(index["_class_name"], str) or not all(_is_dotted_name(name) for name in names):
+    class_name = index["_class_name"]  # a text in folders of earlier versions
+    if not isinstance(class_name, str) and class_name != index_class_name(pipeline_class):
+        return False
+    if not all(_is_dotted_name(name) for name in names):
         return False
     stubs = _stubs(index, pipeline_class)
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix.lower() == ".py"}
@@ -74,13 +94,15 @@ def _stubs(index: dict[str, Any], pipeline_class: type) -> dict[str, str]:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     return index
 
 
 def _components(index: dict[str, Any]) -> dict[str, Any]:
     """Module and class name of each component, both None for one that is left open."""
-    return {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2}
+    pairs = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2}
+    pairs.pop("_class_name", None)
+    return pairs
 
 
 def _is_dotted_name(name: Any) -> bool:

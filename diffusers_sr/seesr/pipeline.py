@@ -10,6 +10,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
 from .tagger import Tagger
@@ -40,6 +41,8 @@ class SeeSRPipeline(SuperResolutionPipeline):
     """
 
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
+    paper: ClassVar[Paper] = Paper("SeeSR", "2311.16518")
+    converters: ClassVar[dict[str, str]] = {"seesr": "diffusers_sr.seesr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
         "num_inference_steps": 50,

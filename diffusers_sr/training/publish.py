@@ -7,15 +7,13 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import diffusers
 from diffusers import DDPMScheduler, SchedulerMixin
 from huggingface_hub import CommitInfo, ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-import diffusers_sr
 
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.model_card import CardDetails, is_hub_id, picture_paths, render_model_card
@@ -149,12 +147,12 @@ def publish(
         FileNotFoundError: if the folder lacks the ControlNet or the adapter.
         HfHubHTTPError, RuntimeError, ValueError: see `SuperResolutionPipeline.push_to_hub`.
     """
-    kinds = _trained_models(output_dir, pipeline_class)
+    kinds = trained_models(output_dir, pipeline_class)
     usual = pipeline_class._call_defaults
     call_defaults = {name: value for name, value in (call_defaults or {}).items() if value != usual.get(name)}
     details = _complete(details or CardDetails(), output_dir, base, token)
     if content == "pipeline":
-        models = {name: _model_class(kind).from_pretrained(output_dir / name) for name, kind in kinds.items()}
+        models = {name: kind.from_pretrained(output_dir / name) for name, kind in kinds.items()}
         if scheduler is not None:
             models["scheduler"] = scheduler
         pipeline = pipeline_class.from_pretrained(base, **models, call_defaults=call_defaults)
@@ -165,24 +163,34 @@ def publish(
         if scheduler is not None:
             scheduler.save_pretrained(Path(folder, "scheduler"))
             files |= folder_files(Path(folder), ["scheduler"])
-            kinds["scheduler"] = type(scheduler).__name__
+            kinds["scheduler"] = type(scheduler)
         card = render_model_card(repo_id, pipeline_class, details, kinds, call_defaults)
         return upload_files(repo_id, files, card, f"Upload {', '.join(kinds)}", token)
 
 
-def _trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipeline]) -> dict[str, str]:
-    """The class names of those components of the pipeline that the folder holds."""
+def trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipeline]) -> dict[str, Any]:
+    """The classes of those components of the pipeline that the folder holds.
+
+    Raises:
+        FileNotFoundError: if the folder lacks the ControlNet or the adapter.
+    """
     configs = {name: output_dir / name / "config.json" for name in inspect.signature(pipeline_class).parameters}
     if missing := [name for name in ("controlnet", "adapter") if not configs[name].is_file()]:
         raise FileNotFoundError(
             f"{output_dir} has no folder {' and no folder '.join(missing)}: give the output folder of a trainer of "
             f"{pipeline_class.__name__}."
         )
-    return {name: json.loads(path.read_text())["_class_name"] for name, path in configs.items() if path.is_file()}
+    return {
+        name: _model_class(json.loads(path.read_text())["_class_name"], pipeline_class)
+        for name, path in configs.items()
+        if path.is_file()
+    }
 
 
-def _model_class(name: str) -> Any:
-    return getattr(diffusers_sr if name in diffusers_sr.__all__ else diffusers, name)
+def _model_class(name: str, pipeline_class: type) -> Any:
+    """The class of that name in the first of the packages that the pipeline's class and its bases are from."""
+    packages = (import_module(kind.__module__.partition(".")[0]) for kind in pipeline_class.__mro__)
+    return next(getattr(package, name) for package in packages if hasattr(package, name))
 
 
 def _complete(details: CardDetails, output_dir: Path, base: str, token: str | None) -> CardDetails:

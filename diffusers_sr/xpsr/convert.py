@@ -14,21 +14,13 @@ from ..conversion.base import base_unet_if_equal, load_base
 from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
 from .adapter import FUSION, LOW_LEVEL, XPSRAdapter
 from .constraint import DegradationFreeConstraint
+from .pasd import PASDPipeline
 from .pipeline import XPSRPipeline
 
 BASE_MIRROR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # Flags of the official models that build what here is the adapter's and the constraint's affair.
 UNET_OPTIONS = ("up_use_lowlevel_prompt", "mid_use_lowlevel_prompt", "down_use_lowlevel_prompt")
 CONTROLNET_OPTIONS = ("return_rgbs", "use_rrdb", "use_lowlevel_prompt", "use_latent_pred")
-PASD_DEFAULTS = {
-    "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed",
-    "guidance_scale": 9.0,
-    "process_size": 768,
-    "color_fix": "wavelet",
-    "quality_prompt": "clean, high-resolution, 8k",
-    "added_noise_level": 900,
-}
-"""Of the official test script, where they differ from XPSR's."""
 
 Method: TypeAlias = Literal["xpsr", "pasd"]
 
@@ -71,7 +63,7 @@ def convert(unet: PathLike, controlnet: PathLike, output: PathLike, *, base: Pat
 
 
 def convert_pasd(unet: PathLike, controlnet: PathLike, output: PathLike, *, base: PathLike | None = None) -> None:
-    """Write a folder for `XPSRPipeline.from_pretrained` from the official PASD folders; its defaults are PASD's.
+    """Write a folder for `PASDPipeline.from_pretrained` from the official PASD folders.
 
     As in the official code the scheduler is UniPC, with the base's schedule of noise. Personalised base models take
     the place of the UNet in the written folder. The lighter architecture of the official code, `pasd_light`, is
@@ -101,11 +93,11 @@ def _convert(method: Method, unet: PathLike, controlnet: PathLike, output: PathL
             unet_model = base_unet_if_equal(unet_model, components.pop("unet"), base)
             if method == "pasd":
                 components["scheduler"] = UniPCMultistepScheduler.from_config(components["scheduler"].config)
-        XPSRPipeline(
+        pipeline_class = PASDPipeline if method == "pasd" else XPSRPipeline
+        pipeline_class(
             unet=unet_model,
             controlnet=networks.controlnet,
             adapter=networks.adapter,
-            call_defaults=PASD_DEFAULTS if method == "pasd" else None,
             **components,
         ).save_pretrained(folder)
         networks.constraint.save_pretrained(folder / "constraint")

@@ -12,6 +12,7 @@ import torch
 from ..attention.control_features import control_features
 from ..image.tiling import Window
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
 from ..sampling.checks import check_texts
 from ..texts import as_texts, pair_texts, shorten_before
 from .adapter import LowLevel
@@ -57,6 +58,9 @@ class XPSRPipeline(SuperResolutionPipeline):
         image = pipeline(load_image("photo.png"), upscale=4, captioner=captioner).images[0]
     """
 
+    paper: ClassVar[Paper] = Paper("XPSR", "2403.05049")
+    example_call: ClassVar[dict[str, Any]] = {"captioner": "measured"}  # which needs no language model
+    converters: ClassVar[dict[str, str]] = {"xpsr": "diffusers_sr.xpsr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed.",
         "num_inference_steps": 20,

@@ -17,7 +17,7 @@ from PIL import Image
 from diffusers_sr.data.dataset import PhotoCrops, list_images, read_image, split_tags
 from diffusers_sr.data.hub_photos import HubPhotos, load_rows
 from diffusers_sr.data.shards import ShardPhotos, list_shards
-from tests.components import tiny_tagger
+from tests.seesr.components import tiny_tagger
 from tests.training.runs import script
 
 

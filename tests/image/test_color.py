@@ -84,3 +84,11 @@ def test_images_fit_into_memory(fix, copies):
     with PeakMemory() as memory:
         fix(image, reference)
     assert image.nbytes <= memory.peak <= copies * image.nbytes
+
+
+@pytest.mark.parametrize("fix", [adain, wavelet])
+def test_images_that_lie_in_memory_channels_last(fix):
+    """As those of a VAE can, whose convolutions choose it."""
+    images, references = torch.rand(2, 2, 3, 8, 12)
+    result = fix(images.to(memory_format=torch.channels_last), references)
+    torch.testing.assert_close(result, fix(images, references))

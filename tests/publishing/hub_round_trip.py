@@ -11,7 +11,7 @@ from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionPipelin
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from diffusers_sr.hub import METHODS
+from diffusers_sr.hub import METHODS, load_pipeline, pipeline_class
 from diffusers_sr.publishing.model_card import RENDERED, CardDetails, eval_results
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.training.denoiser import DenoiserArguments
@@ -94,24 +94,40 @@ def run_example(repo_id, folder, monkeypatch):
 
 
 def test_pushed_pipelines_come_back(method, tmp_path):
-    pipeline = METHODS[method](**components(method))
+    kind = pipeline_class(method)
+    pipeline = kind(**components(method))
     pipeline.save_pretrained(tmp_path)
     # Not of the models themselves: rounding depends on where in the memory weights lie.
-    expected = image_of(METHODS[method].from_pretrained(tmp_path), method)
+    expected = image_of(kind.from_pretrained(tmp_path), method)
     details = CardDetails(base_model="me/base", base_license="openrail++", results=eval_results("Set5", {"gmsd": 0.2}))
     url = pipeline.push_to_hub(f"full-{method}", card=details)
 
     repo_id = f"{OWNER}/full-{method}"
     assert str(url).startswith(f"{running.url}/{repo_id}/commit/")
     assert len(running.repositories[repo_id].commits) == 2, "one, after that of an empty repository"
-    assert isinstance(json.loads(running.files(repo_id)["model_index.json"])["_class_name"], str)
-    by_class = METHODS[method].from_pretrained(repo_id)
-    by_name = DiffusionPipeline.from_pretrained(repo_id, custom_pipeline=repo_id, trust_remote_code=True)
-    for loaded in (by_class, by_name):
-        assert type(loaded) is METHODS[method]
+    by_class = kind.from_pretrained(repo_id)
+    by_trust = DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)
+    by_file = DiffusionPipeline.from_pretrained(repo_id, custom_pipeline=repo_id, trust_remote_code=True)
+    for loaded in (by_class, by_trust, by_file, load_pipeline(repo_id, method=method)):
+        assert type(loaded) is kind
         np.testing.assert_array_equal(image_of(loaded, method), expected)
     assert by_class.config._name_or_path == repo_id
-    ModelCard.load(repo_id).validate()
+    card = ModelCard.load(repo_id)
+    card.validate()
+    assert {method, f"arxiv:{kind.paper.arxiv}"} <= set(card.data.tags)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        DiffusionPipeline.from_pretrained(repo_id)
+
+
+def test_a_repository_of_an_earlier_version_comes_back(pipeline):
+    """Its index names the class alone, for which diffusers needs to be told where it is."""
+    pipeline.push_to_hub("earlier")
+    repo_id = f"{OWNER}/earlier"
+    index = {**json.loads(running.files(repo_id)["model_index.json"]), "_class_name": "SeeSRPipeline"}
+    HfApi().upload_file(path_or_fileobj=json.dumps(index).encode(), path_in_repo="model_index.json", repo_id=repo_id)
+    by_file = DiffusionPipeline.from_pretrained(repo_id, custom_pipeline=repo_id, trust_remote_code=True)
+    for loaded in (SeeSRPipeline.from_pretrained(repo_id), load_pipeline(repo_id), by_file):
+        assert type(loaded) is SeeSRPipeline
 
 
 def test_saving_with_push_uploads_the_pipeline_and_nothing_else(pipeline, tmp_path):
@@ -213,6 +229,33 @@ def test_a_training_script_publishes(base, tmp_path):
     assert "constraint" not in {path.partition("/")[0] for path in files}, "only training needs it"
     written = {str(path): path.read_bytes() for path in output_dir.rglob("*") if path.is_file()} | files
     assert [path for path, content in written.items() if TOKEN.encode() in content] == []
+
+
+def test_a_pipeline_file_that_was_changed_is_not_run(pipeline, tmp_path):
+    pipeline.push_to_hub("changed-file")
+    repo_id = f"{OWNER}/changed-file"
+    mark = tmp_path / "it-ran"
+    code = f"open({str(mark)!r}, 'w')\n".encode() + running.files(repo_id)["pipeline.py"]
+    HfApi().upload_file(path_or_fileobj=code, path_in_repo="pipeline.py", repo_id=repo_id)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SeeSRPipeline.from_pretrained(repo_id)
+    SeeSRPipeline.from_pretrained(repo_id, trust_remote_code=True)
+    assert not mark.exists()
+    DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)
+    assert mark.exists(), "it is what would have run"
+
+
+def test_an_index_that_names_other_code_is_not_trusted(pipeline, tmp_path):
+    pipeline.push_to_hub("other-file")
+    repo_id = f"{OWNER}/other-file"
+    mark = tmp_path / "it-ran"
+    index = {**json.loads(running.files(repo_id)["model_index.json"]), "_class_name": ["other", "SeeSRPipeline"]}
+    code = f"open({str(mark)!r}, 'w')\n".encode() + running.files(repo_id)["pipeline.py"]
+    for path, content in (("other.py", code), ("model_index.json", json.dumps(index).encode())):
+        HfApi().upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=repo_id)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SeeSRPipeline.from_pretrained(repo_id)
+    assert not mark.exists()
 
 
 def test_code_that_was_changed_is_not_trusted(pipeline, tmp_path):

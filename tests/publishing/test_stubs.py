@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_sr.hub import METHODS
+from diffusers_sr.hub import METHODS, pipeline_class
 from diffusers_sr.publishing.stubs import component_stub, holds_only_stubs, pipeline_stub
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from tests.components import components
@@ -30,7 +30,7 @@ def rewrite_index(folder, **entries):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_folder_of_a_method_holds_the_stub_of_its_pipeline(method):
-    assert (ROOT / "pipelines" / method / "pipeline.py").read_text() == pipeline_stub(METHODS[method])
+    assert (ROOT / "pipelines" / method / "pipeline.py").read_text() == pipeline_stub(pipeline_class(method))
 
 
 def test_a_saved_pipeline_holds_stubs_of_what_is_in_the_package(folder):
@@ -40,8 +40,22 @@ def test_a_saved_pipeline_holds_stubs_of_what_is_in_the_package(folder):
         ADAPTER_STUB: "from diffusers_sr.seesr.adapter import SeeSRAdapter\n",
         "tagger/diffusers_sr.seesr.tagger.py": component_stub("diffusers_sr.seesr.tagger", "Tagger"),
     }
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == ["pipeline", "SeeSRPipeline"]
     assert holds_only_stubs(folder, SeeSRPipeline)
     assert isinstance(SeeSRPipeline.from_pretrained(folder), SeeSRPipeline)
+
+
+def test_the_index_of_earlier_versions_is_trusted(folder):
+    rewrite_index(folder, _class_name="SeeSRPipeline")
+    assert holds_only_stubs(folder, SeeSRPipeline)
+
+
+def test_the_code_in_the_folder_is_not_what_the_class_is_taken_from(folder, tmp_path):
+    """Not even with trust: what was asked for is the installed class."""
+    mark = tmp_path / "it-ran"
+    (folder / "pipeline.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    assert type(SeeSRPipeline.from_pretrained(folder, trust_remote_code=True)) is SeeSRPipeline
+    assert not mark.exists()
 
 
 def test_a_pipeline_class_of_another_package_has_no_stub(tmp_path):
@@ -50,6 +64,7 @@ def test_a_pipeline_class_of_another_package_has_no_stub(tmp_path):
 
     OtherPipeline(**components("seesr")).save_pretrained(tmp_path)
     assert not (tmp_path / "pipeline.py").exists()
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "OtherPipeline"
     assert holds_only_stubs(tmp_path, OtherPipeline)
 
 
@@ -77,6 +92,10 @@ def test_the_stub_of_another_class_is_not_trusted(folder):
         {"adapter": [["diffusers_sr"], "SeeSRAdapter"]},
         {"_class_name": ["../other/pipeline", "SeeSRPipeline"]},
         {"_class_name": ["../other/pipeline", "SeeSRPipeline", ""]},
+        {"_class_name": ["pipeline", "SeeSRPipeline", ""]},
+        {"_class_name": ["pipeline", "CoSeRPipeline"]},
+        {"_class_name": ["other", "SeeSRPipeline"]},
+        {"_class_name": ["SeeSRPipeline"]},
     ],
 )
 def test_an_index_that_leads_to_other_code_is_not_trusted(folder, entries):

@@ -11,7 +11,8 @@ from torch import nn
 
 from diffusers_sr.attention.processors import PreparedAttnProcessor, SelfAttnProcessor, repeat_to_batch
 from diffusers_sr.seesr.adapter import SeeSRAdapter
-from tests.components import REPRESENTATION_DIM, TEXT_DIM, randomise, tiny_controlnet, tiny_unet
+from tests.components import TEXT_DIM, randomise, tiny_controlnet, tiny_unet
+from tests.seesr.components import REPRESENTATION_DIM
 
 SITE = "mid_block.attentions.0"
 KEY = "mid_block__attentions__0"

@@ -15,7 +15,8 @@ from diffusers_sr import SeeSRPipeline
 from diffusers_sr.cli.main import main
 from diffusers_sr.conversion.checkpoints import read_state_dict
 from diffusers_sr.seesr.convert import convert, load_adapter, load_tagger
-from tests.components import REPRESENTATION_DIM, components, inputs
+from tests.components import components, inputs
+from tests.seesr.components import REPRESENTATION_DIM
 
 TAGS = ["abacus", "bridge", "cat"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"

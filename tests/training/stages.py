@@ -26,17 +26,16 @@ from diffusers_sr.training.seesr import SeeSRDenoiser
 from diffusers_sr.training.xpsr import XPSRDenoiser
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from tests.components import (
-    TAGS,
     components,
     randomise,
     scheduler,
-    tiny_cognitive_encoder,
-    tiny_tagger,
     tiny_text_encoder,
     tiny_tokenizer,
     tiny_unet,
     tiny_vae,
 )
+from tests.coser.components import tiny_cognitive_encoder
+from tests.seesr.components import TAGS, tiny_tagger
 from tests.training.runs import reset_accelerate, script
 
 COUNT, SIZE = 8, 32

@@ -13,7 +13,8 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel, UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 
-from diffusers_sr import XPSRPipeline
+from diffusers_sr import PASDPipeline, XPSRPipeline
+from diffusers_sr.hub import load_pipeline
 from diffusers_sr.xpsr import convert as converters
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
@@ -163,7 +164,8 @@ def test_converted_pipeline_is_the_original_one(official: Any, tmp_path: Path) -
 def test_converted_pasd_has_its_defaults(pasd: Any, tmp_path: Path) -> None:
     folder, parts = pasd
     convert_pasd(folder / "unet", folder / "controlnet", tmp_path / "output", base=folder / "base")
-    pipeline = XPSRPipeline.from_pretrained(tmp_path / "output")
+    pipeline = load_pipeline(str(tmp_path / "output"), method="pasd")
+    assert type(pipeline) is PASDPipeline
     check_parts(pipeline, parts, ("unet", "controlnet", "adapter"))
     assert not pipeline.adapter.fuses_semantics
     assert isinstance(pipeline.scheduler, UniPCMultistepScheduler)
@@ -171,8 +173,7 @@ def test_converted_pasd_has_its_defaults(pasd: Any, tmp_path: Path) -> None:
     defaults = pipeline.config.call_defaults
     assert (defaults["guidance_scale"], defaults["added_noise_level"], defaults["process_size"]) == (9.0, 900, 768)
     assert len(DegradationFreeConstraint.from_pretrained(tmp_path / "output" / "constraint").state_dict()) == 6
-    arguments = {name: value for name, value in inputs("xpsr").items() if "low_level" not in name}
-    images = pipeline(**arguments).images
+    images = pipeline(**inputs("pasd")).images
     assert images.shape == (1, 64, 64, 3)
     assert images.std() > 1e-3
 
