@@ -6,8 +6,7 @@ import pytest
 
 from diffusers_sr import CoSeRPipeline, PASDPipeline, SeeSRPipeline, XPSRPipeline
 from diffusers_sr.cli.main import main
-from diffusers_sr.xpsr.adapter import XPSRAdapter
-from tests.components import components, randomise
+from tests.components import components
 from tests.xpsr.test_captioner import build as build_captioner
 
 CALL_DEFAULTS = {
@@ -47,9 +46,7 @@ def xpsr(tmp_path_factory) -> str:
 def pasd(tmp_path_factory) -> str:
     """The same of PASD."""
     folder = tmp_path_factory.mktemp("pasd")
-    parts = components("xpsr")
-    parts["adapter"] = randomise(XPSRAdapter.from_hosts(parts["unet"], parts["controlnet"], fusion=False))
-    PASDPipeline(**parts, call_defaults=CALL_DEFAULTS).save_pretrained(folder)
+    PASDPipeline(**components("pasd"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
     return str(folder)
 
 
