@@ -23,7 +23,7 @@ def convert(checkpoint: PathLike, output: PathLike) -> None:
 
     Args:
         checkpoint: `pytorch_model.bin`, or a folder that has it, alone or under `0_SwiftSCETuning`.
-        output: Folder to write; it appears once it is complete.
+        output: folder to write, which must not exist, or be empty; it appears once it is complete.
 
     Raises:
         FileExistsError: If `output` exists and is not an empty folder.

@@ -5,21 +5,67 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from pathlib import Path
 
-from .common import CaptionerError, choose_device, is_out_of_memory, load_captioner, report
+from ..xpsr.caption_names import LAYOUTS, PRACTICAL_MODEL
+from .captioner import CAPTIONER_HELP, MEASURED, CaptionerError, load_captioner
+from .method_options import method_arguments
+from .options import add_device, choose_device, positive_int
+from .parser import Commands
+from .terminal import is_out_of_memory, report
+
+DESCRIPTION = """\
+Describe photographs: what each shows, and how good it is.
+
+FOLDER is a folder of images (not in folders below it). What is described already is left as it is, so that a run that
+was interrupted goes on. `diffusers-sr upscale --prompts` takes the output, and so does training.
+
+A file that cannot be read is reported, and the others are still done. The exit status is 0 if all went well, 1 if
+something failed, 2 if the arguments make no sense, and 130 after an interruption.
+"""
 
 
-def caption(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    pipelines = " and ".join(method_arguments()["captioner"].pipelines)
+    command = commands.add_parser(
+        "caption",
+        help=f"describe photographs, for {pipelines}",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of prompts to write")
+    command.add_argument(
+        "--captioner", default=PRACTICAL_MODEL, metavar="MODEL", help=f"{CAPTIONER_HELP} (%(default)s)"
+    )
+    command.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="one file, found by the images' pixels, or text files found by their names (%(default)s)",
+    )
+    command.add_argument(
+        "--names", action="store_true", help=f"with `{MEASURED}`: the name of a file says what it shows"
+    )
+    command.add_argument("--batch-size", type=positive_int, default=4, help="images at once (%(default)s)")
+    add_device(command)
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr caption`."""
-    if options.names and options.captioner != "measured":
-        parser.error("argument --names: not allowed with another --captioner than measured, which says what it sees")
+    if options.names and options.captioner != MEASURED:
+        parser.error(
+            f"argument --names: not allowed with another --captioner than {MEASURED}, which says what it sees"
+        )
     device = choose_device(parser, options.device)
     from ..xpsr.caption_folder import caption_folder, measure_folder
     from ..xpsr.captioner import captioner_settings
 
     load = functools.cache(load_captioner)  # where all is described, nothing is loaded
     try:
-        if options.captioner == "measured":
+        if options.captioner == MEASURED:
             done = measure_folder(
                 options.folder,
                 options.output,

@@ -1,27 +1,85 @@
-"""`diffusers-sr convert METHOD`: make a folder to load of official checkpoints."""
+"""`diffusers-sr convert METHOD`: make a folder to load of official checkpoints.
+
+The methods are the converters that the pipelines' classes name, and their options are the converters' arguments.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
+import os
+import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any, get_args, get_type_hints
 
-from .common import quiet_libraries
+from ..hub import METHODS, pipeline_class
+from .parser import Commands
+from .terminal import quiet_libraries
 
 
-def convert(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Run `diffusers-sr convert METHOD`, whose options are the arguments of the method's converter."""
+def add_parser(commands: Commands) -> None:
+    """Add the command; its methods follow when it is chosen, since the pipelines' classes take long to import."""
+    commands.add_parser("convert", help="make a folder to load of official checkpoints", complete=_add_methods)
+
+
+def _add_methods(command: argparse.ArgumentParser) -> None:
+    methods = command.add_subparsers(required=True, metavar="METHOD")
+    for method in METHODS:
+        for name, path in pipeline_class(method).converters.items():
+            module, _, function = path.rpartition(".")
+            add_converter(methods, name, getattr(import_module(module), function))
+
+
+def add_converter(
+    methods: argparse._SubParsersAction[Any],
+    name: str,
+    converter: Callable[..., None],
+) -> None:
+    """Add a parser with an option for every argument of a converter, with the help in its docstring."""
+    description, helps = _read_docstring(converter)
+    method = methods.add_parser(
+        name,
+        help=description.partition("\n")[0],
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    method.set_defaults(run=run, converter=converter)
+    hints = get_type_hints(converter)
+    for parameter in inspect.signature(converter).parameters.values():
+        required = parameter.default is inspect.Parameter.empty
+        text = helps[parameter.name]
+        method.add_argument(
+            f"--{parameter.name.replace('_', '-')}",
+            required=required,
+            default=argparse.SUPPRESS,  # what is not given is not handed over
+            metavar="PATH" if os.PathLike[str] in get_args(hints[parameter.name]) else None,
+            help=(text if required or parameter.default is None else f"{text} ({parameter.default})").replace(
+                "%", "%%"
+            ),
+        )
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run `diffusers-sr convert METHOD`."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("diffusers_sr").setLevel(logging.INFO)
     quiet_libraries()
-    module, function = options.converter
-    converter = getattr(import_module(module), function)
     arguments = {name: value for name, value in vars(options).items() if name not in ("run", "converter")}
     try:
-        converter(**arguments)
+        options.converter(**arguments)
     except (OSError, ValueError) as error:
         print(f"diffusers-sr: {error}", file=sys.stderr)
         return 1
     print(f"Written to {options.output}")
     return 0
+
+
+def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """Read what a docstring says before its arguments, and of each of them."""
+    description, _, rest = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
+    entries = re.split(r"^    (\w+): ", rest.partition("\n\n")[0], flags=re.MULTILINE)[1:]
+    texts = [" ".join(text.split()).removesuffix(".") for text in entries[1::2]]
+    return description, dict(zip(entries[::2], texts, strict=True))

@@ -3,53 +3,84 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import (
-    CaptionerError,
-    choose_device,
-    default_dtype,
-    is_out_of_memory,
-    load_captioner,
-    quiet_libraries,
-    report,
-)
+from .captioner import MEASURED, CaptionerError, load_captioner, prompts_of
+from .method_options import add_method_options, check_together, read_method_options, refused_options
+from .models import add_model, choose_model, load_model
+from .options import add_device, choose_device, positive_float, positive_int
+from .parser import Commands
+from .terminal import is_out_of_memory, report
 
 if TYPE_CHECKING:
     from ..pipeline import SuperResolutionPipeline
-    from ..xpsr.prompts import ImagePrompts
 
-METHODS = ("seesr", "coser", "cassr", "xpsr")
-"""Those of `diffusers_sr.hub`, which takes long to import; the first is what is taken without --method."""
-MODELS = Path(__file__).parents[1] / "models"
-# The options for what only some pipelines take, by their names in `options`, with the argument of the call it is.
-METHOD_OPTIONS = {
-    "reference": "reference_images",
-    "num_references": "num_references",
-    "cfw_weight": "cfw_weight",
-    "low_level_prompt": "low_level_prompt",
-    "prompts": "captioner",
-    "captioner": "captioner",
-}
+DESCRIPTION = """\
+Enlarge photographs.
+
+INPUT is an image file or a folder, of which every image in it is taken (not in folders below it; files that are
+hidden or have no image's suffix are passed over). OUTPUT is the file to write if INPUT is one file and OUTPUT ends in
+.png, .jpg, .webp, .tif or .bmp; otherwise a folder. In a folder a result keeps the name of its input, ending in .png
+if its own kind cannot be written, and with a number if the name is taken by another result. What exists at OUTPUT is
+overwritten (or left, with --skip-existing), but never an input.
+
+EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. Output has 8 bits a
+channel.
+
+A file that cannot be read or written is reported, and the others are still done. The exit status is 0 if all went
+well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
+"""
 
 
-def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "upscale",
+        help="enlarge photographs",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="image files and folders of images")
+    command.add_argument("-o", "--output", required=True, type=Path, help="image file or folder to write")
+    add_model(command)
+    command.add_argument("--upscale", type=positive_float, default=4.0, help="factor (%(default)s)")
+    command.add_argument("--steps", type=positive_int, help="denoising steps (the model's default)")
+    command.add_argument(
+        "--guidance-scale", type=float, help="weight of the text; up to 1 is none (the model's default)"
+    )
+    command.add_argument("--prompt", help="what is in the image, added to what the model sees in it")
+    command.add_argument(
+        "--tile-size", type=positive_int, help="in output pixels; less needs less memory (the model's default)"
+    )
+    command.add_argument(
+        "--tile-overlap", type=int, help="in output pixels, less than the tile size (the model's default)"
+    )
+    command.add_argument(
+        "--color-fix", choices=("adain", "wavelet", "none"), help="how colours are kept (the model's default)"
+    )
+    command.add_argument("--skip-existing", action="store_true", help="leave results that exist, to resume a folder")
+    command.add_argument("--seed", type=int, default=0, help="of the noise, for each image anew (%(default)s)")
+    add_device(command)
+    add_method_options(command)
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr upscale`."""
+    check_together(parser, options)
+    options.model = choose_model(parser, options)
     # Imported here, and torch with them, because --help and wrong arguments can be answered without.
     from ..image.files import ImageFileError, check_output, images_in, plan_outputs, read_photo, write_photo
     from ..image.pixels import output_size
 
-    options.model = options.model or _small_model(parser, options.method or METHODS[0])
     try:
         outputs = plan_outputs(options.input, options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    method_inputs = _method_inputs(parser, options)
+    arguments = _call_arguments(options) | read_method_options(parser, options)
     device = choose_device(parser, options.device)
     pipeline: SuperResolutionPipeline | None = None
     seconds: list[float] = []
@@ -68,20 +99,20 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             check_output(photo, target, width, height)
             target.parent.mkdir(parents=True, exist_ok=True)
             if pipeline is None:
-                pipeline = _load(options, device)
+                pipeline = load_model(options, device)
                 if pipeline is None:
                     return 1
-                _check(parser, pipeline, options)
-                if options.captioner == "measured":
-                    method_inputs["captioner"] = options.captioner
+                _check(parser, pipeline, options, arguments)
+                if options.captioner == MEASURED:
+                    arguments["captioner"] = options.captioner
                 elif options.captioner is not None:
-                    method_inputs["captioner"] = load_captioner(options.captioner, device, options.dtype)
+                    arguments["captioner"] = load_captioner(options.captioner, device, options.dtype)
             if options.prompts is not None:
-                method_inputs["captioner"] = _prompts_of(source, options.prompts)
+                arguments["captioner"] = prompts_of(source, options.prompts)
             for note in photo.notes:
                 report(source, note)
             start = time.perf_counter()
-            image = enlarge(pipeline, photo.image, source.name, options, method_inputs)
+            image = enlarge(pipeline, photo.image, source.name, options.seed, arguments)
             write_photo(target, image, photo)
             seconds.append(time.perf_counter() - start)
         except CaptionerError as error:
@@ -98,31 +129,20 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     return 1 if failures else 0
 
 
-def enlarge(
-    pipeline: SuperResolutionPipeline,
-    image: Any,
-    name: str,
-    options: argparse.Namespace,
-    method_inputs: dict[str, Any],
-) -> Any:
+def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, seed: int, arguments: dict[str, Any]) -> Any:
     """Run the pipeline on one RGB image; its progress bar carries `name`.
 
     Every image starts from the same seed, so that its result does not depend on what else is done.
 
     Raises:
-        ValueError: If the memory does not suffice, or an argument does not suit the pipeline.
+        ValueError: if the memory does not suffice, or an argument does not suit the pipeline.
     """
     import torch
 
     pipeline.set_progress_bar_config(desc=name)
+    generator = torch.Generator("cpu").manual_seed(seed)
     try:
-        (images,) = pipeline(
-            image=image,
-            generator=torch.Generator("cpu").manual_seed(options.seed),
-            return_dict=False,
-            **_call_arguments(options),
-            **method_inputs,
-        )
+        (images,) = pipeline(image=image, generator=generator, return_dict=False, **arguments)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -131,7 +151,7 @@ def enlarge(
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """What all images of a command are enlarged with."""
+    """Read what all pipelines take, and all images of a command are enlarged with."""
     arguments = {
         "prompt": options.prompt,
         "upscale": options.upscale,
@@ -145,65 +165,16 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return arguments
 
 
-def _method_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
-    """What is given of `METHOD_OPTIONS`, with the references read; exit with status 2 if one cannot be.
-
-    Captioners are not among it: one is loaded after the pipeline, and prompts from files are those of one image.
-    """
-    from ..image.files import ImageFileError, read_photo
-
-    references = []
-    for path in options.reference or []:
-        try:
-            references.append(read_photo(path).image)
-        except ImageFileError as error:
-            parser.error(f"argument --reference: {path}: {error}")
-    inputs = {
-        "reference_images": references or None,
-        "num_references": options.num_references,
-        "cfw_weight": options.cfw_weight,
-        "low_level_prompt": options.low_level_prompt,
-    }
-    return {name: value for name, value in inputs.items() if value is not None}
-
-
-def _prompts_of(image: Path, prompts: Path) -> Callable[[Any], list[ImagePrompts]]:
-    """A captioner that reads what it says of one image file from a folder of prompts."""
-    from ..xpsr.prompts import read_prompts
-
-    return lambda _: read_prompts(prompts, [image])
-
-
-def _check(parser: argparse.ArgumentParser, pipeline: SuperResolutionPipeline, options: argparse.Namespace) -> None:
+def _check(
+    parser: argparse.ArgumentParser,
+    pipeline: SuperResolutionPipeline,
+    options: argparse.Namespace,
+    arguments: dict[str, Any],
+) -> None:
     """Exit with status 2 if an argument does not suit the pipeline, which is so for every image."""
-    steps = (pipeline.describe, pipeline.prepare_control, pipeline.decode)
-    taken = {name for step in steps for name in inspect.signature(step).parameters}
-    given = [option for option in METHOD_OPTIONS if getattr(options, option) is not None]
-    if refused := [f"--{option.replace('_', '-')}" for option in given if METHOD_OPTIONS[option] not in taken]:
+    if refused := refused_options(type(pipeline).call_class, options):
         parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
     try:
-        pipeline.check_inputs(**_call_arguments(options))
+        pipeline.check_inputs(**arguments)
     except ValueError as error:
         parser.error(str(error))
-
-
-def _small_model(parser: argparse.ArgumentParser, method: str) -> str:
-    """The model in the package that is of this method; exit with status 2 if there is none."""
-    name = f"{method}-small"
-    if not (MODELS / name).is_dir():
-        parser.error(f"argument --method: the package has no small model of {method}; give one with --model")
-    return name
-
-
-def _load(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:
-    import torch
-
-    quiet_libraries()
-    from ..hub import load_pipeline
-
-    dtype = getattr(torch, options.dtype or default_dtype(device))
-    try:
-        return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
-    except (OSError, ValueError) as error:
-        print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
-        return None

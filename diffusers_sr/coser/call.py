@@ -27,7 +27,7 @@ class CoSeRCall(Call):
         "tile where there are several."
     )
     num_references: int = model_argument(
-        "references to generate.", option={"type": int, "help": "to generate (the model's default)"}
+        "references to generate.", option={"type": int, "help": "references to generate (the model's default)"}
     )
     reference_guidance_scale: float = model_argument(
         "guidance of their generation, which is that of stock Stable Diffusion."

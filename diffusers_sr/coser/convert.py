@@ -77,16 +77,16 @@ def convert(
     `from_pretrained`. The scheduler is that of the official code, whatever the base has.
 
     Args:
-        checkpoint: The CoSeR file of the second training stage, with the ControlNet, what CoSeR adds to the UNet, and
+        checkpoint: the CoSeR file of the second training stage, with the ControlNet, what CoSeR adds to the UNet, and
             perhaps the stock UNet. What else it holds, such as copies of the frozen Q-Former, CLIP and VAE, is passed
             over.
-        qformer: The file of the first stage, with SRResNet and Q-Former.
-        output: Folder to write; it appears once it is complete.
+        qformer: the file of the first stage, with SRResNet and Q-Former.
+        output: folder to write, which must not exist, or be empty; it appears once it is complete.
         cfw: StableSR's `vqgan_cfw_00011.ckpt`, of which the fusion layers are taken: its VAE is Stable Diffusion's.
-        base: Folder or Hub id of the Stable Diffusion the checkpoint was trained on, 2.1-base for the released one.
+        base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 2.1-base for the released one.
             CoSeR leaves its UNet frozen: if the checkpoint has none, or has an equal one, the base's is taken; if it
             has another, the checkpoint's is kept and the keys that differ are logged.
-        clip: Folder or Hub id of the CLIP the Q-Former was trained with.
+        clip: folder or Hub id of the CLIP the Q-Former was trained with.
 
     Raises:
         FileExistsError: If `output` exists and is not an empty folder.

@@ -38,15 +38,15 @@ def convert(
     left open in the folder and has to be passed to `from_pretrained`.
 
     Args:
-        unet: Official `unet` folder.
-        controlnet: Official `controlnet` folder.
-        output: Folder to write; it appears once it is complete.
+        unet: official `unet` folder.
+        controlnet: official `controlnet` folder.
+        output: folder to write, which must not exist, or be empty; it appears once it is complete.
         ram: `ram_swin_large_14m.pth`.
         dape: `DAPE.pth`; without it the tagger is plain RAM.
-        ram_tags: Folder with RAM's `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
-        base: Folder or Hub id of the Stable Diffusion the checkpoint was trained on. SeeSR leaves its UNet frozen:
-            if the checkpoint's equals the base's, the base's is taken; if not, the checkpoint's is kept and the keys
-            that differ are logged.
+        ram_tags: folder with RAM's `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
+        base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 2-base for the released one.
+            SeeSR leaves its UNet frozen: if the checkpoint's equals the base's, the base's is taken; if not, the
+            checkpoint's is kept and the keys that differ are logged.
 
     Raises:
         FileExistsError: If `output` exists and is not an empty folder.

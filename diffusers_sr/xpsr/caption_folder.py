@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ..image.files import ImageFileError, images_in, read_photo
 from ..image.pixels import read_images
+from .caption_names import LAYOUTS, Layout
 from .degradation_prompt import describe_degradation
 from .prompts import ImagePrompts, PromptCache, official_files, write_official
 
-LAYOUTS = ("cache", "official")
-Layout = Literal["cache", "official"]
 Report = Callable[[Path, str], None]
 
 MEASURED = {"captioner": "measured"}

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from .caption_names import PRACTICAL_MODEL
 from .prompts import ImagePrompts
 
-PRACTICAL_MODEL = "HuggingFaceTB/SmolVLM-500M-Instruct"
-"""Half a billion parameters, so that it runs on a CPU too; its processor, that of Idefics3, needs no torchvision."""
 PAPER_MODEL = "llava-hf/llava-1.5-7b-hf"
 """LLaVA-1.5, which gives both prompts in the paper, and the high-level one in the official code."""
 

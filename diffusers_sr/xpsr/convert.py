@@ -40,15 +40,15 @@ class OfficialNetworks(NamedTuple):
 def convert(unet: PathLike, controlnet: PathLike, output: PathLike, *, base: PathLike | None = None) -> None:
     """Write a folder for `XPSRPipeline.from_pretrained` from the official XPSR folders.
 
-    Beside the components, which are what the pipeline loads, it has a folder `constraint`, for going on with the
+    Besides the components, which are what the pipeline loads, it has a folder `constraint`, for going on with the
     training. Without `base`, VAE, text encoder, tokenizer and scheduler are left open and have to be passed to
     `from_pretrained`.
 
     Args:
-        unet: Official `unet` folder.
-        controlnet: Official `controlnet` folder.
-        output: Folder to write; it appears once it is complete.
-        base: Folder or Hub id of the Stable Diffusion the checkpoint was trained on, 1.5 for the released one. XPSR
+        unet: official `unet` folder.
+        controlnet: official `controlnet` folder.
+        output: folder to write, which must not exist, or be empty; it appears once it is complete.
+        base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 1.5 for the released one. XPSR
             leaves its UNet frozen: if the checkpoint's equals the base's, the base's is taken; if not, the
             checkpoint's is kept and the keys that differ are logged.
 
@@ -67,7 +67,18 @@ def convert_pasd(unet: PathLike, controlnet: PathLike, output: PathLike, *, base
 
     As in the official code the scheduler is UniPC, with the base's schedule of noise. Personalised base models take
     the place of the UNet in the written folder. The lighter architecture of the official code, `pasd_light`, is
-    refused. Arguments and errors are those of `convert`.
+    refused.
+
+    Args:
+        unet: official `unet` folder.
+        controlnet: official `controlnet` folder.
+        output: folder to write, which must not exist, or be empty; it appears once it is complete.
+        base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 1.5 for the released one. If the
+            checkpoint's UNet equals the base's, the base's is taken; if not, the checkpoint's is kept and the keys
+            that differ are logged.
+
+    Raises:
+        OSError, ValueError: as `convert` does.
     """
     _convert("pasd", unet, controlnet, output, base)
 

@@ -1,0 +1,49 @@
+"""Which model a command takes, and loading it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ..hub import METHODS, embedded_models, load_pipeline
+from .options import choose_dtype
+from .terminal import quiet_libraries
+
+if TYPE_CHECKING:
+    from ..pipeline import SuperResolutionPipeline
+
+DEFAULT_METHOD = next(iter(METHODS))
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add --method and --model."""
+    command.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        help=f"of the --model; without one, of the package's small model ({DEFAULT_METHOD})",
+    )
+    command.add_argument("--model", help="pipeline folder, Hub id, or a model in the package")
+
+
+def choose_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """Take --model, or the package's small model of --method; exit with status 2 if there is no such model."""
+    if options.model:
+        model: str = options.model
+        return model
+    method = options.method or DEFAULT_METHOD
+    name = f"{method}-small"
+    if name not in embedded_models():
+        parser.error(f"argument --method: the package has no small model of {method}; give one with --model")
+    return name
+
+
+def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:
+    """Load the pipeline; say why and return None if it cannot be loaded."""
+    quiet_libraries()
+    dtype = choose_dtype(options.dtype, device)
+    try:
+        return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
+    except (OSError, ValueError) as error:
+        print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
+        return None

@@ -1,0 +1,33 @@
+"""The parser of a command, which may be completed late."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of one command.
+
+    Args:
+        complete: called once with the parser, if the command is chosen, before its arguments are read: to add what
+            takes long to import.
+    """
+
+    def __init__(
+        self, *args: Any, complete: Callable[[argparse.ArgumentParser], None] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.complete = complete
+
+    def parse_known_args(  # type: ignore[override]  # of typeshed's overloads, all of which it stands for
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        complete, self.complete = self.complete, None
+        if complete is not None:
+            complete(self)
+        return super().parse_known_args(args, namespace)
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"

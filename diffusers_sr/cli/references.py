@@ -1,0 +1,34 @@
+"""Images to take textures from, for the pipelines that take references."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+def add_reference(group: argparse._ArgumentGroup) -> None:
+    """Add --reference."""
+    group.add_argument(
+        "--reference",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="image to take textures from, instead of a generated one; may be given several times, for all images",
+    )
+
+
+def read_references(parser: argparse.ArgumentParser, paths: list[Path]) -> list[PIL.Image.Image]:
+    """Read the files; exit with status 2 if one cannot be read."""
+    from ..image.files import ImageFileError, read_photo
+
+    references = []
+    for path in paths:
+        try:
+            references.append(read_photo(path).image)
+        except ImageFileError as error:
+            parser.error(f"argument --reference: {path}: {error}")
+    return references

@@ -1,0 +1,71 @@
+"""Which model `diffusers-sr upscale` takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from diffusers_sr import hub
+from diffusers_sr.cli.main import main
+from tests.cli.photos import files, pixels
+from tests.components import components, tiny_image
+
+
+def test_model_of_another_method(run, model, coser, capsys):
+    tiny_image().save("photo.png")
+    assert run("photo.png", "-o", "big.png", "--method", "coser") == 1
+    assert f"'{model}' holds a SeeSRPipeline, but method='coser' is CoSeRPipeline" in capsys.readouterr().err
+    assert run("photo.png", "-o", "big.png", "--method", "seesr", "--model", coser) == 1
+    assert "holds a CoSeRPipeline, but method='seesr' is SeeSRPipeline" in capsys.readouterr().err
+    assert files() == ["photo.png"]
+    with pytest.raises(ValueError, match="method='magic', expected one of 'seesr', 'coser'"):
+        hub.load_pipeline(coser, method="magic")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--method", "seesr"), ("--method", "coser"), ("--model", "coser-small")])
+def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys, arguments):
+    """Of what is in the package the method's is taken, with the parts of the base."""
+    parts = components("seesr")
+    base = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    StableDiffusionPipeline(
+        **base, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    ).save_pretrained(tmp_path / hub.BASE)
+    for name, folder in (("seesr-small", model), ("coser-small", coser)):
+        shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns(*hub.BASE_COMPONENTS))
+        index = json.loads((tmp_path / name / "model_index.json").read_text())
+        index |= {part: [None, None] for part in hub.BASE_COMPONENTS}
+        (tmp_path / name / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(hub, "MODELS", tmp_path)
+    assert hub.embedded_models() == ["coser-small", "seesr-small"]
+    tiny_image().save(tmp_path / "photo.png")
+    results = []
+    for extra in (arguments, ("--model", coser if "coser" in "".join(arguments) else model)):
+        path = str(tmp_path / f"{len(results)}.png")
+        assert main(["upscale", str(tmp_path / "photo.png"), "-o", path, "--device", "cpu", *extra]) == 0
+        results.append(pixels(path))
+    assert np.array_equal(*results)
+
+
+def test_a_method_without_a_small_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "MODELS", tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["upscale", "photo.png", "-o", "out.png", "--method", "xpsr"])
+    assert exit.value.code == 2
+    assert "no small model of xpsr; give one with --model" in capsys.readouterr().err
+
+
+def test_nothing_is_loaded_for_nothing(capsys, tmp_path):
+    (tmp_path / "empty.png").touch()
+    assert main(["upscale", str(tmp_path / "empty.png"), "-o", str(tmp_path / "out.png"), "--model", "no/model"]) == 1
+    assert "model" not in capsys.readouterr().err
+
+
+def test_model_that_cannot_be_had(run, capsys):
+    tiny_image().save("photo.png")
+    assert run("photo.png", "-o", "big.png", "--model", "no/model") == 1
+    assert "the model no/model could not be loaded" in capsys.readouterr().err
+    assert files() == ["photo.png"]
