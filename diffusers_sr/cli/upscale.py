@@ -41,8 +41,12 @@ METHOD_OPTIONS = {
 def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr upscale`."""
     # Imported here, and torch with them, because --help and wrong arguments can be answered without.
-    from ..image.files import ImageFileError, check_output, images_in, plan_outputs, read_photo, write_photo
+    from ..image.decoding import ImageFileError
+    from ..image.formats import images_in
+    from ..image.outputs import plan_outputs
     from ..image.pixels import output_size
+    from ..image.reader import read_photo
+    from ..image.writer import check_output, write_photo
 
     options.model = options.model or _small_model(parser, options.method or METHODS[0])
     try:
@@ -150,7 +154,8 @@ def _method_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
 
     Captioners are not among it: one is loaded after the pipeline, and prompts from files are those of one image.
     """
-    from ..image.files import ImageFileError, read_photo
+    from ..image.decoding import ImageFileError
+    from ..image.reader import read_photo
 
     references = []
     for path in options.reference or []:

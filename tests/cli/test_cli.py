@@ -18,7 +18,10 @@ from transformers import Idefics3ForConditionalGeneration
 import diffusers_sr
 from diffusers_sr import CoSeRPipeline, SeeSRPipeline, XPSRPipeline, hub
 from diffusers_sr.cli.main import CAPTIONER, LAYOUTS, METHODS, main
-from diffusers_sr.image.files import ImageFileError, Photo, check_output, plan_outputs, read_photo, write_photo
+from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.image.outputs import plan_outputs
+from diffusers_sr.image.reader import Photo, read_photo
+from diffusers_sr.image.writer import check_output, write_photo
 from diffusers_sr.xpsr import caption_folder, captioner
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.prompts import ImagePrompts, read_prompts, write_official
