@@ -35,17 +35,16 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import HfArgumentParser
 
 from diffusers_sr.data.dataset import read_tags
-from diffusers_sr.data.photos import Photo, PhotoFiles, Photos, read_file, read_image
+from diffusers_sr.data.photos import PhotoFiles, Photos, StoredPhoto, read_file, read_image
 from diffusers_sr.data.shards import write_shard
-from diffusers_sr.image.files import ImageFileError
+from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.image.formats import SUFFIX_OF
 from diffusers_sr.training.arguments import PhotoArguments, option
 from diffusers_sr.training.photos import stored_photos
 from diffusers_sr.xpsr.prompts import high_level_prompts
 
 # Hidden, so that `datasets` takes the folder for shards and nothing else.
 SETTINGS = ".shards.json"
-# How photos are kept as they are, by Pillow's name of their format; others become PNG.
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 
 @dataclass(kw_only=True)
@@ -106,7 +105,7 @@ class ShardWriter(Dataset[int]):
         write_shard(self.path(number), self._samples(number))
         return number
 
-    def _samples(self, shard: int) -> Iterator[Photo]:
+    def _samples(self, shard: int) -> Iterator[StoredPhoto]:
         skipped = []
         start = shard * self.photos_per_shard
         for number in range(start, min(start + self.photos_per_shard, len(self.photos))):
@@ -127,19 +126,19 @@ class ShardWriter(Dataset[int]):
         self.path(shard).with_suffix(".skipped.log").write_text(text, encoding="utf-8")
 
 
-def _whole(photo: Photo) -> Photo:
+def _whole(photo: StoredPhoto) -> StoredPhoto:
     """The photo's file, once it has been decoded."""
     pixels = read_image(photo.file)
     content = read_file(photo.file)
     with Image.open(io.BytesIO(content)) as image:
-        suffix = _SUFFIXES.get(str(image.format))
+        suffix = SUFFIX_OF.get(str(image.format))  # photos of other formats become PNG
     name = photo.name if Path(photo.name).suffix else f"{photo.name}{suffix or '.png'}"
     if suffix is None:
         return photo._replace(name=str(Path(name).with_suffix(".png")), file=_png(pixels))
     return photo._replace(name=name, file=content)
 
 
-def _crops(photo: Photo, side: int) -> list[Photo]:
+def _crops(photo: StoredPhoto, side: int) -> list[StoredPhoto]:
     pixels = read_image(photo.file)
     height, width = pixels.shape[-2:]
     if min(height, width) < side:

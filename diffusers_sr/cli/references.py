@@ -23,7 +23,8 @@ def add_reference(group: argparse._ArgumentGroup) -> None:
 
 def read_references(parser: argparse.ArgumentParser, paths: list[Path]) -> list[PIL.Image.Image]:
     """Read the files; exit with status 2 if one cannot be read."""
-    from ..image.files import ImageFileError, read_photo
+    from ..image.decoding import ImageFileError
+    from ..image.reader import read_photo
 
     references = []
     for path in paths:

@@ -73,8 +73,12 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     check_together(parser, options)
     options.model = choose_model(parser, options)
     # Imported here, and torch with them, because --help and wrong arguments can be answered without.
-    from ..image.files import ImageFileError, check_output, images_in, plan_outputs, read_photo, write_photo
+    from ..image.decoding import ImageFileError
+    from ..image.formats import images_in
+    from ..image.outputs import plan_outputs
     from ..image.pixels import output_size
+    from ..image.reader import read_photo
+    from ..image.writer import check_output, write_photo
 
     try:
         outputs = plan_outputs(options.input, options.output)

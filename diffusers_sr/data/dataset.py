@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..image.files import ImageFileError
+from ..image.decoding import ImageFileError
+from ..image.formats import READABLE
 from .degradation import DegradationConfig, degrade, degrade_batch, usm_sharpen
-from .photos import IMAGE_SUFFIXES, Permuted, Photo, PhotoFiles, Photos, PhotoStream, read_image
+from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
 from .references import References
 from .seeds import sample_generator
 
@@ -47,11 +48,11 @@ def list_images(folder: str | Path) -> list[Path]:
         ValueError: if the folder does not exist or holds no image.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE)
     if not paths:
         raise ValueError(
             f"No image found in {str(folder)!r}: it has to be a folder that holds files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
+            f"{', '.join(READABLE)}."
         )
     return paths
 
@@ -224,7 +225,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         batch["degraded"] = degrade_batch(batch["target"], seeds, self.degradation, self.scale)
         return batch
 
-    def _sample(self, photo: Photo, generator: torch.Generator) -> dict[str, Tensor | str]:
+    def _sample(self, photo: StoredPhoto, generator: torch.Generator) -> dict[str, Tensor | str]:
         crop, low_resolution = self._crop(photo, generator)
         sample: dict[str, Tensor | str] = {"target": crop, "tags": self.tags.get(photo.name, photo.tags)}
         sharpens = self.sharpen_target and not self.degrade_later and low_resolution is None
@@ -242,7 +243,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         sample["seed"] = torch.randint(1 << 62, (), generator=generator)
         return sample
 
-    def _reference_crop(self, photo: Photo, generator: torch.Generator) -> Tensor:
+    def _reference_crop(self, photo: StoredPhoto, generator: torch.Generator) -> Tensor:
         assert self.photos is not None
         names, weights = zip(*self.references[photo.name].items(), strict=True)
         name = names[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
@@ -251,7 +252,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         except ImageFileError as error:
             raise ImageFileError(f"has the reference {name}, which {error}") from error
 
-    def _crop(self, photo: Photo, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _crop(self, photo: StoredPhoto, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """A crop of the photo, and the same of its low-resolution version if it has one."""
         image = self._decode(photo.file)
         height, width = image.shape[-2:]
@@ -279,7 +280,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
             self._decoded[file] = read_image(file)
         return self._decoded[file]
 
-    def _skip(self, photo: Photo, reason: str) -> None:
+    def _skip(self, photo: StoredPhoto, reason: str) -> None:
         if photo.number is None:
             is_told = photo.name in self._told
             self._told.add(photo.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from .photos import Photo, PhotoStream
+from .photos import PhotoStream, StoredPhoto
 
 # Rows that are shuffled at once while streaming; their images stay encoded.
 _SHUFFLE_BUFFER = 1000
@@ -31,7 +31,7 @@ class HubPhotos:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, number: int) -> Photo:
+    def __getitem__(self, number: int) -> StoredPhoto:
         return row_photo(self.dataset[number], self.names[number], self.image_column, self.caption_column)
 
 
@@ -40,13 +40,13 @@ def row_name(number: int) -> str:
     return f"{number:08d}"
 
 
-def row_photo(row: Mapping[str, Any], name: str, image_column: str, caption_column: str | None) -> Photo:
+def row_photo(row: Mapping[str, Any], name: str, image_column: str, caption_column: str | None) -> StoredPhoto:
     """The photo of a row whose image is not decoded: the bytes of a file, or its path or URL."""
     image = row[image_column]
     caption = None if caption_column is None else row[caption_column]
     if image is None:
-        return Photo(name, b"")  # which cannot be read, as if it were damaged
-    return Photo(
+        return StoredPhoto(name, b"")  # which cannot be read, as if it were damaged
+    return StoredPhoto(
         name,
         image["path"] if image["bytes"] is None else image["bytes"],
         (caption or "") if isinstance(caption, str | None) else ", ".join(caption),
@@ -90,7 +90,7 @@ def stream_photos(
     """
     datasets = _datasets()
 
-    def read(lane: int, turn: int) -> Iterator[Photo]:
+    def read(lane: int, turn: int) -> Iterator[StoredPhoto]:
         shuffled = rows.shuffle(seed=random.Random(f"{seed}/pass {turn}").getrandbits(32), buffer_size=_SHUFFLE_BUFFER)
         own = datasets.distributed.split_dataset_by_node(shuffled, rank=lane, world_size=lanes)
         # `iter(own)` would divide a lane once more, among the workers of a loader; `iter` with a batch size does not.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from ..image.files import DECODING_ERRORS
+from ..image.decoding import ImageFileError, upright_size
 
 _MOST_LISTED = 10
 
@@ -52,9 +50,7 @@ def _different_sizes(photo: Path, low_resolution: Path, scale: int) -> list[str]
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height, of which a file's first bytes tell."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except DECODING_ERRORS:
+        return upright_size(path)
+    except ImageFileError:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -13,16 +12,12 @@ from typing import NamedTuple, Protocol
 import fsspec
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from ..image.files import DECODING_ERRORS, ImageFileError
+from ..image.decoding import ImageFileError, decode, on_white, open_image
 from .seeds import sample_generator
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-
-class Photo(NamedTuple):
+class StoredPhoto(NamedTuple):
     """A photograph that has not been decoded."""
 
     name: str
@@ -43,7 +38,7 @@ class Photos(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, number: int) -> Photo: ...
+    def __getitem__(self, number: int) -> StoredPhoto: ...
 
 
 class PhotoFiles:
@@ -62,9 +57,9 @@ class PhotoFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, number: int) -> Photo:
+    def __getitem__(self, number: int) -> StoredPhoto:
         degraded = None if self.degraded is None else self.degraded[number]
-        return Photo(self.names[number], self.paths[number], degraded=degraded)
+        return StoredPhoto(self.names[number], self.paths[number], degraded=degraded)
 
 
 class Permuted:
@@ -74,7 +69,7 @@ class Permuted:
         self.photos = photos
         self.seed = seed
 
-    def following(self, index: int) -> Iterator[Photo]:
+    def following(self, index: int) -> Iterator[StoredPhoto]:
         """The photos from the `index`-th of the run on."""
         for each in count(index):
             turn, position = divmod(each, len(self.photos))
@@ -83,7 +78,7 @@ class Permuted:
 
 
 @lru_cache(maxsize=2)
-def _permutation(length: int, seed: int, turn: int) -> Tensor:
+def _permutation(length: int, seed: int, turn: int) -> torch.Tensor:
     return torch.randperm(length, generator=sample_generator(seed, f"pass {turn}"))
 
 
@@ -104,11 +99,11 @@ class PhotoStream:
         batch_size: samples of a process and step.
     """
 
-    def __init__(self, read: Callable[[int, int], Iterator[Photo]], lanes: int, batch_size: int) -> None:
+    def __init__(self, read: Callable[[int, int], Iterator[StoredPhoto]], lanes: int, batch_size: int) -> None:
         self.lanes = [_Lane(read, lane) for lane in range(lanes)]
         self.batch_size = batch_size
 
-    def following(self, index: int) -> Iterator[Photo]:
+    def following(self, index: int) -> Iterator[StoredPhoto]:
         """The photos from the `index`-th of the run on, as far as its lane holds them."""
         batch, place = divmod(index, self.batch_size)
         turn, lane = divmod(batch, len(self.lanes))
@@ -118,14 +113,14 @@ class PhotoStream:
 class _Lane:
     """Photos read one after another; those from the one that was last asked for on are kept."""
 
-    def __init__(self, read: Callable[[int, int], Iterator[Photo]], number: int) -> None:
+    def __init__(self, read: Callable[[int, int], Iterator[StoredPhoto]], number: int) -> None:
         self.read = read
         self.number = number
-        self.photos: Iterator[Photo] | None = None  # opened by the process that reads
+        self.photos: Iterator[StoredPhoto] | None = None  # opened by the process that reads
         self.position = 0
-        self.kept: deque[Photo] = deque()
+        self.kept: deque[StoredPhoto] = deque()
 
-    def following(self, position: int) -> Iterator[Photo]:
+    def following(self, position: int) -> Iterator[StoredPhoto]:
         if self.photos is None or position < self.position:
             self.photos, self.position = self._passes(), 0
             self.kept.clear()
@@ -140,7 +135,7 @@ class _Lane:
                 self.kept.append(next(self.photos))
             yield self.kept[ahead]
 
-    def _passes(self) -> Iterator[Photo]:
+    def _passes(self) -> Iterator[StoredPhoto]:
         for turn in count():
             is_empty = True
             for photo in self.read(self.number, turn):
@@ -153,7 +148,7 @@ class _Lane:
 
 
 def read_file(file: Path | str | bytes) -> bytes:
-    """What a photo's file holds, given as in `Photo`.
+    """Read all that a photo's file holds, given as in `StoredPhoto`.
 
     Raises:
         OSError: if it is not there, or not to be had.
@@ -164,17 +159,22 @@ def read_file(file: Path | str | bytes) -> bytes:
         return bytes(opened.read())
 
 
-def read_image(file: Path | str | bytes) -> Tensor:
-    """One photo, given as in `Photo`, as uint8 RGB, [3, height, width].
+def read_image(file: Path | str | bytes) -> torch.Tensor:
+    """Read one photo, given as in `StoredPhoto`, as uint8 RGB, [3, height, width].
+
+    It is turned upright as its EXIF data says, and what is transparent is put on white.
 
     Raises:
-        ImageFileError: if it cannot be read.
+        ImageFileError: if it cannot be read, or holds pixels of unknown range.
         OSError: if a URL cannot be had, which says nothing of the photo.
     """
     if isinstance(file, str) and "://" in file:
         file = read_file(file)
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except DECODING_ERRORS as error:
-        raise ImageFileError(f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+        with open_image(file) as stored:
+            image, alpha, _ = decode(stored)
+    except ImageFileError as error:
+        raise ImageFileError(f"cannot be read: {error}") from error
+    if alpha is not None:
+        image = on_white(image, alpha)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

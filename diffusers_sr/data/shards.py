@@ -18,7 +18,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from .photos import IMAGE_SUFFIXES, Photo, read_file
+from ..image.formats import READABLE
+from .photos import StoredPhoto, read_file
 
 
 class _Place(NamedTuple):
@@ -50,18 +51,16 @@ class ShardPhotos:
                 self._tags.append(tags)
                 self._places.append(place)
         if not self.names:
-            raise ValueError(
-                f"There is no image in {', '.join(map(str, shards))}: it needs {', '.join(IMAGE_SUFFIXES)}."
-            )
+            raise ValueError(f"There is no image in {', '.join(map(str, shards))}: it needs {', '.join(READABLE)}.")
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, number: int) -> Photo:
+    def __getitem__(self, number: int) -> StoredPhoto:
         place = self._places[number]
         with open(place.shard, "rb") as file:
             file.seek(place.offset)
-            return Photo(self.names[number], file.read(place.size), self._tags[number])
+            return StoredPhoto(self.names[number], file.read(place.size), self._tags[number])
 
 
 def list_shards(pattern: str | Path) -> list[Path]:
@@ -82,7 +81,7 @@ def list_shards(pattern: str | Path) -> list[Path]:
     return shards
 
 
-def write_shard(path: Path, photos: Iterable[Photo]) -> None:
+def write_shard(path: Path, photos: Iterable[StoredPhoto]) -> None:
     """Write a shard, whole or not at all. Equal photos, whose names end in an image's suffix, give an equal file."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
@@ -113,7 +112,7 @@ def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
                 raise tarfile.ReadError("it ends within its last file")
             for _, group in groupby(files, lambda member: _key(member.name)):
                 members = {PurePosixPath(member.name).suffix.lower(): member for member in group}
-                image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
+                image = next((members[suffix] for suffix in READABLE if suffix in members), None)
                 if image is None:
                     continue
                 texts = {suffix: _text(shard, members[suffix]) for suffix in (".json", ".txt") if suffix in members}

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils import logging
 
+from .decoding import on_white, to_rgb
+
 logger = logging.get_logger(__name__)
 
 ImageInput: TypeAlias = PIL.Image.Image | np.ndarray[Any, Any] | torch.Tensor
@@ -27,12 +29,12 @@ def read_images(images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
     `[C, H, W]` or `[B, C, H, W]`; arrays and tensors of 1 or 3 channels, of uint8, uint16, or floats in [0, 1].
     Grey becomes RGB with three equal channels. Transparent parts of a PIL image are put on white, with a warning: the
     result has no alpha channel. Pixels are taken as they are stored; an orientation in the EXIF data is not applied
-    (`diffusers.utils.load_image` does that).
+    (`diffusers.utils.load_image` does that). CMYK becomes sRGB by its colour profile, if it has one.
 
     Raises:
         TypeError: if an image is of another kind, or its values are of another type.
-        ValueError: if there is no image, or one is empty, has another number of axes or channels, or values that are
-            not finite or outside [0, 1]; or if the images differ in size.
+        ValueError: if there is no image, or one is empty, has another number of axes or channels, values that are not
+            finite or outside [0, 1], or a colour profile that cannot be used; or if the images differ in size.
     """
     if not isinstance(images, (list, tuple)):
         return _read(images)
@@ -140,14 +142,11 @@ def _channels_first(image: Any) -> torch.Tensor:
 def _pil_to_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
     if image.mode == "F":
         return np.asarray(image)
-    if image.mode.startswith("I"):
-        # 16-bit grey; Pillow's own conversion to RGB would clip it at 255.
+    if image.mode.startswith("I") and "transparency" not in image.info:
+        # 16-bit grey in full precision.
         return np.asarray(image, dtype=np.float32) / np.float32(65535)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            logger.warning(
-                "The image is transparent in parts: it is put on white, and the result has no alpha channel."
-            )
-            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+    decoded = to_rgb(image)
+    if decoded.alpha is None or decoded.alpha.getextrema() == (255, 255):
+        return np.asarray(decoded.image)
+    logger.warning("The image is transparent in parts: it is put on white, and the result has no alpha channel.")
+    return np.asarray(on_white(decoded.image, decoded.alpha))

@@ -12,7 +12,7 @@ from ..data.dataset import PhotoCrops, list_images, listed_names, read_tags, tra
 from ..data.degradation import DegradationConfig
 from ..data.hub_photos import HubPhotos, load_rows, stream_photos
 from ..data.pairs import pair_photos
-from ..data.photos import Photo, PhotoFiles, Photos, PhotoStream
+from ..data.photos import PhotoFiles, Photos, PhotoStream, StoredPhoto
 from ..data.references import References
 from ..data.shards import ShardPhotos, list_shards
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
@@ -37,7 +37,7 @@ class SomePhotos:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, number: int) -> Photo:
+    def __getitem__(self, number: int) -> StoredPhoto:
         return self.photos[self.numbers[number]]
 
 

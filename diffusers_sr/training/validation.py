@@ -15,7 +15,8 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import nn
 
-from ..image.files import images_in, read_photo
+from ..image.formats import images_in
+from ..image.reader import read_photo
 from ..pipeline import SuperResolutionPipeline
 
 logger = logging.getLogger(__name__)

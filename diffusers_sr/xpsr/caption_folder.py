@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..image.files import ImageFileError, images_in, read_photo
+from ..image.decoding import ImageFileError
+from ..image.formats import images_in
 from ..image.pixels import read_images
+from ..image.reader import read_photo
 from .caption_names import LAYOUTS, Layout
 from .degradation_prompt import describe_degradation
 from .prompts import ImagePrompts, PromptCache, official_files, write_official

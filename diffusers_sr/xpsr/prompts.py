@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from diffusers.utils import logging
 from PIL import Image
 
-from ..image.files import ImageFileError, read_photo
+from ..image.decoding import ImageFileError
+from ..image.reader import read_photo
 
 logger = logging.get_logger(__name__)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_sr.image.files import ImageFileError, read_photo, write_photo
+from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.image.reader import read_photo
+from diffusers_sr.image.writer import write_photo
 from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, pixels
 from tests.components import tiny_image
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_sr.image.files import ImageFileError, Photo, check_output, plan_outputs, read_photo
+from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.image.outputs import plan_outputs
+from diffusers_sr.image.reader import Photo, read_photo
+from diffusers_sr.image.writer import check_output
 from tests.cli.photos import SRGB, exif, files, pixels
 from tests.components import tiny_image
 

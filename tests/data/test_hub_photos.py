@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diffusers_sr.data.hub_photos import row_photo
-from diffusers_sr.data.photos import Photo, read_image
+from diffusers_sr.data.photos import StoredPhoto, read_image
 from diffusers_sr.training.arguments import RestorationArguments
 from diffusers_sr.training.photos import degraded_crops
 from tests.training.runs import write_noise_photos
@@ -20,7 +20,7 @@ has_datasets = importlib.util.find_spec("datasets") is not None
 
 def test_rows_hold_bytes_or_paths_and_captions_or_tags() -> None:
     row = {"image": {"bytes": b"png", "path": "a.png"}, "text": "a house", "tags": ["sky", "sea"], "none": None}
-    assert row_photo(row, "00000003", "image", "text") == Photo("00000003", b"png", "a house")
+    assert row_photo(row, "00000003", "image", "text") == StoredPhoto("00000003", b"png", "a house")
     assert row_photo(row, "x", "image", "tags").tags == "sky, sea"
     assert row_photo(row, "x", "image", "none").tags == row_photo(row, "x", "image", None).tags == ""
     assert row_photo({"image": {"bytes": None, "path": "b.png"}}, "x", "image", None).file == "b.png"

@@ -1,4 +1,4 @@
-"""The order of photographs: of those with numbers, and of a stream that is dealt out to processes and workers."""
+"""The order of photographs: those with numbers, and those of a stream that is dealt out; and which make a pair."""
 
 import io
 import os
@@ -14,7 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation import DegradationConfig
-from diffusers_sr.data.photos import Permuted, Photo, PhotoFiles, PhotoStream
+from diffusers_sr.data.pairs import pair_photos
+from diffusers_sr.data.photos import Permuted, PhotoFiles, PhotoStream, StoredPhoto
 
 
 def png(seed: int) -> bytes:
@@ -31,11 +32,11 @@ class Source:
         self.damaged = damaged
         self.read: list[str] = []
 
-    def __call__(self, lane: int, turn: int) -> Iterator[Photo]:
+    def __call__(self, lane: int, turn: int) -> Iterator[StoredPhoto]:
         for number in range(7) if turn % 2 == 0 else reversed(range(7)):
             name = f"{lane}/{number}"
             self.read.append(name)
-            yield Photo(name, b"" if name == self.damaged else png(10 * lane + number), f"{name} {os.getpid()}")
+            yield StoredPhoto(name, b"" if name == self.damaged else png(10 * lane + number), f"{name} {os.getpid()}")
 
 
 def names(order: Permuted | PhotoStream, indices: range) -> list[str]:
@@ -109,9 +110,20 @@ def test_streamed_samples_do_not_depend_on_who_reads_them() -> None:
 
 def test_a_part_without_photos_is_an_error() -> None:
     with pytest.raises(ValueError, match="Part 1 of the stream holds no photo"):
-        names(PhotoStream(lambda lane, turn: iter([] if lane else [Photo("a", b"")]), 2, 1), range(2))
+        names(PhotoStream(lambda lane, turn: iter([] if lane else [StoredPhoto("a", b"")]), 2, 1), range(2))
 
 
 def test_streamed_photos_have_no_names() -> None:
     with pytest.raises(ValueError, match="leave out --streaming"):
         PhotoCrops(PhotoStream(Source(), 1, 1), 8, references={"a": {"b": 1.0}})
+
+
+def test_pairs_are_compared_upright(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.new("RGB", (32, 16)).save(tmp_path / "a.jpg", exif=turned)  # upright 16x32
+    Image.new("RGB", (4, 8)).save(tmp_path / "a.png")
+    assert pair_photos([tmp_path / "a.jpg"], [tmp_path / "a.png"], 4) == [tmp_path / "a.png"]
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a.jpg is 16x32 pixels, a.png 8x4"):
+        pair_photos([tmp_path / "a.jpg"], [tmp_path / "a.png"], 4)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from diffusers_sr.cassr.pipeline import CasSRPipeline
-from diffusers_sr.image.files import ImageFileError
+from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.pipeline import SuperResolutionPipeline
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.training.validation import before_after_grid, enlarge_with

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from diffusers_sr.data.dataset import PhotoCrops, list_images
-from diffusers_sr.data.photos import Photo
+from diffusers_sr.data.photos import StoredPhoto
 from diffusers_sr.data.shards import ShardPhotos, write_shard
 from diffusers_sr.training.xpsr import with_prompts
 from diffusers_sr.xpsr.prompts import ImagePrompts, PromptCache, official_files, write_official
@@ -56,7 +56,7 @@ def test_any_other_photo_needs_one(photos: Path, prompts: Path) -> None:
 
 
 def test_photos_of_shards_bring_their_prompts_along(photos: Path, prompts: Path, tmp_path: Path) -> None:
-    write_shard(tmp_path / "0.tar", [Photo(path.name, path, f"the {path.stem}") for path in list_images(photos)])
+    write_shard(tmp_path / "0.tar", [StoredPhoto(path.name, path, f"the {path.stem}") for path in list_images(photos)])
     crops = PhotoCrops(ShardPhotos([tmp_path / "0.tar"]), 8)
     assert {with_prompts(crops, None)[index]["tags"] for index in range(3)} == {"the 0", "the 1", "the 2"}
     with pytest.raises(ValueError, match="not files of a folder"):

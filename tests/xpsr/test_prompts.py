@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_sr.image.files import ImageFileError
+from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.xpsr.prompts import ImagePrompts, PromptCache, image_key, read_prompts, write_official
 from tests.components import tiny_image
 

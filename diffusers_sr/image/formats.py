@@ -1,0 +1,47 @@
+"""Which formats of image files are read, which are written and what those can hold: the only list of suffixes.
+
+It needs no other module, so that help texts can quote it before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95}),
+    ".bmp": ("BMP", {}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+    ".jfif": ("JPEG", {"quality": 95, "subsampling": 0}),
+}
+"""How each format is written, by suffix: Pillow's name of it, and options of its `save`.
+
+High quality: what was just restored should not be lost to compression. (TIFF is not compressed at all, because libtiff
+cannot write EXIF directories through Pillow.)
+"""
+
+READABLE = (*WRITABLE, ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif", ".heic", ".heif")
+"""The suffixes of files that are taken for images; Pillow reads some of them with a plugin only.
+
+In order of preference, where one photo is stored in several formats.
+"""
+
+SUFFIX_OF = {name: suffix for suffix, (name, _) in reversed(WRITABLE.items())}
+"""The usual suffix of each format that is written, by Pillow's name."""
+
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+HOLDS_TRANSPARENCY = ("PNG", "WEBP", "TIFF")
+HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """List the files of a folder that have an image's suffix and are not hidden, by name."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+    )

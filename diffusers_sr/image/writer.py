@@ -1,0 +1,76 @@
+"""Write enlarged photographs with all that came with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+from .decoding import ImageFileError
+from .formats import HOLDS_METADATA, HOLDS_TRANSPARENCY, LONGEST_SIDE, WRITABLE
+from .reader import Photo
+
+
+def check_output(photo: Photo, path: Path, width: int, height: int) -> None:
+    """Make sure, before the work is done, that a file of `path`'s format can hold a result of this size.
+
+    Raises:
+        ImageFileError: if the image would be too large for the format, or lose its transparency, profile or EXIF.
+    """
+    name, _ = WRITABLE[path.suffix.lower()]
+    limit = LONGEST_SIDE.get(name)
+    if limit and max(width, height) > limit:
+        raise ImageFileError(f"{width}x{height} is too large for {name}, which ends at {limit} pixels: choose .png")
+    lost = []
+    if photo.alpha is not None and photo.alpha.getextrema() != (255, 255) and name not in HOLDS_TRANSPARENCY:
+        lost.append("transparency")
+    if photo.icc_profile is not None and name not in HOLDS_METADATA:
+        lost.append("colour profile")
+    if photo.exif is not None and name not in HOLDS_METADATA:
+        lost.append("EXIF data")
+    if lost:
+        raise ImageFileError(f"{name} cannot hold its {' and '.join(lost)}: choose .png for the output")
+
+
+def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
+    """Write the enlarged pixels of `photo`, with its transparency (enlarged bicubically), profile and EXIF.
+
+    A grey photograph stays grey. The file appears once it is complete and replaces what was there.
+
+    Args:
+        path: output file; its suffix, one of `WRITABLE`, says which format.
+        image: enlarged RGB pixels.
+        photo: what the pixels were made of.
+
+    Raises:
+        ImageFileError: if the file cannot be written.
+    """
+    name, options = WRITABLE[path.suffix.lower()]
+    if photo.is_grey:
+        image = image.convert("L").convert(photo.mode)
+    if photo.alpha is not None and name in HOLDS_TRANSPARENCY:
+        image = image.copy()
+        image.putalpha(photo.alpha.resize(image.size, Image.Resampling.BICUBIC))
+    metadata: dict[str, bytes] = {}
+    if photo.icc_profile is not None:
+        metadata["icc_profile"] = photo.icc_profile
+    if photo.exif is not None:
+        metadata["exif"] = _resized_exif(photo.exif, image.size)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        image.save(temporary, format=name, **options, **metadata)
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        raise ImageFileError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _resized_exif(exif: Image.Exif, size: tuple[int, int]) -> bytes:
+    directory = exif.get_ifd(IFD.Exif)
+    for tag, value in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
+        if tag in directory:
+            directory[tag] = value
+    return exif.tobytes()
