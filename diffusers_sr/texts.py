@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ def shorten_before(text: str, ending: str, count_tokens: Callable[[str], int], l
             end = middle
     kept = text[:start]
     if not text[start : start + 1].isspace():
-        kept = kept.rpartition(" ")[0] or kept
+        kept = re.sub(r"\S+\Z", "", kept).rstrip() or kept
     kept = kept.rstrip()
     logger.warning(
         f"The text encoder reads {limit} tokens: of {text!r} it does not read {text[len(kept) :].strip()!r}, so that "

@@ -56,7 +56,9 @@ def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn
 
     def load(models: list[nn.Module], input_dir: str) -> None:
         tensors = load_file(Path(input_dir) / TRAINABLE_FILE)
-        if tensors.keys() != parameters.keys():
+        # By shape as well: `copy_` would repeat a smaller tensor.
+        found, expected = ({name: each.shape for name, each in group.items()} for group in (tensors, parameters))
+        if found != expected:
             raise ValueError(f"The checkpoint {input_dir} holds other parameters than this run trains.")
         with torch.no_grad():
             for name, parameter in parameters.items():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diffusers_sr.image.color import adain, wavelet
+from diffusers_sr.image.color import COLOR_FIXES, adain, wavelet
 
 
 def images():
@@ -43,6 +43,44 @@ def test_wavelet_is_the_decomposition_of_both_put_together():
 
     expected = decompose(image)[0] + decompose(reference)[1]
     torch.testing.assert_close(wavelet(image, reference), expected.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def plane(*pixels):
+    """One row of pixels, the same in all three channels."""
+    return torch.tensor(pixels).expand(1, 3, 1, len(pixels))
+
+
+def assert_pixels(image, *expected):
+    torch.testing.assert_close(image, plane(*expected), atol=2e-6, rtol=0)
+    assert ((image * 255).round().to(torch.uint8) == (plane(*expected) * 255).round().to(torch.uint8)).all()
+
+
+def test_adain_of_pixels_worked_out_by_hand():
+    # Means 0.75 and 0.25, both of variance (3 · 0.25² + 0.75²) / 3 = 0.25: what is left is to move by 0.5.
+    dark, bright = plane(0.0, 0.0, 0.0, 1.0), plane(0.0, 1.0, 1.0, 1.0)
+    assert_pixels(adain(bright, dark), 0.0, 0.5, 0.5, 0.5)  # not -0.5, which is 128 as a byte
+    assert_pixels(adain(dark, bright), 0.5, 0.5, 0.5, 1.0)  # not 1.5
+    # Mean 0.5015 and variance 9e-6, to which 1e-5 is added: the deviations are sqrt(0.25001) and sqrt(1.9e-5), and
+    # 0.0045 · 114.7102 + 0.25 = 0.7661959, -0.0015 · 114.7102 + 0.25 = 0.0779347.
+    faint = plane(0.5, 0.5, 0.5, 0.506)
+    torch.testing.assert_close(adain(faint, dark), plane(*[0.0779347] * 3, 0.7661959), atol=2e-5, rtol=0)
+
+
+def test_wavelet_of_pixels_worked_out_by_hand():
+    # The difference [-1, -1, 0, 0], blurred by [1/4, 1/2, 1/4], is [-1, -3/4, -1/4, 0].
+    step, dark, bright = plane(1.0, 1.0, 0.0, 0.0), plane(*[0.0] * 4), plane(*[1.0] * 4)
+    assert_pixels(wavelet(step, dark, levels=1), 0.0, 0.25, 0.0, 0.0)  # not -0.25, which is 192 as a byte
+    # From [0, 0, 1, 1] to [0, 1/4, 3/4, 1].
+    assert_pixels(wavelet(step, bright, levels=1), 1.0, 1.0, 0.75, 1.0)  # not 1.25
+    # A second level, of pixels two apart: (-1 - 2 - 1/4) / 4, (-1 - 3/2 + 0) / 4, (-1 - 1/2 + 0) / 4, (-3/4) / 4.
+    assert_pixels(wavelet(step, dark, levels=2), 0.1875, 0.375, 0.0, 0.0)
+    grey = plane(*[0.5] * 4)
+    # From [-1/2, -1/2, 1/2, 1/2] to [-1/2, -1/4, 1/4, 1/2] and [-5/16, -1/8, 1/8, 5/16].
+    assert_pixels(wavelet(step, grey, levels=2), 0.6875, 0.875, 0.125, 0.3125)
+
+
+def test_color_fixes_by_name():
+    assert {"adain": adain, "wavelet": wavelet} == COLOR_FIXES
 
 
 def test_an_image_with_its_own_colours_stays_as_it_is():

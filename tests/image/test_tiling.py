@@ -1,7 +1,22 @@
 import pytest
 import torch
 
-from diffusers_sr.image.tiling import crop_tiles, gaussian_weights, tile_groups, tile_starts, tile_windows, tiled_map
+from diffusers_sr.image.tiling import (
+    Window,
+    crop_tiles,
+    gaussian_weights,
+    tile_groups,
+    tile_starts,
+    tile_windows,
+    tiled_map,
+)
+
+
+def test_a_window_crops_in_its_own_units():
+    image = torch.arange(96).view(1, 8, 12)
+    assert Window(1, 2, 1, 3).crop(image).tolist() == [[[14, 15, 16]]]
+    # rows 2 and 3, columns 4 to 9
+    assert Window(1, 2, 1, 3).crop(image, 2).tolist() == [[[*range(28, 34)], [*range(40, 46)]]]
 
 
 @pytest.mark.parametrize(
@@ -24,10 +39,12 @@ def test_tile_starts(length, tile, overlap, starts):
     [
         (96, 96, (96, 96)),  # as many pixels as a tile: not tiled
         (40, 200, (40, 200)),
+        (48, 192, (48, 192)),  # 96 · 96 pixels in another shape
         (97, 96, (96, 96)),
         (64, 200, (64, 64)),  # the official code's squares of the shorter side
         (6, 2000, (6, 8)),  # a strip narrower than twice the overlap
         (4, 3000, (4, 8)),
+        (2000, 6, (8, 6)),
     ],
 )
 def test_tile_windows(height, width, side):
@@ -88,9 +105,46 @@ def test_the_blend_goes_from_one_tile_to_the_next_without_a_step():
     assert row.diff().max() < 0.6
 
 
-def test_one_window_gets_the_image_itself():
+@pytest.mark.parametrize("axis", ["columns", "rows"])
+def test_tiles_are_blended_by_their_gaussians(axis):
+    """A tile of 0 and one of 1, both 10 × 10, overlap by four: the blend is 1 / (1 + w0 / w1).
+
+    The deviation is 0.1 of a tile, one pixel. The centre lies at 4.5 along a row of the tile, so the distances are
+    1.5, 2.5, 3.5, 4.5 to that of the first and 4.5, 3.5, 2.5, 1.5 to that of the second:
+    w0 / w1 = exp((4.5² - 1.5²) / 2) = exp(9), then exp(3), exp(-3) and exp(-9). Along a column it lies at 5, and
+    1, 2, 3, 4 against 5, 4, 3, 2 make exp(12), exp(6), 1 and exp(-6).
+    """
+    height, width = (10, 16) if axis == "columns" else (16, 10)
+    blended = tiled_map(
+        lambda tiles, index: torch.full_like(tiles, index),
+        torch.zeros(1, 1, height, width),
+        tile_windows(height, width, tile=10, overlap=4),
+    )[0, 0]
+    if axis == "columns":
+        line, expected = blended[3], [0.000123395, 0.0474258732, 0.9525741268, 0.999876605]
+    else:
+        line, expected = blended[:, 3], [0.0000061442, 0.0024726232, 0.5, 0.9975273768]
+    expected = torch.tensor([*[0.0] * 6, *expected, *[1.0] * 6])
+    torch.testing.assert_close(line, expected, atol=1e-7, rtol=1e-5)
+
+
+def test_one_window_gets_the_image_itself_as_the_first_group():
     image = torch.rand(1, 3, 8, 8)
-    assert tiled_map(lambda tiles, index: tiles, image, tile_windows(8, 8, 8, 2)) is image
+    called_with = []
+    result = tiled_map(lambda *call: called_with.append(call) or call[0], image, tile_windows(8, 8, 8, 2))
+    assert result is image
+    assert [(tiles is image, index) for tiles, index in called_with] == [(True, 0)]
+
+
+def test_a_result_of_other_channels_than_the_image():
+    image = torch.rand(2, 3, 20, 33)
+    means = tiled_map(lambda tiles, _: tiles.mean(1, keepdim=True), image, tile_windows(20, 33, 12, 5))
+    torch.testing.assert_close(means, image.mean(1, keepdim=True), atol=1e-6, rtol=0)
+
+
+def test_groups_hold_at_most_their_size():
+    windows = tile_windows(8, 40, tile=8, overlap=0)
+    assert [[window.left for window in group] for group in tile_groups(windows, 2)] == [[0, 8], [16, 24], [32]]
 
 
 def test_the_image_is_the_fastest_index_of_a_batch_of_tiles():
