@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from diffusers_sr.seesr.adapter import SeeSRAdapter
-from tests.components import REPRESENTATION_DIM, TEXT_DIM, randomise, tiny_controlnet, tiny_unet
+from tests.components import TEXT_DIM, randomise, tiny_controlnet, tiny_unet
+from tests.seesr.components import REPRESENTATION_DIM
 
 TOKENS = 5
 

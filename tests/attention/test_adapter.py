@@ -12,7 +12,8 @@ from torch import nn
 
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from tests.attention.models import TOKENS, Models, difference, leftovers
-from tests.components import REPRESENTATION_DIM, tiny_unet
+from tests.components import tiny_unet
+from tests.seesr.components import REPRESENTATION_DIM
 
 
 # What follows compares outputs for equality: first of all, everything has to make a difference.

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from torch import nn
 
 from tests.attention.models import TOKENS, Models, difference
-from tests.components import REPRESENTATION_DIM
+from tests.seesr.components import REPRESENTATION_DIM
 
 
 @pytest.mark.parametrize("attach_first", [True, False])
