@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+from typing_extensions import Unpack
+
+from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
-from .pipeline import XPSRPipeline
+from ..sampling.guidance import Guidance
+from ..sampling.photo import Photo, Start
+from ..sampling.prompts import EncodeOptions
+from ..texts import as_texts, pair_texts, shorten_before
+from .call import PASDCall
+from .degradation_prompt import describe_degradation
+from .denoiser import XPSRControl, XPSRDenoiser
+from .prompts import ImagePrompts
 
 
-class PASDPipeline(XPSRPipeline):
+class PASDPipeline(SuperResolutionPipeline):
     """PASD: the UNet's pixel attention reads the ControlNet's residuals, and one prompt says what the image shows.
 
-    XPSR is built on it; its adapter is XPSR's without semantic fusion, and there is no low-level prompt. The prompt is
+    XPSR is built on it: the adapter is XPSR's without semantic fusion, and there is no low-level prompt. The prompt is
     given, or written by a multimodal language model, the `captioner`, whose low-level prompt is not used.
 
     Defaults are those of the official code's test script: 20 steps, guidance 9, the start from the image under the
@@ -27,15 +38,141 @@ class PASDPipeline(XPSRPipeline):
         image = pipeline(load_image("photo.png"), upscale=4, high_level_prompt="a tree in a field.").images[0]
     """
 
+    call_class = PASDCall
+    denoiser_class = XPSRDenoiser
     paper: ClassVar[Paper] = Paper("PASD", "2308.14469")
-    example_call: ClassVar[dict[str, Any]] = {}
     converters: ClassVar[dict[str, str]] = {"pasd": "diffusers_sr.xpsr.convert.convert_pasd"}
     _call_defaults: ClassVar[dict[str, Any]] = {
-        **XPSRPipeline._call_defaults,
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed",
+        "num_inference_steps": 20,
         "guidance_scale": 9.0,
+        "controlnet_conditioning_scale": 1.0,
+        "start_point": "lr",
+        "tile_size": 2560,
+        "tile_overlap": 64,
         "process_size": 768,
         "color_fix": "wavelet",
+        "captioner": None,
         "quality_prompt": "clean, high-resolution, 8k",
         "added_noise_level": 900,
     }
+
+    def check_components(self, call: PASDCall) -> None:
+        """Raise ValueError, besides, if the training had no such timestep as `added_noise_level`."""
+        super().check_components(call)
+        last = self.scheduler.config.num_train_timesteps - 1
+        if call.added_noise_level > last:
+            raise ValueError(
+                f"added_noise_level={call.added_noise_level}, expected a timestep of the training, from 0 to {last}."
+            )
+
+    def describe(self, image: torch.Tensor, call: PASDCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Have the images described, unless the call does.
+
+        Raises:
+            ValueError: if the captioner returns another number of prompts.
+        """
+        high_level, _ = self.write_prompts(image, call)
+        return {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}, {}
+
+    def write_prompts(
+        self, image: torch.Tensor, call: PASDCall, lacks_low_level: bool = False
+    ) -> tuple[str | list[str] | None, list[str] | None]:
+        """Let the captioner write the prompts that are missing; it is not called if none is.
+
+        Args:
+            lacks_low_level: whether the low-level prompts are missing too.
+
+        Returns:
+            High-level prompts, those of the call where it has them, and low-level prompts if they are missing; None
+            without a captioner.
+        """
+        high_level, low_level = call.high_level_prompt, None
+        if call.captioner == "measured":
+            if lacks_low_level:
+                low_level = [describe_degradation(one) for one in image]
+        elif call.captioner is not None and (high_level is None or lacks_low_level):
+            prompts = self.caption(image, call)
+            high_level = [each.high_level for each in prompts] if high_level is None else high_level
+            low_level = [each.low_level for each in prompts] if lacks_low_level else None
+        return high_level, low_level
+
+    def caption(self, image: torch.Tensor, call: PASDCall) -> list[ImagePrompts]:
+        """Call the captioner on images `[images, 3, height, width]` in [0, 1].
+
+        Raises:
+            ValueError: if it returns another number of prompts.
+        """
+        assert callable(call.captioner)
+        prompts = call.captioner(self.image_processor.postprocess(image, "pil"))
+        if len(prompts) != len(image):
+            raise ValueError(
+                f"The captioner returned {len(prompts)} prompts for {len(image)} images: it has to return one "
+                "`ImagePrompts` for each."
+            )
+        return prompts
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        high_level_prompt: str | list[str] | None = None,
+        quality_prompt: str | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode "`prompt`, `high_level_prompt` `quality_prompt`", and the negative prompt.
+
+        Without `prompt` it is the official prompt, "`high_level_prompt` `quality_prompt`". Where that is more than the
+        text encoder reads, words are left out before the quality prompt, with a warning: of the high-level prompt
+        first. (In the official code the quality prompt is what is cut off.) `prompt_embeds` replace the whole prompt.
+        See `PromptEncoder.encode_prompt` for the rest.
+
+        Raises:
+            ValueError: if `prompt` and `high_level_prompt` are lists of different lengths.
+        """
+        # Without a tokenizer no prompt can be encoded, which the base class says.
+        if options.get("prompt_embeds") is None and self.tokenizer is not None:
+            ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
+            prompt = [
+                shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
+                for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
+            ]
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
+        return prompt_embeds, negative_prompt_embeds
+
+    def prepare_control(
+        self, call: PASDCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
+    ) -> XPSRControl:
+        """Take the enlarged image."""
+        return XPSRControl(photo.padded, [])
+
+    def prepare_latents(self, call: PASDCall, start: Start, scheduler: Any) -> torch.Tensor:
+        """Make latents at the first timestep: noise alone, or the image's latents under the noise of two timesteps.
+
+        The official code adds noise to the image's latents at the first timestep of the sampling, and then once more
+        at `added_noise_level`. With one draw of noise as here this is, in distribution,
+        `sqrt(a) * image_latents + sqrt(1 - a) * noise`, `a` being the product of the `alphas_cumprod` of both
+        timesteps. As there it is scaled by the scheduler's `init_noise_sigma`; so with a scheduler that counts in
+        sigmas, the UNet sees the same at the first step. One without `alphas_cumprod` (of EDM) does not know the
+        noise of the training's timesteps: there the image lies under that of the first step alone.
+        """
+        if start.image_latents is None or not hasattr(scheduler, "alphas_cumprod"):
+            return super().prepare_latents(call, start, scheduler)
+        # Some schedulers have timesteps between those of the training.
+        first = round(float(scheduler.timesteps[0]))
+        signal = float(scheduler.alphas_cumprod[first] * scheduler.alphas_cumprod[call.added_noise_level])
+        latents = signal**0.5 * start.image_latents + (1 - signal) ** 0.5 * start.noise
+        return latents * scheduler.init_noise_sigma
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(self.maybe_convert_prompt(text, self.tokenizer)).input_ids)
+
+
+def joined_prompts(prompts: list[str], high_level_prompts: list[str]) -> list[str]:
+    """What a user says of each image, before what it shows; a list of one serves all of the other.
+
+    Raises:
+        ValueError: if both have several entries and differ in length.
+    """
+    pairs = pair_texts(prompts, high_level_prompts)
+    return [f"{prompt}, {high_level}".strip() if prompt else high_level for prompt, high_level in pairs]

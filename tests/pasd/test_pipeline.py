@@ -29,8 +29,6 @@ def test_defaults_are_those_of_the_official_script():
         "color_fix": "wavelet",
         "captioner": None,
         "quality_prompt": "clean, high-resolution, 8k",
-        "negative_low_level_prompt": "high resolution, best quality, clear",
-        "guide_low_level": True,
         "added_noise_level": 900,
     }
 
