@@ -62,7 +62,6 @@ class XPSRPipeline(PASDPipeline):
 
     def check_components(self, call: XPSRCall) -> None:  # type: ignore[override]
         """Raise ValueError, besides, if the adapter takes no low-level prompt, or embeddings of it are missing."""
-        super().check_components(call)
         texts, embeds = call.low_level_prompt, call.low_level_prompt_embeds
         if not self.adapter.fuses_semantics:
             if texts is not None or embeds is not None:
@@ -72,6 +71,7 @@ class XPSRPipeline(PASDPipeline):
                 )
         elif embeds is None or (call.guide_low_level and call.negative_low_level_prompt_embeds is None):
             self._check_text_encoder("low_level_prompt")
+        super().check_components(call)
 
     def describe(  # type: ignore[override]
         self, image: torch.Tensor, call: XPSRCall

@@ -1,4 +1,4 @@
-"""What `CasSRPipeline` does beside the steps all methods share (tests/test_pipeline.py)."""
+"""What `CasSRPipeline` does besides the steps all methods share (tests/test_pipeline.py)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from PIL import Image
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
-from diffusers_sr.cassr.pipeline import CasSRControl, CasSRPipeline, general_prompts
+from diffusers_sr.cassr.denoiser import CasSRControl
+from diffusers_sr.cassr.pipeline import CasSRPipeline, general_prompts
 from diffusers_sr.image.pixels import read_images, resize
+from diffusers_sr.sampling.guidance import Guidance
+from diffusers_sr.sampling.photo import Start
 from tests.components import components, inputs, tiny_controlnet, tiny_image
 
 STOCK = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
@@ -66,6 +69,13 @@ def stock_pipeline(pipeline: CasSRPipeline, kind: type[Any] = StableDiffusionPip
     made = kind(**stock, **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def first_latents(pipeline: CasSRPipeline, noise: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """What sampling starts from, from an enlarged image."""
+    call = pipeline.check_inputs()
+    start = Start(noise, pipeline.encode_image(call, image))
+    return pipeline.prepare_latents(call, start, pipeline.prepare_scheduler(2))
 
 
 def tiny_activation_controlnet() -> ControlNetModel:
@@ -161,17 +171,9 @@ def test_image_and_reference_cannot_be_exchanged() -> None:
 
     @torch.no_grad()
     def denoise(lr: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        pipeline.scheduler.set_timesteps(2)
-        return pipeline.denoise(
-            noise,
-            CasSRControl(lr, reference, 1.0),
-            *embeds,
-            conditioning={},
-            guidance_scale=5.5,
-            tile_size=64,
-            tile_overlap=0,
-            generator=torch.Generator().manual_seed(0),
-        )
+        call = pipeline.check_inputs(generator=torch.Generator().manual_seed(0))
+        control, guidance = CasSRControl(lr, reference), Guidance(*embeds, 5.5)
+        return pipeline.denoise(call, pipeline.denoiser(call), control, guidance, noise, pipeline.prepare_scheduler(2))
 
     assert torch.equal(denoise(first, second), denoise(first, second))
     assert difference(denoise(first, second), denoise(second, first)) > 1e-4
@@ -227,7 +229,7 @@ def test_scedit_makes_the_reference_by_stock_stable_diffusion() -> None:
     given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
     stock = stock_pipeline(pipeline)
     with torch.no_grad():
-        start = pipeline.prepare_latents(noise, pipeline.encode_image(image, 512, 128))
+        start = first_latents(pipeline, noise, image)
         activation = copy.deepcopy(pipeline.activation).attach(stock.unet)
         hints = activation.embed(image)
 
@@ -264,7 +266,7 @@ def test_a_controlnet_makes_the_reference_as_in_diffusers() -> None:
     given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
     stock = stock_pipeline(pipeline, StableDiffusionControlNetPipeline, controlnet=copy.deepcopy(controlnet))
     with torch.no_grad():
-        start = pipeline.prepare_latents(noise, pipeline.encode_image(image, 512, 128))
+        start = first_latents(pipeline, noise, image)
     expected = stock(
         **given,
         image=image,

@@ -1,4 +1,4 @@
-"""What `CoSeRPipeline` does beside the steps all methods share (tests/test_pipeline.py)."""
+"""What `CoSeRPipeline` does besides the steps all methods share (tests/test_pipeline.py)."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def test_without_the_optional_components() -> None:
         ({"num_references": 0}, "num_references=0"),
         ({"reference_images": []}, "`reference_images` is an empty list"),
         ({"num_references": "2"}, "num_references='2'"),
-        ({"cfw_weight": 2.0}, "weight=2.0"),
-        ({"cognitive_embedding": torch.ones(3, 3, 32), "prompt": ["a", "b"]}, "2 prompts for 3 images"),
+        ({"cfw_weight": 2.0}, "cfw_weight=2.0, expected a number from 0 to 1"),
+        ({"cognitive_embedding": torch.ones(3, 3, 32)}, "3 of `cognitive_embedding` for 1 images"),
     ],
 )
 def test_what_is_not_allowed_is_said(arguments: dict[str, Any], message: str) -> None:

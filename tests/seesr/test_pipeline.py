@@ -25,7 +25,7 @@ def run(pipeline, seed=0, **overrides):
 
 def describe(pipeline, *images):
     with torch.no_grad():
-        description, conditioning = pipeline.describe(read_images(images))
+        description, conditioning = pipeline.describe(read_images(images), pipeline.check_inputs())
     return description["tags"], conditioning["representation"]
 
 

@@ -1,4 +1,4 @@
-"""What `XPSRPipeline` does beside the steps all methods share (tests/test_pipeline.py)."""
+"""What `XPSRPipeline` does besides the steps all methods share (tests/test_pipeline.py)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from peft import LoraConfig
 from PIL import Image
 
 from diffusers_sr.image.pixels import read_images, resize
+from diffusers_sr.sampling.guidance import Guidance
+from diffusers_sr.sampling.photo import Start
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.degradation_prompt import describe_degradation
-from diffusers_sr.xpsr.pipeline import XPSRControl, XPSRPipeline, joined_prompts
+from diffusers_sr.xpsr.denoiser import XPSRControl, XPSRDenoiser
+from diffusers_sr.xpsr.pasd import joined_prompts
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from diffusers_sr.xpsr.prompts import ImagePrompts
 from tests.components import TEXT_DIM, components, inputs, randomise, tiny_image
 
@@ -271,8 +275,9 @@ def predictions(guide_low_level: bool, scale: float = 3.0) -> tuple[torch.Tensor
         given = prepared if guide_low_level else prepared[1:]
 
         def predict(texts: list[torch.Tensor], low_level: list[Any]) -> torch.Tensor:
-            pipeline._guidance_scale = scale
-            return pipeline.predict_noise(latents, 0, timestep, [XPSRControl(image, low_level)], texts, 0.9)
+            denoiser = XPSRDenoiser(pipeline.unet, pipeline.controlnet, pipeline.adapter, 0.9)
+            guidance = Guidance(texts[-1], texts[0] if len(texts) == 2 else None, scale)
+            return guidance.combine(denoiser.predict(latents, timestep, guidance.texts, XPSRControl(image, low_level)))
 
         guided = predict([negative, positive], given)
         # Halves alone, as after a callback that switches the guidance off, have the last of the low-level prompts.
@@ -388,8 +393,11 @@ def test_a_text_that_is_inserted_for_a_token_counts(warnings: Any) -> None:
 
 def test_a_long_low_level_prompt_is_cut_off(warnings: Any) -> None:
     pipeline = build()
-    embeds, negative = pipeline.encode_low_level_prompt("word " * 100)
-    assert embeds.shape == negative.shape == (1, 77, TEXT_DIM)
+    embeds = pipeline.encode_low_level_prompts("word " * 100, pipeline.check_inputs())
+    assert {name: embed.shape for name, embed in embeds.items()} == {
+        "low_level_prompt": (1, 77, TEXT_DIM),
+        "negative_low_level_prompt": (1, 77, TEXT_DIM),
+    }
     assert "reads 77 tokens" in warnings.text
 
 
@@ -459,6 +467,14 @@ def test_the_low_level_prompt_can_be_measured(tmp_path: Any) -> None:
 # The start
 
 
+def first_latents(
+    pipeline: XPSRPipeline, noise: torch.Tensor, image_latents: torch.Tensor, level: int | None = None
+) -> torch.Tensor:
+    """What sampling starts from, at the first of the timesteps that are set."""
+    call = pipeline.check_inputs(added_noise_level=level)
+    return pipeline.prepare_latents(call, Start(noise, image_latents), pipeline.scheduler)
+
+
 def test_the_start_is_that_of_the_official_code_in_distribution() -> None:
     """Noise at the first timestep, and on that noise at the second: the same mean, and the same variance."""
     pipeline = build()
@@ -473,14 +489,14 @@ def test_the_start_is_that_of_the_official_code_in_distribution() -> None:
             once = scheduler.add_noise(image, noise, first)  # noqa: B023
             return scheduler.add_noise(once, more_noise, torch.tensor([level]))  # noqa: B023
 
-        mean = pipeline.prepare_latents(none, image, added_noise_level=level)
+        mean = first_latents(pipeline, none, image, level)
         torch.testing.assert_close(mean, twice(image, none, none))
         ones = torch.ones_like(none)
-        deviation = pipeline.prepare_latents(ones, none, added_noise_level=level)
+        deviation = first_latents(pipeline, ones, none, level)
         both = twice(none, ones, none).square() + twice(none, none, ones).square()
         torch.testing.assert_close(deviation.square(), both)
         if level == 800:
-            assert torch.equal(deviation, pipeline.prepare_latents(ones, none))
+            assert torch.equal(deviation, first_latents(pipeline, ones, none))
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
@@ -492,7 +508,7 @@ def test_a_scheduler_that_counts_in_sigmas_starts_where_the_others_do(spacing: s
     for kind in (DDIMScheduler, EulerDiscreteScheduler):
         scheduler = pipeline.scheduler = kind.from_config(pipeline.scheduler.config, timestep_spacing=spacing)
         scheduler.set_timesteps(4)
-        start = pipeline.prepare_latents(noise, image)
+        start = first_latents(pipeline, noise, image)
         inputs_of_unet.append(scheduler.scale_model_input(start, scheduler.timesteps[0]))
     assert difference(*inputs_of_unet) < 2e-2
     assert inputs_of_unet[0].std() > 0.8
@@ -504,7 +520,7 @@ def test_a_scheduler_without_the_training_timesteps_starts_at_its_first_step() -
     scheduler.set_timesteps(4)
     noise, image = torch.randn(2, 1, 4, 8, 8)
     expected = image + scheduler.sigmas[0] * noise
-    torch.testing.assert_close(pipeline.prepare_latents(noise, image), expected)
+    torch.testing.assert_close(first_latents(pipeline, noise, image), expected)
 
 
 # PASD
@@ -535,8 +551,8 @@ def test_pasd_has_no_low_level_prompt() -> None:
     [
         ({"high_level_prompt": 5}, "high_level_prompt=5, expected a text"),
         ({"high_level_prompt": []}, r"high_level_prompt=\[\], expected a text"),
-        ({"high_level_prompt": ["a"] * 3, "prompt": ["b", "c"]}, "There are 2 prompts for 3 images"),
-        ({"high_level_prompt": ["a"] * 3}, "3 of `prompt` for 1 images"),
+        ({"high_level_prompt": ["a"] * 3, "prompt": ["b", "c"]}, "2 of `prompt` for 1 images"),
+        ({"high_level_prompt": ["a"] * 3}, "3 of `high_level_prompt` for 1 images"),
         ({"low_level_prompt": 5, **AS_TEXTS}, "low_level_prompt=5, expected a text"),
         ({"low_level_prompt": ["a"] * 3, **AS_TEXTS}, "3 of `low_level_prompt` for 1 images"),
         ({"low_level_prompt": "a"}, "Both `low_level_prompt` and `low_level_prompt_embeds` are given"),
@@ -545,8 +561,8 @@ def test_pasd_has_no_low_level_prompt() -> None:
             "Both `negative_low_level_prompt` and `negative_low_level_prompt_embeds`",
         ),
         (
-            {"negative_low_level_prompt": ["a"] * 2, "negative_low_level_prompt_embeds": None},
-            r"`low_level_prompt`, \[1, 7, 32\], and of `negative_low_level_prompt`, \[2, 77, 32\], differ in tokens",
+            {"negative_low_level_prompt": "a", "negative_low_level_prompt_embeds": None},
+            r"`low_level_prompt`, \[1, 7, 32\], and of `negative_low_level_prompt`, \[1, 77, 32\], differ in tokens",
         ),
         ({"negative_low_level_prompt": ["a"] * 3, **AS_TEXTS}, "3 of `negative_low_level_prompt` for 1 images"),
         ({"low_level_prompt_embeds": torch.ones(1, 7, 9), "guide_low_level": False}, r"\[1, 7, 9\], expected .* 32\]"),
@@ -559,6 +575,7 @@ def test_pasd_has_no_low_level_prompt() -> None:
         ({"added_noise_level": 1000}, "added_noise_level=1000, expected a timestep of the training, from 0 to 999"),
         ({"added_noise_level": -1}, "added_noise_level=-1"),
         ({"added_noise_level": "800"}, "added_noise_level='800'"),
+        ({"guide_low_level": "no"}, "guide_low_level='no', expected True or False"),
     ],
 )
 def test_what_is_not_allowed_is_said(arguments: dict[str, Any], message: str) -> None:
