@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-EXIF_ERRORS = (SyntaxError, ValueError, TypeError, KeyError, struct.error)
+EXIF_ERRORS = (SyntaxError, ValueError, TypeError, KeyError, AttributeError, struct.error)
 """Whatever Pillow raises on damaged EXIF data."""
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """Whatever Pillow's decoders raise on damaged data; EOFError and SyntaxError come from broken PNG and GIF files."""

@@ -87,6 +87,33 @@ def test_a_sample_draws_what_is_published() -> None:
         assert low <= min(values) <= low + reach and high - reach <= max(values) <= high
 
 
+@pytest.mark.parametrize(
+    ("kind", "shapes", "end"), [(2, (0.5, 0.8), 0.8), (2, (2.0, 4.0), 2.0), (4, (0.5, 0.8), 0.8), (4, (1.0, 2.0), 1.0)]
+)
+def test_a_range_of_shapes_on_one_side_of_1_gives_its_end_half_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, kind: int, shapes: tuple[float, float], end: float
+) -> None:
+    drawn: list[float] = []
+    for name in ("gaussian_kernel", "plateau_kernel"):
+
+        def record(size: int, sigma: object, angle: float, shape: float) -> torch.Tensor:
+            drawn.append(shape)
+            return torch.ones(size, size)
+
+        monkeypatch.setattr(degradation, name, record)
+    probabilities = tuple(float(index == kind) for index in range(6))
+    order = DegradationOrder(
+        sinc_probability=0, kernel_probabilities=probabilities, generalised_shape=shapes, plateau_shape=shapes
+    )
+    source = generator()
+    for _ in range(1000):
+        draw_kernel(order, source)
+    others = np.array([shape for shape in drawn if shape != end])
+    assert len(drawn) == 1000 and len(others) / 1000 == pytest.approx(0.5, abs=0.06)
+    assert others.min() == pytest.approx(shapes[0], abs=0.02 * shapes[1])
+    assert others.max() == pytest.approx(shapes[1], abs=0.02 * shapes[1])
+
+
 def test_resize_factors_are_drawn_as_configured() -> None:
     source = generator()
     factors = np.array([draw_resize_factor(DegradationOrder(), source) for _ in range(4000)])

@@ -13,6 +13,7 @@ from diffusers_sr.evaluation.measures import (
     evaluate,
     gmsd,
     log_power_spectrum_distance,
+    luma,
     mean_color_difference,
     psnr_y,
     radial_log_power_spectrum,
@@ -103,6 +104,48 @@ def test_mean_color_difference_is_the_worst_channel_in_8_bit_units() -> None:
     torch.testing.assert_close(mean_color_difference(reference, result), torch.tensor([3.0, 0.5]), atol=1e-4, rtol=0)
 
 
+def grey(*values: float, side: int = 12) -> torch.Tensor:
+    """Flat images."""
+    return torch.tensor(values)[:, None, None, None].expand(-1, 3, side, side)
+
+
+def test_measures_of_flat_images_worked_out_by_hand() -> None:
+    reference, result = grey(0.2, 0.5), grey(0.6, 0.5 + 1 / 255)
+    # Differences of Y of 219 · 0.4 = 87.6 and 219 / 255 = 0.858824: 20 log10(255 / 87.6), 20 log10(255² / 219).
+    torch.testing.assert_close(psnr_y(reference, result), torch.tensor([9.2806, 49.4527]), atol=2e-3, rtol=0)
+    # No variance: (2 a b + 6.5025) / (a² + b² + 6.5025) of the Y, 16 + 219 · 0.2 = 59.8 and 147.4.
+    assert ssim_y(reference, result)[0].item() == pytest.approx(0.696801, abs=1e-4)
+    torch.testing.assert_close(mean_color_difference(reference, result), torch.tensor([102.0, 1.0]), atol=1e-3, rtol=0)
+
+
+def test_luma_weighs_the_channels_by_bt_601() -> None:
+    red, green, blue = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2).split(1)
+    assert [luma(image)[0, 0, 0].item() for image in (red, green, blue)] == pytest.approx([0.299, 0.587, 0.114])
+
+
+def test_gmsd_of_a_single_block_worked_out_by_hand() -> None:
+    """One block of brightness v in black, halved to one of 3 × 3 pixels, against black alone.
+
+    Its gradients are 255 v / 3 at its sides, sqrt(2) of that at its corners and 0 in the middle. With 255 v / 3 =
+    sqrt(170) the similarities are four times 170 / 340, four times 170 / 510, and 1: of mean 0.481481 and mean
+    square 0.271605.
+    """
+    black = torch.zeros(1, 3, 6, 6)
+    block = black.clone()
+    block[..., 2:4, 2:4] = 3 * math.sqrt(170) / 255
+    assert gmsd(black, block).item() == pytest.approx(math.sqrt(0.271605 - 0.481481**2), abs=1e-5)
+
+
+def test_a_border_is_left_out() -> None:
+    reference = grey(0.5, side=16)
+    framed = reference.clone()
+    framed[..., 2:-2, 2:-2] += 1 / 255
+    # Without the two outer pixels all of it differs by one level; with them 12² of 16² pixels do.
+    assert psnr_y(reference, framed, 2).item() == pytest.approx(49.4527, abs=2e-3)
+    assert psnr_y(reference, framed).item() == pytest.approx(49.4527 + 20 * math.log10(16 / 12), abs=2e-3)
+    assert ssim_y(reference, framed, 2).item() == pytest.approx(ssim_y(*grey(0.5, 0.5 + 1 / 255).split(1)).item())
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_equal_images(measure: object, pair: tuple[np.ndarray, np.ndarray]) -> None:
     image = to_tensor(pair[0])
@@ -135,3 +178,10 @@ def test_evaluate_gives_every_measure_as_a_float(pair: tuple[np.ndarray, np.ndar
     reference, result = map(to_tensor, pair)
     values = evaluate(reference, result)
     assert values == {measure.__name__: measure(reference, result).item() for measure in MEASURES}
+
+
+def test_evaluate_takes_the_mean_over_a_batch() -> None:
+    values = evaluate(grey(0.2, 0.5), grey(0.6, 0.5 + 1 / 255))
+    assert list(values) == ["psnr_y", "ssim_y", "gmsd", "log_power_spectrum_distance", "mean_color_difference"]
+    assert values["mean_color_difference"] == pytest.approx((102 + 1) / 2, abs=1e-3)
+    assert values["psnr_y"] == pytest.approx((9.2806 + 49.4527) / 2, abs=2e-3)

@@ -116,6 +116,18 @@ def test_damaged_exif_data_turns_nothing(tmp_path: Path) -> None:
     assert upright_size(tmp_path / "a.png") == (2, 1)
 
 
+def test_an_orientation_is_followed_if_other_exif_data_is_damaged(tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
+    exif += struct.pack("<HHII", 271, 5, 1, 38)  # the maker's name, of a fraction's type
+    exif += struct.pack("<HHIHxx", ORIENTATION, 3, 1, 6) + bytes(4) + struct.pack("<II", 1, 2)
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.array(grey([10, 20]), np.uint8)).save(path, exif=exif)
+    assert for_users(path) == (grey([10], [20]), None)
+    assert for_training(path) == grey([10], [20])
+    assert upright_size(path) == (1, 2)
+    assert read_photo(path).notes == ["has damaged EXIF data, which is not kept"]
+
+
 def test_a_size_is_read_without_the_pixels(tmp_path: Path) -> None:
     Image.effect_noise((300, 200), 90).save(tmp_path / "photo.png")
     (tmp_path / "photo.png").write_bytes((tmp_path / "photo.png").read_bytes()[:1000])

@@ -1,0 +1,104 @@
+"""Settings of the degradation: their defaults and their limits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from diffusers_sr.data.degradation import DegradationConfig, DegradationOrder
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kernel_sizes": (7, 8)}, r"kernel_sizes=\(7, 8\)"),
+        ({"kernel_sizes": ()}, r"kernel_sizes=\(\)"),
+        ({"kernel_probabilities": (0.5, 0.5)}, "6 probabilities that sum to 1"),
+        ({"resize_probabilities": (0.5, 0.5, 0.5)}, r"resize_probabilities=\(0.5, 0.5, 0.5\).*up, down, keep"),
+        ({"kernel_sizes": (1,)}, r"kernel_sizes=\(1,\)"),
+        ({"kernel_probabilities": (0.5, 0.7, -0.2, 0, 0, 0)}, "6 probabilities that sum to 1"),
+        ({"resize_probabilities": (0.3, 0.3, 0.3)}, "3 probabilities that sum to 1"),
+        ({"sigma": (0.2, 1.0, 3.0)}, r"sigma=\(0.2, 1.0, 3.0\)"),
+        ({"sigma": (0.009, 3.0)}, r"sigma=\(0.009, 3.0\).*between 0.01 and inf \(pixels\)"),
+        ({"generalised_shape": (0.009, 3.0)}, "generalised_shape.*between 0.01 and inf"),
+        ({"plateau_shape": (0.009, 3.0)}, "plateau_shape.*between 0.01 and inf"),
+        ({"resize_factor": (0.009, 3.0)}, "resize_factor.*between 0.01 and inf"),
+        ({"poisson_noise_scale": (-0.1, 3.0)}, "poisson_noise_scale.*between 0 and inf"),
+        ({"gaussian_noise_sigma": (0, 256)}, "gaussian_noise_sigma.*between 0 and 255"),
+        ({"jpeg_quality": (0.5, 95)}, "jpeg_quality.*between 1 and 100"),
+        ({"jpeg_quality": (30, 100.5)}, "jpeg_quality.*between 1 and 100"),
+        ({"resize_factor": (1.1, 1.5)}, "has to include 1"),
+        ({"gray_noise_probability": -0.1}, "gray_noise_probability=-0.1"),
+        ({"sigma": (3.0, 0.2)}, r"sigma=\(3.0, 0.2\)"),
+        ({"sigma": 2.0}, r"sigma=2\.0: it has to be \(lowest, highest\)"),
+        ({"sigma": (0.0, 0.2)}, r"sigma=\(0.0, 0.2\)"),
+        ({"sinc_probability": 1.5}, "sinc_probability=1.5"),
+        ({"jpeg_quality": (0, 95)}, r"jpeg_quality=\(0, 95\)"),
+        ({"resize_factor": (0.2, 0.9)}, "has to include 1"),
+        ({"gaussian_noise_sigma": (-1, 2)}, r"gaussian_noise_sigma=\(-1, 2\)"),
+    ],
+)
+def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DegradationOrder(**change)
+
+
+def test_impossible_final_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="final_sinc_probability=-1"):
+        DegradationConfig(final_sinc_probability=-1)
+    with pytest.raises(ValueError, match="final_kernel_sizes"):
+        DegradationConfig(final_kernel_sizes=(4,))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"kernel_sizes": (3,), "sigma": (0.01, 0.01), "jpeg_quality": (1, 100)},
+        {"resize_factor": (1, 1), "gaussian_noise_sigma": (0, 255), "poisson_noise_scale": (0, 0)},
+        {"resize_factor": (0.01, 1), "generalised_shape": (0.01, 9), "plateau_shape": (0.01, 9)},
+        {"blur_probability": 0, "sinc_probability": 1, "resize_probabilities": (0, 0, 1)},
+        {"kernel_probabilities": (0.1,) * 5 + (0.5,)},
+    ],
+)
+def test_limits_are_possible_settings(limits: dict[str, object]) -> None:
+    order = DegradationOrder(**limits)
+    assert {name: getattr(order, name) for name in limits} == limits
+
+
+def test_the_settings_of_seesr() -> None:
+    """Those its training pairs were made with."""
+    sizes = (7, 9, 11, 13, 15, 17, 19, 21)
+    both = {
+        "sinc_probability": 0.1,
+        "kernel_probabilities": (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
+        "generalised_shape": (0.5, 4.0),
+        "plateau_shape": (1.0, 2.0),
+        "gaussian_noise_probability": 0.5,
+        "gray_noise_probability": 0.4,
+        "jpeg_quality": (30.0, 95.0),
+    }
+    assert asdict(DegradationConfig()) == {
+        "first": {
+            **both,
+            "blur_probability": 1.0,
+            "kernel_sizes": sizes,
+            "sigma": (0.2, 3.0),
+            "resize_probabilities": (0.2, 0.7, 0.1),
+            "resize_factor": (0.15, 1.5),
+            "gaussian_noise_sigma": (1.0, 30.0),
+            "poisson_noise_scale": (0.05, 3.0),
+        },
+        "second": {
+            **both,
+            "blur_probability": 0.8,
+            "kernel_sizes": sizes[:3],
+            "sigma": (0.2, 1.5),
+            "resize_probabilities": (0.3, 0.4, 0.3),
+            "resize_factor": (0.3, 1.2),
+            "gaussian_noise_sigma": (1.0, 25.0),
+            "poisson_noise_scale": (0.05, 2.5),
+        },
+        "final_sinc_probability": 0.8,
+        "final_kernel_sizes": sizes,
+    }
