@@ -1,4 +1,4 @@
-"""What `CasSRPipeline` does besides the steps all methods share (tests/test_pipeline.py)."""
+"""What `CasSRPipeline` does besides the steps all methods share (tests/pipeline)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `CoSeRPipeline` does besides the steps all methods share (tests/test_pipeline.py)."""
+"""What `CoSeRPipeline` does besides the steps all methods share (tests/pipeline)."""
 
 from __future__ import annotations
 

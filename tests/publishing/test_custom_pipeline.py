@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from diffusers_sr.hub import load_pipeline
 from tests.components import components, inputs
-from tests.test_pipeline import PIPELINES
+from tests.pipeline.tiny import PIPELINES
 
 ROOT = Path(__file__).parents[2]
 
