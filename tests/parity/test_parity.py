@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr.image.tiling import gaussian_weights
+from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.parity import coser, xpsr
 from tests.parity.arrays import WEIGHT, read_arrays
 from tests.parity.forward import main
@@ -325,34 +326,83 @@ def test_xpsr_start_and_steps(vectors: Path) -> None:
     stored, options, pipeline = xpsr_loop(vectors)
     steps = range(options["num_inference_steps"])
     returned = iter([stored[f"mid.unet_out_call.{step}"] for step in steps])
-    pipeline.unet.register_forward_hook(lambda module, args, output: (next(returned),))
-    with torch.no_grad():
-        outputs = xpsr.sampling_outputs(pipeline, stored, options)
-    for name in (f"mid.latents_after_step.{step}" for step in steps):
-        assert relative(outputs[name], stored[name]) < 1e-6
-    if not options["init_latent_with_noise"]:
-        with torch.no_grad():
-            image_latents = pipeline.encode_image(stored["in.image_01"], tile_size=1024, tile_overlap=0)
-        level = options["added_noise_level"]
-        kept, again = pipeline.scheduler.alphas_cumprod[[int(stored["mid.timesteps"][0]), level]]
+    seen: list[torch.Tensor] = []
+
+    def replace(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: object) -> tuple[torch.Tensor]:
+        seen.append(args[0][:1])
+        return (next(returned),)
+
+    pipeline.unet.register_forward_hook(replace)
+    if options["init_latent_with_noise"]:
+        start = {"start_point": "noise", "latents": stored["noise.pipe.0"]}
+    else:
+        first, second = int(stored["mid.timesteps"][0]), options["added_noise_level"]
+        kept, again = pipeline.scheduler.alphas_cumprod[[first, second]]
         noise = (again * (1 - kept)).sqrt() * stored["noise.pipe.0"] + (1 - again).sqrt() * stored["noise.pipe.1"]
-        latents = pipeline.prepare_latents(noise / (1 - kept * again).sqrt(), image_latents, level)
-        assert relative(latents, stored["mid.init_latents"]) < 1e-6
+        start = {"latents": noise / (1 - kept * again).sqrt(), "added_noise_level": second}
+    latents = xpsr_latents(pipeline, stored, options, **start)
+    assert relative(seen[0], stored["mid.init_latents"]) < 1e-6
+    for step in steps:
+        assert relative(latents[step], stored[f"mid.latents_after_step.{step}"]) < 1e-6
 
 
 @pytest.mark.parametrize("vectors", xpsr_files("D", tuple(f"loop_{name}" for name in XPSR_LOOPS)))
 def test_xpsr_first_step(vectors: Path) -> None:
-    """The pipeline's own order of everything, also of its tiles."""
+    """The pipeline's own order of everything, also of its tiles, from the official start."""
     stored, options, pipeline = xpsr_loop(vectors)
     with torch.no_grad():
-        outputs = xpsr.sampling_outputs(pipeline, stored, options)
-    assert relative(outputs["mid.latents_after_step.0"], stored["mid.latents_after_step.0"]) < 1e-3
+        start = xpsr.start_outputs(pipeline.vae, xpsr.load_scheduler(vectors.parent, options), stored, options)
+    latents = xpsr_latents(pipeline, stored, options, start_point="noise", latents=start["mid.init_latents"])
+    assert relative(latents[0], stored["mid.latents_after_step.0"]) < 1e-3
 
 
-def xpsr_loop(vectors: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], xpsr.ReplayedPipeline]:
+def xpsr_loop(vectors: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], XPSRPipeline]:
     stored = load_file(vectors)
     options = json.loads(vectors.with_suffix(".json").read_text(encoding="utf-8"))
     networks = xpsr.load_networks("xpsr", vectors.parent / "unet", vectors.parent / "controlnet")
-    networks.adapter.attach(networks.unet).attach(networks.controlnet)
-    pipeline = xpsr.load_pipeline(vectors.parent, networks, torch.float32, xpsr.ReplayedPipeline)
+    pipeline = XPSRPipeline(
+        vae=xpsr.load_vae(vectors.parent, torch.float32),
+        text_encoder=None,
+        tokenizer=None,
+        unet=networks.unet,
+        controlnet=networks.controlnet,
+        adapter=networks.adapter,
+        scheduler=xpsr.load_scheduler(vectors.parent, options),
+    )
+    pipeline.set_progress_bar_config(disable=True)
     return stored, options, pipeline
+
+
+def xpsr_latents(
+    pipeline: XPSRPipeline, stored: dict[str, torch.Tensor], options: dict[str, Any], **start: Any
+) -> list[torch.Tensor]:
+    """The latents after each step of a whole call of the pipeline, with the stored noise."""
+    latents: list[torch.Tensor] = []
+
+    def keep(_: XPSRPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents.append(tensors["latents"])
+        return tensors
+
+    negative, positive = stored["emb.prompt_neg_pos"].split(1)
+    negative_low_level, low_level = stored["emb.lowlevel_neg_pos"].split(1)
+    draws = [] if start.get("start_point") == "noise" else [stored["noise.vae.0"]]
+    draws += [stored[f"noise.step.{step}"] for step in range(options["num_inference_steps"])]
+    with xpsr.replayed(draws):
+        pipeline(
+            stored["in.image_01"],
+            upscale=1,
+            process_size=0,
+            num_inference_steps=options["num_inference_steps"],
+            guidance_scale=options["guidance_scale"],
+            controlnet_conditioning_scale=options["conditioning_scale"],
+            tile_size=options["latent_tiled_size"] * pipeline.vae_scale_factor,
+            tile_overlap=options["latent_tiled_overlap"] * pipeline.vae_scale_factor,
+            prompt_embeds=positive,
+            negative_prompt_embeds=negative,
+            low_level_prompt_embeds=low_level,
+            negative_low_level_prompt_embeds=negative_low_level,
+            output_type="latent",
+            callback_on_step_end=keep,
+            **start,
+        )
+    return latents
