@@ -163,7 +163,7 @@ def loop_outputs(
 
 
 def start_latents(given: Tensors, options: dict[str, Any], scheduler: DDPMScheduler) -> torch.Tensor:
-    """Start as the pipeline does, which needs none of its models for it."""
+    """Make the latents that the pipeline starts from, which takes none of its models."""
     names = ("vae", "text_encoder", "tokenizer", "unet", "controlnet", "adapter", "tagger")
     pipeline = SeeSRPipeline(**dict.fromkeys(names), scheduler=scheduler)
     image_latents = options["vae_scaling_factor"] * given["lr_latent_unscaled"] if options["start"] == "lr" else None

@@ -255,7 +255,10 @@ def exact_weights(height: int, width: int) -> torch.Tensor:
 def replayed(noises: list[torch.Tensor]) -> Iterator[None]:
     """Let these be drawn one after another, by the posterior of a VAE and by the scheduler in its steps."""
     remaining = iter(noises)
-    draw = lambda *args, **kwargs: next(remaining)  # noqa: E731
+
+    def draw(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return next(remaining)
+
     with patch.object(diffusers_vae, "randn_tensor", draw), patch.object(scheduling_ddpm, "randn_tensor", draw):
         yield
 
