@@ -131,11 +131,12 @@ def loop_outputs(
     scheduler = DDPMScheduler.from_config(options["scheduler"])
     scheduler.set_timesteps(options["steps"])
     start = start_latents(given, options, scheduler)
-    windows = tile_windows(*start.shape[-2:], options["tile"], options["ov"])
+    height, width = start.shape[-2:]
+    windows = tile_windows(height, width, options["tile"], options["ov"])
 
     denoiser = SeeSRDenoiser(unet, controlnet, adapter, options["cscale"])
     control = SeeSRControl(given["image"], adapter.prepare(representation=given["image_encoder_hidden_states"]))
-    unit = given["image"].shape[-1] // start.shape[-1]
+    unit = given["image"].shape[-1] // width
     controls = denoiser.control_tiles(control, len(start), tile_groups(windows, 1), unit)
     guidance = Guidance(given["prompt_embeds"], given["negative_prompt_embeds"], options["cfg"])
 
@@ -165,7 +166,8 @@ def loop_outputs(
 def start_latents(given: Tensors, options: dict[str, Any], scheduler: DDPMScheduler) -> torch.Tensor:
     """Make the latents that the pipeline starts from, which takes none of its models."""
     names = ("vae", "text_encoder", "tokenizer", "unet", "controlnet", "adapter", "tagger")
-    pipeline = SeeSRPipeline(**dict.fromkeys(names), scheduler=scheduler)
+    models: dict[str, Any] = dict.fromkeys(names)
+    pipeline = SeeSRPipeline(**models, scheduler=scheduler)
     image_latents = options["vae_scaling_factor"] * given["lr_latent_unscaled"] if options["start"] == "lr" else None
     return pipeline.prepare_latents(None, Start(given["initial_noise"], image_latents), scheduler)
 

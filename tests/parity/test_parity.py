@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,7 @@ def test_seesr(weights: Path, vectors: Path, tolerance: float, tmp_path: Path) -
     assert expected.keys() <= outputs.keys()
     for name, tensor in expected.items():
         limit = 0.0 if last(name) in ("timesteps", "dape_targets", "ram_targets") else tolerance
-        torch.testing.assert_close(
-            outputs[name], tensor, atol=limit, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(outputs[name], tensor, atol=limit, rtol=0, msg=partial("{}: {}".format, name))
 
 
 def test_seesr_in_float64_from_the_command_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusers_sr.xpsr.convert import load_networks
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.parity import xpsr
 from tests.parity.forward import main
@@ -124,7 +125,7 @@ def test_xpsr_first_step(vectors: Path) -> None:
 def xpsr_loop(vectors: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], XPSRPipeline]:
     stored = load_file(vectors)
     options = json.loads(vectors.with_suffix(".json").read_text(encoding="utf-8"))
-    networks = xpsr.load_networks("xpsr", vectors.parent / "unet", vectors.parent / "controlnet")
+    networks = load_networks("xpsr", vectors.parent / "unet", vectors.parent / "controlnet")
     pipeline = XPSRPipeline(
         vae=xpsr.load_vae(vectors.parent, torch.float32),
         text_encoder=None,

@@ -153,12 +153,13 @@ def sampling_outputs(weights: Path, networks: OfficialNetworks, given: Tensors, 
     vae, scheduler = load_vae(weights, image.dtype), load_scheduler(weights, options)
     outputs = start_outputs(vae, scheduler, given, options)
     latents = outputs["mid.init_latents"]
-    windows = tile_windows(*latents.shape[-2:], options["latent_tiled_size"], options["latent_tiled_overlap"])
+    height, width = latents.shape[-2:]
+    windows = tile_windows(height, width, options["latent_tiled_size"], options["latent_tiled_overlap"])
 
     unet, controlnet, adapter, _ = networks
     denoiser = XPSRDenoiser(unet, controlnet, adapter, options["conditioning_scale"])
     low_level = [adapter("prepare_low_level", prompt) for prompt in given["emb.lowlevel_neg_pos"].split(1)]
-    controls = exact_controls(denoiser, XPSRControl(image, low_level), windows, image.shape[-1] // latents.shape[-1])
+    controls = exact_controls(denoiser, XPSRControl(image, low_level), windows, image.shape[-1] // width)
     negative, positive = given["emb.prompt_neg_pos"].split(1)
     guidance = Guidance(positive, negative, options["guidance_scale"])
 
