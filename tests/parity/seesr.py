@@ -17,18 +17,25 @@ loop draws its noise.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 
+from diffusers_sr.image.tiling import tile_groups, tile_windows
+from diffusers_sr.sampling.denoiser import guided_prediction
+from diffusers_sr.sampling.guidance import Guidance
+from diffusers_sr.sampling.loop import sample
+from diffusers_sr.sampling.photo import Start
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.convert import load_adapter
 from diffusers_sr.seesr.convert_tagger import official_key, tagger_from_official
+from diffusers_sr.seesr.denoiser import SeeSRControl, SeeSRDenoiser
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 
@@ -97,6 +104,7 @@ def sampling_outputs(weights: Path, inputs: Path, dtype: torch.dtype, cases: Pat
     if dtype != torch.float32:
         raise ValueError("The sampling loops draw their noise in float32: leave out --dtype.")
     unet, controlnet, adapter = load_networks(weights, dtype)
+    adapter.attach(unet).attach(controlnet)
     needed = [
         "initial_noise",
         "image",
@@ -108,53 +116,60 @@ def sampling_outputs(weights: Path, inputs: Path, dtype: torch.dtype, cases: Pat
     outputs: Tensors = {}
     for case in case_names(inputs, ".initial_noise"):
         options = json.loads(cases.read_text(encoding="utf-8"))[case]
-        given = read_inputs(inputs, case, needed, dtype)
-        factor = given["image"].shape[-1] // given["initial_noise"].shape[-1]
-        pipeline = SeeSRPipeline(
-            vae=vae_with_factor(factor),
-            text_encoder=None,
-            tokenizer=None,
-            unet=unet,
-            controlnet=controlnet,
-            adapter=adapter,
-            scheduler=DDPMScheduler.from_config(options["scheduler"]),
-            tagger=None,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline.scheduler.set_timesteps(options["steps"])
-        image_latents = options["vae_scaling_factor"] * given["lr_latent_unscaled"]
-        latents = pipeline.prepare_latents(given["initial_noise"], image_latents if options["start"] == "lr" else None)
-        steps: dict[str, list[torch.Tensor]] = {"latents": [latents], "noise_pred": []}
-
-        def keep(
-            _: SeeSRPipeline,
-            step: int,
-            timestep: torch.Tensor,
-            tensors: Mapping[str, torch.Tensor],
-            steps: Any = steps,
-        ) -> Mapping[str, torch.Tensor]:
-            for name, tensor in tensors.items():
-                steps[name].append(tensor)
-            return tensors
-
-        outputs[f"{case}.final_latents"] = pipeline.denoise(
-            latents,
-            given["image"],
-            given["prompt_embeds"],
-            given["negative_prompt_embeds"],
-            conditioning={"representation": given["image_encoder_hidden_states"]},
-            guidance_scale=options["cfg"],
-            controlnet_conditioning_scale=options["cscale"],
-            tile_size=options["tile"] * factor,
-            tile_overlap=options["ov"] * factor,
-            generator=torch.Generator("cpu").manual_seed(options["generator_seed"]),
-            callback_on_step_end=keep,
-            callback_on_step_end_tensor_inputs=list(steps),
-        )
-        outputs[f"{case}.timesteps"] = pipeline.scheduler.timesteps
-        outputs[f"{case}.latents_per_step"] = torch.stack(steps["latents"])
-        outputs[f"{case}.noise_pred_per_step"] = torch.stack(steps["noise_pred"])
+        loop = loop_outputs(unet, controlnet, adapter, read_inputs(inputs, case, needed, dtype), options)
+        outputs |= {f"{case}.{name}": tensor for name, tensor in loop.items()}
     return outputs
+
+
+def loop_outputs(
+    unet: UNet2DConditionModel,
+    controlnet: ControlNetModel,
+    adapter: SeeSRAdapter,
+    given: Tensors,
+    options: dict[str, Any],
+) -> Tensors:
+    scheduler = DDPMScheduler.from_config(options["scheduler"])
+    scheduler.set_timesteps(options["steps"])
+    start = start_latents(given, options, scheduler)
+    height, width = start.shape[-2:]
+    windows = tile_windows(height, width, options["tile"], options["ov"])
+
+    denoiser = SeeSRDenoiser(unet, controlnet, adapter, options["cscale"])
+    control = SeeSRControl(given["image"], adapter.prepare(representation=given["image_encoder_hidden_states"]))
+    unit = given["image"].shape[-1] // width
+    controls = denoiser.control_tiles(control, len(start), tile_groups(windows, 1), unit)
+    guidance = Guidance(given["prompt_embeds"], given["negative_prompt_embeds"], options["cfg"])
+
+    latents, noises = [start], []
+
+    def keep(step: int, timestep: torch.Tensor, result: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        latents.append(result)
+        noises.append(noise)
+        return result
+
+    final = sample(
+        guided_prediction(denoiser, controls, guidance, windows, 1),
+        start,
+        scheduler,
+        generator=torch.Generator("cpu").manual_seed(options["generator_seed"]),
+        after_step=keep,
+        progress_bar=partial(tqdm, disable=True),
+    )
+    return {
+        "timesteps": scheduler.timesteps,
+        "latents_per_step": torch.stack(latents),
+        "noise_pred_per_step": torch.stack(noises),
+        "final_latents": final,
+    }
+
+
+def start_latents(given: Tensors, options: dict[str, Any], scheduler: DDPMScheduler) -> torch.Tensor:
+    """Make the latents that the pipeline starts from, which takes none of its models."""
+    names = ("vae", "text_encoder", "tokenizer", "unet", "controlnet", "adapter", "tagger")
+    models: dict[str, Any] = dict.fromkeys(names)
+    pipeline = SeeSRPipeline(**models, scheduler=scheduler)
+    image_latents = options["vae_scaling_factor"] * given["lr_latent_unscaled"] if options["start"] == "lr" else None
+    return pipeline.prepare_latents(None, Start(given["initial_noise"], image_latents), scheduler)
 
 
 def load_networks(weights: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, ControlNetModel, SeeSRAdapter]:
@@ -172,16 +187,6 @@ def official_state_dict(tagger: Tagger) -> Tensors:
         name: torch.cat([tensor for _, tensor in sorted(tensors, key=lambda entry: entry[0])])
         for name, tensors in parts.items()
     }
-
-
-def vae_with_factor(factor: int) -> AutoencoderKL:
-    """An autoencoder that is never run: a pipeline takes its number of pixels to a latent from it."""
-    levels = factor.bit_length()
-    return AutoencoderKL(
-        block_out_channels=(32,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-    )
 
 
 def find_cases(weights: Path, inputs: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What this project computes with official weights is what the official code computed."""
+"""What SeeSR, CoSeR and CasSR compute with official weights is what the official code computed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr.image.tiling import gaussian_weights
-from tests.parity import coser, xpsr
+from tests.parity import coser
 from tests.parity.arrays import WEIGHT, read_arrays
 from tests.parity.forward import main
 
@@ -36,7 +36,7 @@ SEESR_INPUTS = {
     "negative_prompt_embeds",
     "lr_latent_unscaled",
 }
-# What the vectors hold beside inputs and outputs: other precisions, settings and intermediate values.
+# Besides inputs and outputs the vectors hold other precisions, settings and intermediate values.
 NOT_COMPUTED = {
     "unet_out_fp64",
     "step_noise",
@@ -84,9 +84,7 @@ def test_seesr(weights: Path, vectors: Path, tolerance: float, tmp_path: Path) -
     assert expected.keys() <= outputs.keys()
     for name, tensor in expected.items():
         limit = 0.0 if last(name) in ("timesteps", "dape_targets", "ram_targets") else tolerance
-        torch.testing.assert_close(
-            outputs[name], tensor, atol=limit, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(outputs[name], tensor, atol=limit, rtol=0, msg=partial("{}: {}".format, name))
 
 
 def test_seesr_in_float64_from_the_command_line(tmp_path: Path) -> None:
@@ -248,111 +246,3 @@ def test_cassr_has_the_scale_of_its_configuration(tmp_path: Path) -> None:
     given = read_arrays(vectors)
     twice = 2 * (given["skip_new_4"] - given["skip_4"]) + given["skip_4"]
     torch.testing.assert_close(edited, twice, atol=1e-5, rtol=1e-5)
-
-
-XPSR_VECTORS = [DATA / "xpsr", *(Path(path) for path in [os.environ.get("XPSR_PARITY_VECTORS")] if path)]
-XPSR_CASES = ("case_16x16", "case_16x24", "case_9x13_odd")
-XPSR_LOOPS = ("cfg5.5_16x16", "cfg4.5_16x24_scale0.8", "cfg5.5_16x16_purenoise", "tiled_24x32_tile16_ov4")
-
-
-def xpsr_files(kind: str, names: tuple[str, ...]) -> list[object]:
-    return [
-        pytest.param(
-            folder / kind / f"{name}.safetensors",
-            id=f"{folder.name}-{name}",
-            marks=pytest.mark.skipif(
-                not (folder / kind / f"{name}.safetensors").is_file(),
-                reason="too large for the repository: name a folder with A and D in XPSR_PARITY_VECTORS",
-            ),
-        )
-        for folder in XPSR_VECTORS
-        for name in names
-    ]
-
-
-def run_xpsr(vectors: Path, folder: Path, *options: str) -> dict[str, torch.Tensor]:
-    """Run on the inputs alone, so that nothing else can be read."""
-    inputs = folder / vectors.name
-    given = ("in.", "emb.", "noise.")
-    save_file({name: tensor for name, tensor in load_file(vectors).items() if name.startswith(given)}, inputs)
-    if vectors.with_suffix(".json").is_file():
-        options = (*options, "--cases", str(vectors.with_suffix(".json")))
-    main(["xpsr", str(vectors.parent), str(inputs), str(folder / "outputs.safetensors"), *options])
-    return load_file(folder / "outputs.safetensors")
-
-
-def relative(output: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((output.double() - expected.double()).norm() / expected.double().norm()).item()
-
-
-@pytest.mark.parametrize("vectors", xpsr_files("A", XPSR_CASES))
-def test_xpsr(vectors: Path, tmp_path: Path) -> None:
-    outputs, stored = run_xpsr(vectors, tmp_path, "--dtype", "float64"), load_file(vectors)
-    names = {name for name in stored if name.startswith(("out.", "mid."))}
-    assert names <= outputs.keys()
-    for name in names:  # in float32
-        assert relative(outputs[name], stored[name]) < 2e-4, name
-    expected = load_file(vectors.with_name("ref_float64.safetensors"))
-    down = [name for name in outputs if name.startswith("out.cn.down.")]
-    for reference, name in (
-        ("unet", "out.unet"),
-        ("mid", "out.cn.mid"),
-        ("down0", "out.cn.down.0"),
-        (f"down{len(down) - 1}", f"out.cn.down.{len(down) - 1}"),
-    ):
-        torch.testing.assert_close(outputs[name], expected[f"{vectors.stem}.{reference}"], atol=1e-10, rtol=0)
-
-
-@pytest.mark.parametrize("vectors", xpsr_files("D", tuple(f"loop_{name}" for name in XPSR_LOOPS)))
-def test_xpsr_loops(vectors: Path, tmp_path: Path) -> None:
-    outputs, expected = run_xpsr(vectors, tmp_path), load_file(vectors)
-    assert outputs["mid.timesteps"].tolist() == expected["mid.timesteps"].tolist()
-    if "mid.init_latents" in expected:
-        assert relative(outputs["mid.init_latents"], expected["mid.init_latents"]) < 1e-6
-    # These networks multiply a difference in the last bit by a thousand and more at every step.
-    assert relative(outputs["mid.unet_out_call.0"], expected["mid.unet_out_call.0"]) < 1e-3
-    assert relative(outputs["mid.latents_after_step.0"], expected["mid.latents_after_step.0"]) < 1e-3
-    if not torch.equal(outputs["mid.unet_out_call.0"], expected["mid.unet_out_call.0"]):
-        pytest.skip("this processor does not sum in the order of the one that the vectors were computed on")
-    for name, tensor in expected.items():
-        if name.startswith(("out.", "mid.")) and name in outputs:
-            assert relative(outputs[name], tensor) < 1e-4, name
-
-
-@pytest.mark.parametrize("vectors", xpsr_files("D", tuple(f"loop_{name}" for name in XPSR_LOOPS[:3])))
-def test_xpsr_start_and_steps(vectors: Path) -> None:
-    """The pipeline's own start and steps, with what the official UNet returned in place of what this one does."""
-    stored, options, pipeline = xpsr_loop(vectors)
-    steps = range(options["num_inference_steps"])
-    returned = iter([stored[f"mid.unet_out_call.{step}"] for step in steps])
-    pipeline.unet.register_forward_hook(lambda module, args, output: (next(returned),))
-    with torch.no_grad():
-        outputs = xpsr.sampling_outputs(pipeline, stored, options)
-    for name in (f"mid.latents_after_step.{step}" for step in steps):
-        assert relative(outputs[name], stored[name]) < 1e-6
-    if not options["init_latent_with_noise"]:
-        with torch.no_grad():
-            image_latents = pipeline.encode_image(stored["in.image_01"], tile_size=1024, tile_overlap=0)
-        level = options["added_noise_level"]
-        kept, again = pipeline.scheduler.alphas_cumprod[[int(stored["mid.timesteps"][0]), level]]
-        noise = (again * (1 - kept)).sqrt() * stored["noise.pipe.0"] + (1 - again).sqrt() * stored["noise.pipe.1"]
-        latents = pipeline.prepare_latents(noise / (1 - kept * again).sqrt(), image_latents, level)
-        assert relative(latents, stored["mid.init_latents"]) < 1e-6
-
-
-@pytest.mark.parametrize("vectors", xpsr_files("D", tuple(f"loop_{name}" for name in XPSR_LOOPS)))
-def test_xpsr_first_step(vectors: Path) -> None:
-    """The pipeline's own order of everything, also of its tiles."""
-    stored, options, pipeline = xpsr_loop(vectors)
-    with torch.no_grad():
-        outputs = xpsr.sampling_outputs(pipeline, stored, options)
-    assert relative(outputs["mid.latents_after_step.0"], stored["mid.latents_after_step.0"]) < 1e-3
-
-
-def xpsr_loop(vectors: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], xpsr.ReplayedPipeline]:
-    stored = load_file(vectors)
-    options = json.loads(vectors.with_suffix(".json").read_text(encoding="utf-8"))
-    networks = xpsr.load_networks("xpsr", vectors.parent / "unet", vectors.parent / "controlnet")
-    networks.adapter.attach(networks.unet).attach(networks.controlnet)
-    pipeline = xpsr.load_pipeline(vectors.parent, networks, torch.float32, xpsr.ReplayedPipeline)
-    return stored, options, pipeline

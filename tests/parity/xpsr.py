@@ -11,14 +11,15 @@ Sampling: `in.image_01`, `emb.{prompt, lowlevel}_neg_pos` and `noise.{vae.0, pip
 one of --cases), give `mid.{vae_mean, vae_std, init_latents, timesteps, unet_out_call.0…, latents_after_step.0…}`,
 `out.latents` and `out.vae_decoded_m11`. Random weights make the loops chaotic: a change of 1e-7 of the latents changes
 what the UNet gives by up to a tenth, and the next step by all there is. They are reproduced because all is computed as
-it was there, to the last bit (`exactly`, `ExactPipeline`), on a processor with the same instructions.
+it was there, to the last bit (`exactly`, `exact_prediction`), on a processor with the same instructions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,18 +27,20 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.autoencoders import vae as diffusers_vae
 from diffusers.schedulers import scheduling_ddpm
 from safetensors.torch import load_file
 from torch import nn
+from tqdm.auto import tqdm
 
-import diffusers_sr.pipeline
 from diffusers_sr.attention.control_features import control_features
-from diffusers_sr.image.tiling import Window, tiled_map
+from diffusers_sr.image.tiling import Window, tile_groups, tile_windows
+from diffusers_sr.sampling.guidance import Guidance
+from diffusers_sr.sampling.loop import PredictNoise, sample
 from diffusers_sr.xpsr.adapter import FUSION, LOW_LEVEL, XPSRAdapter
 from diffusers_sr.xpsr.constraint import embed_with_features
 from diffusers_sr.xpsr.convert import OfficialNetworks, load_networks
-from diffusers_sr.xpsr.pipeline import XPSRControl, XPSRPipeline
+from diffusers_sr.xpsr.denoiser import XPSRControl, XPSRDenoiser
 
 Tensors = dict[str, torch.Tensor]
 
@@ -61,7 +64,7 @@ def forward(weights: Path, inputs: Path, dtype: torch.dtype, cases: Path | None)
             beside = [inputs.with_suffix(".json"), weights / f"{inputs.stem}.json"]
             file = cases or next((path for path in beside if path.is_file()), beside[0])
             options = json.loads(file.read_text(encoding="utf-8"))
-            outputs = sampling_outputs(load_pipeline(weights, networks, dtype), given, options)
+            outputs = sampling_outputs(weights, networks, given, options)
         else:
             outputs = network_outputs(networks, given)
         return {name: tensor.clone() for name, tensor in outputs.items()}  # no two names for one memory in a file
@@ -145,111 +148,119 @@ def seen(outputs: Tensors, unet: UNet2DConditionModel, adapter: XPSRAdapter) -> 
             handle.remove()
 
 
-class ReplayedPipeline(XPSRPipeline):
-    """Draws the image's latents from the VAE's posterior with the noise it was told."""
+def sampling_outputs(weights: Path, networks: OfficialNetworks, given: Tensors, options: dict[str, Any]) -> Tensors:
+    image = given["in.image_01"]
+    vae, scheduler = load_vae(weights, image.dtype), load_scheduler(weights, options)
+    outputs = start_outputs(vae, scheduler, given, options)
+    latents = outputs["mid.init_latents"]
+    height, width = latents.shape[-2:]
+    windows = tile_windows(height, width, options["latent_tiled_size"], options["latent_tiled_overlap"])
 
-    vae_noise: torch.Tensor
-    posterior: DiagonalGaussianDistribution
-
-    def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Any = None) -> torch.Tensor:
-        self.posterior = posterior
-        return posterior.mean + posterior.std * self.vae_noise
-
-    def blend(self, *arguments: Any) -> torch.Tensor:
-        return tiled_map(*arguments)
-
-
-class ExactPipeline(ReplayedPipeline):
-    """Sums, besides, in the official code's order and precision, which differs in the last bits only."""
-
-    def control_tiles(self, control: XPSRControl, *arguments: Any) -> list[XPSRControl]:
-        """Embeds the image in a batch of two, for both halves of the guidance."""
-        twice = control._replace(image=control.image.repeat(2, 1, 1, 1))
-        tiles = super().control_tiles(twice, len(twice.image), *arguments[1:])
-        return [tile._replace(image=tile.image[:1]) for tile in tiles]
-
-    def guide(self, noise_preds: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(list(noise_preds))
-
-    def blend(self, predict: Any, latents: torch.Tensor, windows: Sequence[Window], _: int) -> torch.Tensor:
-        """Column by column, with weights in float64 and sums in float32, and before the guidance."""
-        if len(windows) == 1:
-            return super().guide(predict(latents, 0).chunk(2))
-        height, width = windows[0].height, windows[0].width
-        distances = ((np.arange(height) - height / 2) / height, (np.arange(width) - (width - 1) / 2) / width)
-        rows, columns = (np.exp(-(axis**2) / (2 * 0.01)) / np.sqrt(2 * np.pi * 0.01) for axis in distances)
-        weights = torch.from_numpy(np.outer(rows, columns))
-        weighted_sum, weight_sum = latents.new_zeros(2, *latents.shape[1:]), torch.zeros_like(latents)
-        for index in sorted(range(len(windows)), key=lambda index: (windows[index].left, windows[index].top)):
-            window = windows[index]
-            window.crop(weighted_sum).add_(predict(window.crop(latents).clone(), index) * weights)
-            window.crop(weight_sum).add_(weights)
-        return super().guide((weighted_sum / weight_sum).chunk(2))
-
-
-def load_pipeline(
-    weights: Path, networks: OfficialNetworks, dtype: torch.dtype, kind: type[ReplayedPipeline] = ExactPipeline
-) -> ReplayedPipeline:
-    pipeline = kind(
-        vae=AutoencoderKL.from_pretrained(weights / "vae").to(dtype),
-        text_encoder=None,
-        tokenizer=None,
-        scheduler=DDPMScheduler.from_pretrained(weights / "scheduler"),
-        **{name: getattr(networks, name) for name in ("unet", "controlnet", "adapter")},
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def sampling_outputs(pipeline: ReplayedPipeline, given: Tensors, options: dict[str, Any]) -> Tensors:
+    unet, controlnet, adapter, _ = networks
+    denoiser = XPSRDenoiser(unet, controlnet, adapter, options["conditioning_scale"])
+    low_level = [adapter("prepare_low_level", prompt) for prompt in given["emb.lowlevel_neg_pos"].split(1)]
+    controls = exact_controls(denoiser, XPSRControl(image, low_level), windows, image.shape[-1] // width)
     negative, positive = given["emb.prompt_neg_pos"].split(1)
-    negative_low_level, low_level = given["emb.lowlevel_neg_pos"].split(1)
-    image, factor = given["in.image_01"], pipeline.vae_scale_factor
-    pipeline.scheduler.set_timesteps(options["num_inference_steps"])
-    latents = given["noise.pipe.0"]
-    outputs: Tensors = {"mid.timesteps": pipeline.scheduler.timesteps}
-    if not options["init_latent_with_noise"]:
-        pipeline.vae_noise = given["noise.vae.0"]
-        # Twice as in the official code. What the pipeline does at once differs in the last bit.
-        latents = pipeline.encode_image(image, tile_size=max(image.shape[-2:]), tile_overlap=0)
-        latents = pipeline.scheduler.add_noise(latents, given["noise.pipe.0"], pipeline.scheduler.timesteps[:1])
-        level = torch.tensor([options["added_noise_level"]])
-        latents = pipeline.scheduler.add_noise(latents, given["noise.pipe.1"], level)
-        outputs |= {"mid.vae_mean": pipeline.posterior.mean, "mid.vae_std": pipeline.posterior.std}
-    outputs["mid.init_latents"] = latents
+    guidance = Guidance(positive, negative, options["guidance_scale"])
 
-    def keep_step(_: XPSRPipeline, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-        outputs[f"mid.latents_after_step.{step}"] = tensors["latents"]
-        return tensors
+    def keep(step: int, timestep: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        outputs[f"mid.latents_after_step.{step}"] = latents
+        return latents
 
     calls: list[torch.Tensor] = []
-    handle = pipeline.unet.register_forward_hook(lambda module, args, output: calls.append(output[0]))
-    noises = [given[f"noise.step.{step}"] for step in range(options["num_inference_steps"])]
-    with replayed(noises), patch.object(diffusers_sr.pipeline, "tiled_map", pipeline.blend):
-        latents = pipeline.denoise(
+    handle = unet.register_forward_hook(lambda module, args, output: calls.append(output[0]))
+    with replayed([given[f"noise.step.{step}"] for step in range(options["num_inference_steps"])]):
+        latents = sample(
+            exact_prediction(denoiser, controls, guidance, windows),
             latents,
-            image,
-            positive,
-            negative,
-            conditioning={"low_level_prompt": low_level, "negative_low_level_prompt": negative_low_level},
-            guidance_scale=options["guidance_scale"],
-            controlnet_conditioning_scale=options["conditioning_scale"],
-            tile_size=options["latent_tiled_size"] * factor,
-            tile_overlap=options["latent_tiled_overlap"] * factor,
-            callback_on_step_end=keep_step,
+            scheduler,
+            after_step=keep,
+            progress_bar=partial(tqdm, disable=True),
         )
     handle.remove()
     outputs |= _numbered("mid.unet_out_call", calls)
     outputs["out.latents"] = latents
-    outputs["out.vae_decoded_m11"] = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    outputs["out.vae_decoded_m11"] = vae.decode(latents / vae.config.scaling_factor).sample
     return outputs
+
+
+def load_vae(weights: Path, dtype: torch.dtype) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(weights / "vae").to(dtype)
+
+
+def load_scheduler(weights: Path, options: dict[str, Any]) -> DDPMScheduler:
+    scheduler = DDPMScheduler.from_pretrained(weights / "scheduler")
+    scheduler.set_timesteps(options["num_inference_steps"])
+    return scheduler
+
+
+def start_outputs(vae: AutoencoderKL, scheduler: DDPMScheduler, given: Tensors, options: dict[str, Any]) -> Tensors:
+    """Start as the official code does, which adds noise twice; the pipeline's one addition differs in the last bit."""
+    outputs: Tensors = {"mid.timesteps": scheduler.timesteps}
+    if options["init_latent_with_noise"]:
+        return {**outputs, "mid.init_latents": given["noise.pipe.0"]}
+    posterior = vae.encode(2 * given["in.image_01"] - 1).latent_dist
+    latents = (posterior.mean + posterior.std * given["noise.vae.0"]) * vae.config.scaling_factor
+    latents = scheduler.add_noise(latents, given["noise.pipe.0"], scheduler.timesteps[:1])
+    latents = scheduler.add_noise(latents, given["noise.pipe.1"], torch.tensor([options["added_noise_level"]]))
+    return {
+        **outputs,
+        "mid.vae_mean": posterior.mean,
+        "mid.vae_std": posterior.std,
+        "mid.init_latents": latents,
+    }
+
+
+def exact_controls(
+    denoiser: XPSRDenoiser, control: XPSRControl, windows: Sequence[Window], unit: int
+) -> list[XPSRControl]:
+    """Embed the image in a batch of two, for both halves of the guidance, and keep the first."""
+    twice = control._replace(image=control.image.repeat(2, 1, 1, 1))
+    tiles = denoiser.control_tiles(twice, 2, tile_groups(windows, 1), unit)
+    return [tile._replace(image=tile.image[:1]) for tile in tiles]
+
+
+def exact_prediction(
+    denoiser: XPSRDenoiser, controls: Sequence[XPSRControl], guidance: Guidance, windows: Sequence[Window]
+) -> PredictNoise:
+    """Blend column by column, with weights in float64 and sums in float32, and before the guidance.
+
+    This is the official code's order and precision. `guided_prediction` differs from it in the last bits only.
+    """
+    columns_first = sorted(range(len(windows)), key=lambda index: (windows[index].left, windows[index].top))
+    weights = exact_weights(windows[0].height, windows[0].width)
+
+    def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        if len(windows) == 1:
+            return guidance.combine(denoiser.predict(latents, timestep, guidance.texts, controls[0]))
+        weighted_sum = latents.new_zeros(len(guidance.texts), *latents.shape[1:])
+        weight_sum = torch.zeros_like(latents)
+        for index in columns_first:
+            window = windows[index]
+            tile = window.crop(latents).clone()
+            predictions = torch.cat(list(denoiser.predict(tile, timestep, guidance.texts, controls[index])))
+            window.crop(weighted_sum).add_(predictions * weights)
+            window.crop(weight_sum).add_(weights)
+        return guidance.combine((weighted_sum / weight_sum).split(1))
+
+    return predict_noise
+
+
+def exact_weights(height: int, width: int) -> torch.Tensor:
+    distances = ((np.arange(height) - height / 2) / height, (np.arange(width) - (width - 1) / 2) / width)
+    rows, columns = (np.exp(-(axis**2) / (2 * 0.01)) / np.sqrt(2 * np.pi * 0.01) for axis in distances)
+    return torch.from_numpy(np.outer(rows, columns))
 
 
 @contextmanager
 def replayed(noises: list[torch.Tensor]) -> Iterator[None]:
-    """Let the scheduler draw these, one a step."""
+    """Let these be drawn one after another, by the posterior of a VAE and by the scheduler in its steps."""
     remaining = iter(noises)
-    with patch.object(scheduling_ddpm, "randn_tensor", lambda *args, **kwargs: next(remaining)):
+
+    def draw(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return next(remaining)
+
+    with patch.object(diffusers_vae, "randn_tensor", draw), patch.object(scheduling_ddpm, "randn_tensor", draw):
         yield
 
 
