@@ -15,10 +15,12 @@ from torch.utils.data import Dataset
 
 from ..image.decoding import ImageFileError
 from ..image.formats import READABLE
-from .degradation import DegradationConfig, degrade, degrade_batch, usm_sharpen
+from .degradation import degrade, degrade_batch
+from .degradation_settings import DegradationConfig
 from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
 from .references import References
 from .seeds import sample_generator
+from .sharpening import usm_sharpen
 
 # Scripts and tests read photos and seed samples as this module does.
 __all__ = [

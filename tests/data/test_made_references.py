@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffusers_sr.data.dataset import PhotoCrops, list_images
-from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.made_references import (
     CropsWithReferences,
     crop_settings,
