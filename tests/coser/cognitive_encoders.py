@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusers_sr.coser.cognition import (
-    CognitiveEncoder,
-)
+from diffusers_sr.coser.cognition import CognitiveEncoder
 
 VISION = {
     "hidden_size": 16,

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusers_sr.coser.cognition import (
-    CognitiveEncoder,
-)
+from diffusers_sr.coser.cognition import CognitiveEncoder
 from tests.coser.cognitive_encoders import Q_FORMER, VISION
 
 

@@ -9,13 +9,7 @@ import pytest
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from diffusers_sr.coser.cognition import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    cognitive_loss,
-    cognitive_target,
-    freeze_clip,
-)
+from diffusers_sr.coser.cognition import IMAGE_MEAN, IMAGE_STD, cognitive_loss, cognitive_target, freeze_clip
 from tests.coser.cognitive_encoders import embedding
 
 

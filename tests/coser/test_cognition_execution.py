@@ -8,10 +8,7 @@ import torch
 from accelerate.utils import send_to_device
 from diffusers.hooks import apply_group_offloading
 
-from diffusers_sr.coser.cognition import (
-    CognitiveEncoder,
-    CognitiveEncoderOutput,
-)
+from diffusers_sr.coser.cognition import CognitiveEncoder, CognitiveEncoderOutput
 from tests.coser.cognitive_encoders import Q_FORMER, VISION, assert_same, embedding
 
 

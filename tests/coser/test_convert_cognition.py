@@ -7,9 +7,7 @@ import pytest
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from diffusers_sr.coser.cognition import (
-    CognitiveEncoder,
-)
+from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.convert_cognition import cognitive_encoder_from_official, official_key
 from tests.coser.cognitive_encoders import Q_FORMER, VISION, assert_same
 
