@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diffusers_sr.conversion.checkpoints import read_state_dict
-from diffusers_sr.seesr.convert import convert, load_tagger
+from diffusers_sr.seesr.convert import convert
+from diffusers_sr.seesr.convert_tagger import load_tagger
 from tests.seesr.official_files import convert_all, official_dape, official_ram
 
 
