@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 from diffusers_sr.data import degradation
-from diffusers_sr.data.degradation import INTERPOLATIONS, KERNELS, RESIZES, degrade, degrade_batch, usm_sharpen
+from diffusers_sr.data.degradation import INTERPOLATIONS, degrade, degrade_batch
+from diffusers_sr.data.degradation_settings import KERNELS, RESIZES
 from diffusers_sr.data.seeds import sample_generator
+from diffusers_sr.data.sharpening import usm_sharpen
 
 RANGES = {
     "blur deviation, first order": (0.2, 3.0),

@@ -8,8 +8,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_sr import load_pipeline
-from diffusers_sr.data.dataset import sample_generator
-from diffusers_sr.data.degradation import DegradationConfig, degrade
+from diffusers_sr.data.degradation import degrade
+from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.seeds import sample_generator
 from diffusers_sr.evaluation.measures import evaluate
 from diffusers_sr.hub import BASE, MODELS, embedded_models
 from diffusers_sr.image.pixels import resize

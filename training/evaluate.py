@@ -21,8 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffusers_sr import load_pipeline
-from diffusers_sr.data.dataset import list_images, listed_names, read_image, sample_generator
-from diffusers_sr.data.degradation import DegradationConfig, degrade
+from diffusers_sr.data.degradation import degrade
+from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.lists import list_images, listed_names
+from diffusers_sr.data.photos import read_image
+from diffusers_sr.data.seeds import sample_generator
 from diffusers_sr.evaluation.measures import evaluate
 from diffusers_sr.image.pixels import resize
 

@@ -15,7 +15,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from diffusers_sr.coser.clip import load_clip
 from diffusers_sr.coser.cognition import CLIP, normalise_for_clip
-from diffusers_sr.data.dataset import read_image, training_photos
+from diffusers_sr.data.lists import training_photos
+from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.references import nearest_photos, write_references
 from diffusers_sr.image.pixels import resize
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffusers_sr.cassr.activation import SCEditAdapter
-from diffusers_sr.data.dataset import PhotoCrops, training_photos
-from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.dataset import PhotoCrops
+from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.lists import training_photos
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.trainable import load_frozen_base

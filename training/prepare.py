@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import HfArgumentParser
 
-from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.lists import read_tags
 from diffusers_sr.data.photos import PhotoFiles, Photos, StoredPhoto, read_file, read_image
 from diffusers_sr.data.shards import write_shard
 from diffusers_sr.image.decoding import ImageFileError

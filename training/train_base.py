@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.lists import read_tags
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.texts import encode_texts
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from diffusers_sr.coser.cognition import normalise_for_clip
-from diffusers_sr.data.dataset import read_tags
+from diffusers_sr.data.lists import read_tags
 from diffusers_sr.image.pixels import resize
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.image.pixels import resize
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments

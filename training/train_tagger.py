@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import read_tags, split_tags
+from diffusers_sr.data.lists import read_tags, split_tags
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train

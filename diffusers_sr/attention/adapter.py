@@ -8,27 +8,23 @@ checkpoints, its LoRA and its processors.
 from __future__ import annotations
 
 import copy
-import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionModel
-from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.hooks.hooks import HookFunctionReference
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
-from diffusers.utils.torch_utils import unwrap_module
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.hooks import ModelHook
 from torch import nn
 from typing_extensions import Self
 
-Host: TypeAlias = UNet2DConditionModel | ControlNetModel
+from .hooks import CONDITION_EMBEDDING, ConditionEmbeddingHook, embeds_image, has_condition_hook, register, remove
+from .sites import find_host, site_module
+
 Result = TypeVar("Result")
 
-_CONDITION_EMBEDDING = "condition_embedding"
-_OTHER_HOST = "use the adapter with the base model it was made for, or one of the same shape."
 _attachments = itertools.count()
 
 
@@ -75,22 +71,6 @@ class HiddenStatesHook(AdapterHook):
         return args, {**kwargs, "hidden_states": hidden_states}
 
 
-class ConditionEmbeddingHook(ModelHook):
-    """Lets a ControlNet take an embedded condition image as `controlnet_cond`.
-
-    The embedding of the condition image (the convolutions before the first block) is the same at every step and in
-    both halves of classifier-free guidance. With this hook it can be computed once, by calling
-    `controlnet.controlnet_cond_embedding(image)`, and handed over in place of the image: what already has the
-    channels of an embedding passes through unchanged.
-    """
-
-    def new_forward(self, module: ControlNetConditioningEmbedding, conditioning: torch.Tensor) -> torch.Tensor:
-        if conditioning.shape[1] == module.conv_out.out_channels != module.conv_in.in_channels:
-            return conditioning
-        embedding: torch.Tensor = self.fn_ref.original_forward(conditioning)
-        return embedding
-
-
 class AttentionAdapter(ModelMixin, ConfigMixin):
     """Base of the adapters: where they attach, and what they are conditioned on.
 
@@ -127,9 +107,9 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             ValueError: if a site of this adapter is missing in `model` or has another shape there; nothing is
                 attached then.
         """
-        host, role = _host(model)
-        hooks = {site: self.site_hook(role, site, _site_module(host, site)) for site in self.sites(role)}
-        if _embeds_image(host) and host.config.controlnet_conditioning_channel_order != "rgb":
+        host, role = find_host(model)
+        hooks = {site: self.site_hook(role, site, site_module(host, site)) for site in self.sites(role)}
+        if embeds_image(host) and host.config.controlnet_conditioning_channel_order != "rgb":
             raise ValueError(
                 "The ControlNet's `controlnet_conditioning_channel_order` is "
                 f"{host.config.controlnet_conditioning_channel_order!r}, but only 'rgb' can take a condition image "
@@ -141,9 +121,9 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             module = host.get_submodule(site)
             if self._hook_names(module):
                 continue
-            _register(module, hook, name)
-        if _embeds_image(host) and not _has_condition_hook(host):
-            _register(host.controlnet_cond_embedding, ConditionEmbeddingHook(), _CONDITION_EMBEDDING)
+            register(module, hook, name)
+        if embeds_image(host) and not has_condition_hook(host):
+            register(host.controlnet_cond_embedding, ConditionEmbeddingHook(), CONDITION_EMBEDDING)
         self._hosts.add(host)
         return self
 
@@ -154,21 +134,21 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
             model: the host to detach from. By default every host this adapter was attached to by `attach`; a deep
                 copy of such a host is not among them and has to be given.
         """
-        hosts: list[Any] = list(self._hosts) if model is None else [_host(model)[0]]
+        hosts: list[Any] = list(self._hosts) if model is None else [find_host(model)[0]]
         for host in hosts:
             for module in list(host.modules()):
                 for name in self._hook_names(module):
-                    _remove(module, name)
-            if _has_condition_hook(host) and not any(_adapter_hooks(module) for module in host.modules()):
-                _remove(host.get_submodule("controlnet_cond_embedding"), _CONDITION_EMBEDDING)
+                    remove(module, name)
+            if has_condition_hook(host) and not any(_adapter_hooks(module) for module in host.modules()):
+                remove(host.get_submodule("controlnet_cond_embedding"), CONDITION_EMBEDDING)
             self._hosts.discard(host)
         return self
 
     def is_attached(self, model: nn.Module) -> bool:
         """Whether every site of this adapter in `model` has its hook. It is read from `model`, not remembered."""
-        host, role = _host(model)
+        host, role = find_host(model)
         modules = dict(host.named_modules())
-        return (not _embeds_image(host) or _has_condition_hook(host)) and all(
+        return (not embeds_image(host) or has_condition_hook(host)) and all(
             site in modules and self._hook_names(modules[site]) for site in self.sites(role)
         )
 
@@ -239,84 +219,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         return [name for name, hook in _adapter_hooks(module).items() if hook.adapter is self]
 
 
-def site_key(site: str) -> str:
-    """A site's key in a `ModuleDict`, where dots are not allowed: "mid_block__attentions__0"."""
-    return site.replace(".", "__")
-
-
-def check_site(role: str, site: str, module: nn.Module, kind: type[Any]) -> Any:
-    """The `module` a host has at `site`. Raises ValueError if it is not of the kind the adapter was made for."""
-    if not isinstance(module, kind):
-        raise ValueError(
-            f"{site!r} of the {role} is a {type(module).__name__}, expected a {kind.__name__}: {_OTHER_HOST}"
-        )
-    return module
-
-
-def check_site_channels(role: str, site: str, channels: int, expected: int) -> None:
-    """Raise ValueError if a site has another number of channels than the adapter was made for."""
-    if channels != expected:
-        raise ValueError(
-            f"{site!r} of the {role} has {channels} channels, but the adapter expects {expected}: {_OTHER_HOST}"
-        )
-
-
-def _host(model: nn.Module) -> tuple[Host, str]:
-    model = unwrap_module(model)
-    if isinstance(model, UNet2DConditionModel):
-        return model, "unet"
-    if isinstance(model, ControlNetModel):
-        return model, "controlnet"
-    raise TypeError(
-        f"An attention adapter attaches to a UNet2DConditionModel or a ControlNetModel, not to a "
-        f"{type(model).__name__}: give the model itself, without what is wrapped around it."
-    )
-
-
-def _site_module(host: Host, site: str) -> nn.Module:
-    try:
-        return host.get_submodule(site)
-    except AttributeError:
-        raise ValueError(
-            f"The adapter has weights for {site!r}, but this {type(host).__name__} has no such module: {_OTHER_HOST}"
-        ) from None
-
-
 def _adapter_hooks(module: nn.Module) -> dict[str, AdapterHook]:
     registry = getattr(module, "_diffusers_hook", None)
     hooks = registry.hooks if registry is not None else {}
     return {name: hook for name, hook in hooks.items() if isinstance(hook, AdapterHook)}
-
-
-def _embeds_image(host: Host) -> bool:
-    """Whether this is a ControlNet whose condition is an image, and not latents."""
-    return isinstance(getattr(host, "controlnet_cond_embedding", None), ControlNetConditioningEmbedding)
-
-
-def _has_condition_hook(host: Host) -> bool:
-    embedding = getattr(host, "controlnet_cond_embedding", None)
-    registry = getattr(embedding, "_diffusers_hook", None)
-    return registry is not None and registry.get_hook(_CONDITION_EMBEDDING) is not None
-
-
-def _run_hooked(reference: HookFunctionReference, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    args, kwargs = reference.pre_forward(module, *args, **kwargs)
-    return reference.post_forward(module, reference.forward(*args, **kwargs))
-
-
-def _register(module: nn.Module, hook: ModelHook, name: str) -> None:
-    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
-    # The registry's wrapper holds `fn_ref` in a closure, which `copy.deepcopy` does not follow: a copy of the module
-    # would silently run the forward, and so the weights, of the original. As an argument of a partial it is copied.
-    forward = hook.fn_ref.original_forward or hook.fn_ref.forward
-    module.forward = functools.update_wrapper(functools.partial(_run_hooked, hook.fn_ref, module), forward)
-
-
-def _remove(module: nn.Module, name: str) -> None:
-    registry: Any = module._diffusers_hook
-    registry.remove_hook(name, recurse=False)
-    if not registry.hooks:
-        del module._diffusers_hook
-        # What is left in the instance is the class's own method, unless something else had wrapped it before us.
-        if getattr(module.forward, "__func__", None) is type(module).forward:
-            del module.forward

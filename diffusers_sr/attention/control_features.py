@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
-from .adapter import Host
+from .sites import Host
 
 MIDDLE = -1
 

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from ..attention.adapter import AdapterHook, AttentionAdapter, check_site_channels
+from ..attention.adapter import AdapterHook, AttentionAdapter
 from ..attention.processors import repeat_to_batch
+from ..attention.sites import check_site_channels
 
 
 class SkipTuner(nn.Module):

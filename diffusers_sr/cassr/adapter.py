@@ -13,17 +13,10 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from typing_extensions import Self
 
-from ..attention.adapter import (
-    AdapterHook,
-    AttentionAdapter,
-    HiddenStatesHook,
-    Host,
-    check_site,
-    check_site_channels,
-    site_key,
-)
+from ..attention.adapter import AdapterHook, AttentionAdapter, HiddenStatesHook
 from ..attention.control_features import MIDDLE, control_sites, feature_of_site, feature_tokens
 from ..attention.processors import PreparedAttnProcessor, keep_processor, keys_and_values
+from ..attention.sites import Host, check_site, check_site_channels, site_key
 
 SELF_ATTENTION = ".attn1"
 CONTROLS = ("reference", "lr")

@@ -13,14 +13,10 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from typing_extensions import Self
 
-from ..attention.adapter import AttentionAdapter, HiddenStatesHook, Host, check_site, check_site_channels, site_key
+from ..attention.adapter import AttentionAdapter, HiddenStatesHook
 from ..attention.control_features import control_sites, feature_of_site, feature_tokens
-from ..attention.processors import (
-    PreparedAttnProcessor,
-    keep_processor,
-    keys_and_values,
-    repeat_to_batch,
-)
+from ..attention.processors import PreparedAttnProcessor, keep_processor, keys_and_values, repeat_to_batch
+from ..attention.sites import Host, check_site, check_site_channels, site_key
 from .one_hot import Similarity
 from .processor import OneHotReferenceAttnProcessor
 

@@ -6,94 +6,30 @@ while they encode or decode.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKL
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 from typing_extensions import Self
 
-from ..conversion.checkpoints import check_keys
 from ..image.tiling import Window, crop_tiles
+from .fusion_layer import FusionLayer
 
 Features: TypeAlias = tuple[torch.Tensor, ...]
 
-_OFFICIAL = re.compile(r"(?P<prefix>|.*\.)decoder\.fusion_layer_\d+\.")
-_RENAMED = (
-    ("fusion_layers.", "decoder.fusion_layer_"),
-    (".resnet_in.", ".encode_enc_1."),
-    (".rrdbs.", ".encode_enc_2."),
-    (".resnet_out.", ".encode_enc_3."),
-    (".conv_shortcut.", ".conv_out."),
-)
 # With these, and with dense blocks that map zero to zero, what a fusion layer adds is zero. The last convolution would
 # not do: the residual block around it passes its input on.
 _ZERO_AT_FIRST = (".resnet_in.conv2.", ".resnet_in.conv_shortcut.", ".resnet_out.conv2.")
 _NO_TILING = "Call vae.disable_tiling(), and work on tiles of image and latents instead, as the pipeline does."
-
-
-class ResidualDenseBlock(nn.Module):
-    """Five convolutions, each of which sees the input and the outputs of those before it: `x + 0.2 * conv5(...)`."""
-
-    def __init__(self, channels: int, growth_channels: int) -> None:
-        super().__init__()
-        conv = partial(nn.Conv2d, kernel_size=3, padding=1)
-        self.conv1 = conv(channels, growth_channels)
-        self.conv2 = conv(channels + growth_channels, growth_channels)
-        self.conv3 = conv(channels + 2 * growth_channels, growth_channels)
-        self.conv4 = conv(channels + 3 * growth_channels, growth_channels)
-        self.conv5 = conv(channels + 4 * growth_channels, channels)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        states = hidden_states
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            states = torch.cat([states, F.leaky_relu(conv(states), 0.2)], dim=1)
-        return hidden_states + 0.2 * self.conv5(states)
-
-
-class RRDB(nn.Module):
-    """ESRGAN's residual-in-residual dense block: `x + 0.2 * rdb3(rdb2(rdb1(x)))`."""
-
-    def __init__(self, channels: int, growth_channels: int) -> None:
-        super().__init__()
-        self.rdb1 = ResidualDenseBlock(channels, growth_channels)
-        self.rdb2 = ResidualDenseBlock(channels, growth_channels)
-        self.rdb3 = ResidualDenseBlock(channels, growth_channels)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states + 0.2 * self.rdb3(self.rdb2(self.rdb1(hidden_states)))
-
-
-class FusionLayer(nn.Module):
-    """What CFW adds to the decoder at one level, from the features of encoder and decoder there.
-
-    `encoder_features` and `decoder_features` are `[B, channels, h, w]`, and so is the result.
-    """
-
-    def __init__(self, channels: int, num_rrdbs: int, growth_channels: int, norm_num_groups: int) -> None:
-        super().__init__()
-        resnet = partial(ResnetBlock2D, out_channels=channels, temb_channels=None, groups=norm_num_groups, eps=1e-6)
-        self.resnet_in = resnet(in_channels=2 * channels)
-        self.rrdbs = nn.ModuleList(RRDB(channels, growth_channels) for _ in range(num_rrdbs))
-        self.resnet_out = resnet(in_channels=channels)
-
-    def forward(self, encoder_features: torch.Tensor, decoder_features: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.resnet_in(torch.cat([encoder_features, decoder_features], dim=1), temb=None)
-        for rrdb in self.rrdbs:
-            hidden_states = rrdb(hidden_states)
-        return self.resnet_out(hidden_states, temb=None)
 
 
 class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
@@ -303,42 +239,6 @@ def crop_features(features: Sequence[torch.Tensor], latents: torch.Tensor, group
     At the borders of a tile they differ from those of the image's own tile, being computed with what lies beyond.
     """
     return tuple(crop_tiles(feature, group, feature.shape[-1] // latents.shape[-1]) for feature in features)
-
-
-def cfw_state_dict(
-    official: Mapping[str, torch.Tensor], cfw: ControllableFeatureWrapping | None = None
-) -> dict[str, torch.Tensor]:
-    """The weights of `ControllableFeatureWrapping` out of StableSR's autoencoder (`vqgan_cfw_00011.ckpt`).
-
-    Its own encoder and decoder are those of Stable Diffusion and are not looked at. The fusion layer of level `l` is
-    its `decoder.fusion_layer_l`.
-
-    Args:
-        official: the content of the file, under its `state_dict`. The keys may all have one prefix, such as
-            "first_stage_model.".
-        cfw: the model the weights are for. By default one of StableSR's shape.
-
-    Raises:
-        ValueError: if keys of fusion layers are missing, unexpected or mis-shaped; all of them are listed.
-    """
-    if cfw is None:
-        with init_empty_weights():
-            cfw = ControllableFeatureWrapping()
-    found = {key: match["prefix"] for key in official if (match := _OFFICIAL.match(key))}
-    prefix = min(found.values(), default="")
-    names = {key: prefix + _official_key(key) for key in cfw.state_dict()}
-    check_keys(
-        {key: official[key] for key in found},
-        {names[key]: tensor.shape for key, tensor in cfw.state_dict().items()},
-        "the fusion layers",
-    )
-    return {key: official[name] for key, name in names.items()}
-
-
-def _official_key(key: str) -> str:
-    for own, official in _RENAMED:
-        key = key.replace(own, official)
-    return key
 
 
 def has_layers_to_join(vae: nn.Module) -> bool:

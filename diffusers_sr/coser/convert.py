@@ -12,9 +12,10 @@ from diffusers import DDPMScheduler
 
 from ..conversion.base import base_unet_if_equal, load_base
 from ..conversion.checkpoints import PathLike, new_folder, read_state_dict
-from .cfw import ControllableFeatureWrapping, cfw_state_dict
+from .cfw import ControllableFeatureWrapping
 from .clip import load_clip
 from .cognition import CLIP
+from .convert_cfw import cfw_state_dict
 from .convert_cognition import cognitive_encoder_from_official
 from .convert_networks import (
     UNET_PREFIX,

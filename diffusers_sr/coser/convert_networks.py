@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint, convert_ldm_unet_checkpoint
 
-from ..attention.adapter import site_key
+from ..attention.sites import site_key
 from ..conversion.checkpoints import PathLike, check_keys
 from .adapter import CoSeRAdapter
 from .controlnet import LatentControlNetModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from itertools import islice
@@ -14,23 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..image.decoding import ImageFileError
-from ..image.formats import READABLE
-from .degradation import DegradationConfig, degrade, degrade_batch, usm_sharpen
+from .degradation import degrade, degrade_batch
+from .degradation_settings import DegradationConfig
 from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
-from .references import References
+from .references import References, check_references
 from .seeds import sample_generator
-
-# Scripts and tests read photos and seed samples as this module does.
-__all__ = [
-    "PhotoCrops",
-    "list_images",
-    "listed_names",
-    "read_image",
-    "read_tags",
-    "sample_generator",
-    "split_tags",
-    "training_photos",
-]
+from .sharpening import usm_sharpen
 
 logger = logging.getLogger(__name__)
 
@@ -39,65 +27,6 @@ logger = logging.getLogger(__name__)
 _MOST_DECODED_PHOTOS = 160
 # A folder of nothing else is wrong.
 _MOST_SKIPPED = 1000
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """All images below `folder`, by path, so that an index means the same photo on every machine.
-
-    Raises:
-        ValueError: if the folder does not exist or holds no image.
-    """
-    folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE)
-    if not paths:
-        raise ValueError(
-            f"No image found in {str(folder)!r}: it has to be a folder that holds files ending in "
-            f"{', '.join(READABLE)}."
-        )
-    return paths
-
-
-def read_tags(path: str | Path | None) -> dict[str, str]:
-    """Tags by file name, from a CSV file with the columns `file` and `tags`; none without a file.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
-    if path is None:
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "tags"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'file' and 'tags'.")
-        return {row["file"]: row["tags"] for row in rows}
-
-
-def split_tags(text: str) -> list[str]:
-    """The tags of a comma-separated list."""
-    return [tag.strip() for tag in text.split(",") if tag.strip()]
-
-
-def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
-    """The file names that a text file lists, one a line.
-
-    Raises:
-        ValueError: if one of them is not among the photos, so that a typing error does not leak or lose a photo.
-    """
-    names = set(Path(path).read_text(encoding="utf-8").split("\n")) - {""}
-    if missing := sorted(names - {photo.name for photo in photos}):
-        raise ValueError(f"{path} lists photos that do not exist: {missing}.")
-    return names
-
-
-def training_photos(folder: str | Path, exclude: str | Path | None) -> list[Path]:
-    """The images below `folder` that the text file `exclude`, if there is one, does not list.
-
-    Raises:
-        ValueError: if the folder holds no image, or not one that is listed.
-    """
-    paths = list_images(folder)
-    excluded = set() if exclude is None else listed_names(exclude, paths)
-    return [path for path in paths if path.name not in excluded]
 
 
 class PhotoCrops(Dataset[dict[str, Tensor | str]]):
@@ -172,7 +101,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self._numbers: dict[str, int] = {}
         if references is not None:
             self._numbers = {name: number for number, name in enumerate(self.names)}
-            _check_references(references, self.names)
+            check_references(references, self.names)
         self._decoded: dict[Path, Tensor] = {}
 
     @property
@@ -300,14 +229,3 @@ def _cut(image: Tensor, top: int, left: int, side: int, flips: bool) -> Tensor:
     """A square of uint8 [3, height, width], in [0, 1]."""
     crop = image[:, top : top + side, left : left + side].float() / 255
     return crop.flip(-1) if flips else crop
-
-
-def _check_references(references: References, photos: Sequence[str]) -> None:
-    known = set(photos)
-    without = sorted(name for name in known if name not in references)
-    unknown = sorted({other for name in known for other in references.get(name, ()) if other not in known})
-    if without or unknown:
-        raise ValueError(
-            f"These photos have no reference: {without}. These references are not among the photos: {unknown}. "
-            "Make the references of the same photos as the training (training/find_references.py)."
-        )

@@ -7,8 +7,6 @@ blur -> resize -> noise -> JPEG, then a milder blur -> resize -> noise, and last
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from functools import cache
 from typing import TypeVar
 
 import torch
@@ -16,136 +14,14 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
+from .degradation_settings import KERNELS, RESIZES, DegradationConfig, DegradationOrder, Range
 from .jpeg import jpeg
 from .kernels import blur, gaussian_kernel, plateau_kernel, sinc_kernel
+from .memory import keep_freed_memory
 
-Range = tuple[float, float]
 T = TypeVar("T")
 
-KERNELS = (
-    "isotropic gaussian",
-    "anisotropic gaussian",
-    "isotropic generalised gaussian",
-    "anisotropic generalised gaussian",
-    "isotropic plateau",
-    "anisotropic plateau",
-)
-RESIZES = ("up", "down", "keep")
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
-
-
-def _check_probabilities(name: str, probabilities: tuple[float, ...], options: tuple[str, ...]) -> None:
-    if len(probabilities) != len(options) or min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-6:
-        raise ValueError(
-            f"{name}={probabilities!r}: it has to hold {len(options)} probabilities that sum to 1, "
-            f"for {', '.join(options)}."
-        )
-
-
-def _check_kernel_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    if not sizes or any(size < 3 or size % 2 == 0 for size in sizes):
-        raise ValueError(f"{name}={sizes!r}: kernel sizes have to be odd and at least 3, and one at least be given.")
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r}: a probability has to lie between 0 and 1.")
-
-
-def _check_range(name: str, value: Range, low: float, high: float, unit: str) -> None:
-    if not (isinstance(value, tuple) and len(value) == 2 and low <= value[0] <= value[1] <= high):
-        raise ValueError(
-            f"{name}={value!r}: it has to be (lowest, highest), ascending, between {low:g} and {high:g} ({unit})."
-        )
-
-
-@dataclass(frozen=True)
-class DegradationOrder:
-    """Settings of one of the two orders; the defaults are those of the first.
-
-    Every range is (lowest, highest), drawn from uniformly.
-
-    Raises:
-        ValueError: if a value is not possible, naming it.
-    """
-
-    blur_probability: float = 1.0
-    """Chance that the image is blurred at all."""
-    kernel_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21)
-    """Sides of the blur kernels in pixels, odd, equally likely."""
-    sinc_probability: float = 0.1
-    """Chance that the blur is a sinc filter; cutoff pi/3..pi for kernels below 13 pixels, pi/5..pi from there on."""
-    kernel_probabilities: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-    """Otherwise, the chance of each of `KERNELS`."""
-    sigma: Range = (0.2, 3.0)
-    """Standard deviation of the blur along each of its axes, in pixels."""
-    generalised_shape: Range = (0.5, 4.0)
-    """Shape of generalised gaussians; as likely from below 1 as from above."""
-    plateau_shape: Range = (1.0, 2.0)
-    """Shape of plateau kernels; half of them have the lowest shape, the official behaviour where this begins at 1."""
-    resize_probabilities: tuple[float, ...] = (0.2, 0.7, 0.1)
-    """Chance of enlarging, of shrinking and of keeping the size."""
-    resize_factor: Range = (0.15, 1.5)
-    """Smallest factor when shrinking and largest when enlarging."""
-    gaussian_noise_probability: float = 0.5
-    """Chance that the noise is gaussian; else it is Poisson noise."""
-    gaussian_noise_sigma: Range = (1.0, 30.0)
-    """Standard deviation of gaussian noise, in units of 1/255."""
-    poisson_noise_scale: Range = (0.05, 3.0)
-    """Factor on the Poisson noise of the 8-bit image."""
-    gray_noise_probability: float = 0.4
-    """Chance that noise is equal in all three channels."""
-    jpeg_quality: Range = (30.0, 95.0)
-    """Quality of the JPEG compression."""
-
-    def __post_init__(self) -> None:
-        _check_kernel_sizes("kernel_sizes", self.kernel_sizes)
-        _check_probabilities("kernel_probabilities", self.kernel_probabilities, KERNELS)
-        _check_probabilities("resize_probabilities", self.resize_probabilities, RESIZES)
-        for field in fields(self):
-            if field.name.endswith("_probability"):
-                _check_probability(field.name, getattr(self, field.name))
-        _check_range("sigma", self.sigma, 1e-2, math.inf, "pixels")
-        _check_range("generalised_shape", self.generalised_shape, 1e-2, math.inf, "an exponent")
-        _check_range("plateau_shape", self.plateau_shape, 1e-2, math.inf, "an exponent")
-        _check_range("resize_factor", self.resize_factor, 1e-2, math.inf, "a factor")
-        _check_range("gaussian_noise_sigma", self.gaussian_noise_sigma, 0, 255, "units of 1/255")
-        _check_range("poisson_noise_scale", self.poisson_noise_scale, 0, math.inf, "a factor")
-        _check_range("jpeg_quality", self.jpeg_quality, 1, 100, "a JPEG quality")
-        if not self.resize_factor[0] <= 1 <= self.resize_factor[1]:
-            raise ValueError(f"resize_factor={self.resize_factor!r}: it has to include 1.")
-
-
-@dataclass(frozen=True)
-class DegradationConfig:
-    """Settings of `degrade`; the defaults are those SeeSR's training pairs were made with.
-
-    Kernels of the second order are 7 to 11 pixels wide (SeeSR's limit), where Real-ESRGAN's go up to 21.
-
-    Raises:
-        ValueError: if a value is not possible, naming it.
-    """
-
-    first: DegradationOrder = DegradationOrder()
-    """The first order."""
-    second: DegradationOrder = DegradationOrder(
-        blur_probability=0.8,
-        kernel_sizes=(7, 9, 11),
-        sigma=(0.2, 1.5),
-        resize_probabilities=(0.3, 0.4, 0.3),
-        resize_factor=(0.3, 1.2),
-        gaussian_noise_sigma=(1.0, 25.0),
-        poisson_noise_scale=(0.05, 2.5),
-    )
-    """The second order, whose resize factor is relative to the final size."""
-    final_sinc_probability: float = 0.8
-    """Chance of a sinc filter at the final size, cutoff pi/3..pi."""
-    final_kernel_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21)
-    """Sides of the final sinc filters in pixels, odd, equally likely."""
-
-    def __post_init__(self) -> None:
-        _check_probability("final_sinc_probability", self.final_sinc_probability)
-        _check_kernel_sizes("final_kernel_sizes", self.final_kernel_sizes)
 
 
 def _uniform(generator: Generator, low: float, high: float) -> float:
@@ -271,16 +147,6 @@ def _degrade_once(
     return add_noise(image, order, generator, noise_generator)
 
 
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep the memory of images for the next one, where every page of it would cost a fault.
-
-    glibc gives blocks above a threshold back to the system when they are freed, and raises the threshold to the
-    largest block that was freed so far, up to 32 MiB. (Elsewhere this does nothing.)
-    """
-    torch.empty(30 << 20, dtype=torch.uint8)
-
-
 @torch.no_grad()
 def degrade(
     image: Tensor,
@@ -291,7 +157,7 @@ def degrade(
 ) -> Tensor:
     """Make a low-resolution, degraded image. Equal generators give equal results on equal machines.
 
-    The official code sharpens the image first: see `usm_sharpen`.
+    The official code sharpens the image first: see `sharpening.usm_sharpen`.
 
     Args:
         image: float32 [3, height, width] in [0, 1], on any device.
@@ -313,7 +179,7 @@ def degrade(
     if height % scale or width % scale:
         raise ValueError(f"The image is {width}x{height} pixels: crop it to multiples of scale={scale}.")
     final_size = (height // scale, width // scale)
-    _keep_freed_memory()
+    keep_freed_memory()
 
     image = _degrade_once(image, (height, width), config.first, generator, noise_generator)
     image = jpeg(image, _uniform(generator, *config.first.jpeg_quality))
@@ -363,29 +229,3 @@ def degrade_batch(
         noise_generator = Generator(images.device).manual_seed(noise_seed)
         degraded.append(degrade(image, generator, config, scale, noise_generator))
     return torch.stack(degraded)
-
-
-@cache
-def _usm_kernel(size: int) -> Tensor:
-    # OpenCV's rule for the deviation that goes with a kernel's size.
-    return gaussian_kernel(size, (0.3 * ((size - 1) / 2 - 1) + 0.8,) * 2)
-
-
-def usm_sharpen(image: Tensor, strength: float = 0.5, kernel_size: int = 51, threshold: float = 10.0) -> Tensor:
-    """Unsharp masking of the training target, as in Real-ESRGAN (its appendix).
-
-    Args:
-        image: float32 [batch, 3, height, width] or [3, height, width] in [0, 1].
-        strength: factor on the detail that is added.
-        kernel_size: side of the gaussian in pixels, odd; 51 has a deviation of 8.
-        threshold: detail up to this, in units of 1/255, is left as it is.
-
-    Returns:
-        The image in its own shape, in [0, 1].
-    """
-    _keep_freed_memory()
-    kernel = _usm_kernel(kernel_size)
-    detail = image - blur(image, kernel)
-    mask = blur((detail.abs() * 255 > threshold).to(image), kernel)
-    sharp = (image + strength * detail).clamp(0, 1)
-    return torch.lerp(image, sharp, mask).clamp(0, 1)

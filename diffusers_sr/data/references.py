@@ -68,3 +68,15 @@ def read_references(path: str | Path) -> dict[str, dict[str, float]]:
                 )
             references.setdefault(row["file"], {})[row["reference"]] = weight
     return references
+
+
+def check_references(references: References, photos: Sequence[str]) -> None:
+    """Raise ValueError if one of the photos has no reference, or one that is not among them."""
+    known = set(photos)
+    without = sorted(name for name in known if name not in references)
+    unknown = sorted({other for name in known for other in references.get(name, ()) if other not in known})
+    if without or unknown:
+        raise ValueError(
+            f"These photos have no reference: {without}. These references are not among the photos: {unknown}. "
+            "Make the references of the same photos as the training (training/find_references.py)."
+        )

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from typing_extensions import Self
 
-from ..attention.adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
+from ..attention.adapter import AdapterHook, AttentionAdapter
 from ..attention.prepared_transformer import (
     keep_transformer_processors,
     prepared_transformer,
@@ -19,6 +19,7 @@ from ..attention.prepared_transformer import (
     transformer_options,
     with_hidden_states,
 )
+from ..attention.sites import Host, check_site, check_site_channels, site_key
 
 
 class RepresentationHook(AdapterHook):

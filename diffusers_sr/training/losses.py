@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ..data.dataset import sample_generator
+from ..data.seeds import sample_generator
 from .trainable import TrainableDenoiser
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..data.dataset import PhotoCrops, list_images, listed_names, read_tags, training_photos
-from ..data.degradation import DegradationConfig
+from ..data.dataset import PhotoCrops
+from ..data.degradation_settings import DegradationConfig
 from ..data.hub_photos import HubPhotos, load_rows, stream_photos
+from ..data.lists import list_images, listed_names, read_tags, training_photos
 from ..data.pairs import pair_photos
 from ..data.photos import PhotoFiles, Photos, PhotoStream, StoredPhoto
 from ..data.references import References

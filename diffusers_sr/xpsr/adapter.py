@@ -12,7 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from typing_extensions import Self
 
-from ..attention.adapter import AdapterHook, AttentionAdapter, Host, check_site, check_site_channels, site_key
+from ..attention.adapter import AdapterHook, AttentionAdapter
 from ..attention.control_features import decoder_features, feature_of_site, feature_tokens
 from ..attention.prepared_transformer import (
     keep_transformer_processors,
@@ -23,6 +23,7 @@ from ..attention.prepared_transformer import (
     with_hidden_states,
 )
 from ..attention.processors import repeat_to_batch
+from ..attention.sites import Host, check_site, check_site_channels, site_key
 
 LOW_LEVEL, FUSION = "low_level", "fusion"
 

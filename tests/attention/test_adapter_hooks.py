@@ -11,14 +11,9 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 
-from diffusers_sr.attention.adapter import (
-    AttentionAdapter,
-    ConditionEmbeddingHook,
-    HiddenStatesHook,
-    check_site,
-    check_site_channels,
-    site_key,
-)
+from diffusers_sr.attention.adapter import AttentionAdapter, HiddenStatesHook
+from diffusers_sr.attention.hooks import ConditionEmbeddingHook
+from diffusers_sr.attention.sites import check_site, check_site_channels, site_key
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from tests.attention.models import Models
 from tests.components import tiny_controlnet

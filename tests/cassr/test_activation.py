@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import accelerate
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.image.tiling import crop_tiles, tile_windows
-from tests.components import TEXT_DIM, randomise, tiny_controlnet, tiny_unet
-
-HINTS = {"hint_channels": (4, 6, 8, 8)}  # three strides: eight pixels to a latent
-
-
-class Models:
-    """A UNet and a random adapter that is attached to it, with the inputs of a call."""
-
-    def __init__(self, batch: int = 1, size: tuple[int, int] = (8, 8), attach: bool = True, **options: Any) -> None:
-        torch.manual_seed(0)
-        self.unet = tiny_unet().eval()
-        self.adapter = randomise(SCEditAdapter.from_host(self.unet, **{**HINTS, **options})).eval()
-        with torch.no_grad():  # images have to differ by more than the biases leave of them
-            for conv in self.adapter.hint_embedding[::2]:
-                conv.weight *= 3
-        self.sample = torch.randn(batch, 4, *size)
-        self.text = torch.randn(batch, 7, TEXT_DIM)
-        self.image = torch.rand(batch, 3, 8 * size[0], 8 * size[1])
-        if attach:
-            self.adapter.attach(self.unet)
-
-    @torch.no_grad()
-    def call(self, model: nn.Module | None = None, sample: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
-        sample = self.sample if sample is None else sample
-        text = self.text[:1].expand(len(sample), -1, -1) if len(sample) != len(self.text) else self.text
-        return (self.unet if model is None else model)(sample, 500, text, return_dict=False, **inputs)[0]
-
-    @torch.no_grad()
-    def embed(self, image: torch.Tensor | None = None) -> list[torch.Tensor]:
-        return self.adapter.embed(self.image if image is None else image)
-
-    def conditioned(self, image: torch.Tensor | None = None, scale: float = 1.0) -> torch.Tensor:
-        with self.adapter.conditioning(hints=self.embed(image), scale=scale):
-            return self.call()
+from tests.cassr.activation_models import HINTS, Models, difference
 
 
 @pytest.fixture
 def models() -> Models:
     return Models()
-
-
-def difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    return (first - second).abs().max().item()
 
 
 @torch.no_grad()
@@ -179,15 +138,6 @@ def test_attach_and_detach_are_exact_inverses(models: Models) -> None:
         assert torch.equal(models.conditioned(), stock)
 
 
-def test_a_controlnet_has_nothing_to_edit(models: Models) -> None:
-    controlnet = tiny_controlnet()
-    down, _ = controlnet(models.sample, 500, models.text, models.image, return_dict=False)
-    models.adapter.attach(controlnet)
-    with models.adapter.conditioning(hints=models.embed()):
-        attached, _ = controlnet(models.sample, 500, models.text, models.image, return_dict=False)
-    assert all(torch.equal(*pair) for pair in zip(down, attached, strict=True))
-
-
 @torch.no_grad()
 def test_skips_may_be_positional(models: Models) -> None:
     block = models.unet.up_blocks[0]
@@ -240,190 +190,3 @@ def test_tiles_are_embedded_by_themselves() -> None:
         with models.adapter.conditioning(hints=models.embed(window.crop(models.image, 8))):
             apart.append(models.call(sample=window.crop(models.sample)))
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)
-
-
-def test_gradients_reach_the_adapter_only(models: Models) -> None:
-    models.unet.requires_grad_(False)
-    models.image.requires_grad_()
-    models.adapter.set_conditioning(hints=models.adapter.embed(models.image))
-    models.unet(models.sample, 500, models.text).sample.square().mean().backward()
-    assert all(parameter.grad.any() for parameter in models.adapter.parameters())
-    assert all(parameter.grad is None for parameter in models.unet.parameters())
-    assert models.image.grad.any()
-
-
-def test_gradient_checkpointing_gives_equal_gradients(models: Models) -> None:
-    models.unet.requires_grad_(False).train()
-    models.adapter.train()
-    calls = []
-    for module in (models.adapter.hint_embedding, *models.adapter.tuners):
-        module.register_forward_pre_hook(lambda *_: calls.append(1))
-
-    def gradients() -> list[torch.Tensor]:
-        calls.clear()
-        models.adapter.zero_grad()
-        models.adapter.set_conditioning(hints=models.adapter.embed(models.image), scale=0.8)
-        models.unet(models.sample, 500, models.text).sample.square().mean().backward()
-        return [parameter.grad.clone() for parameter in models.adapter.parameters()]
-
-    plain = gradients()
-    assert len(calls) == 5
-    for model in (models.unet, models.adapter):
-        model.enable_gradient_checkpointing()
-        assert model.is_gradient_checkpointing
-    for gradient, checkpointed in zip(plain, gradients(), strict=True):
-        assert gradient.any()
-        assert torch.equal(gradient, checkpointed)
-    assert len(calls) == 10  # all computed again
-
-
-def test_saves_and_loads(tmp_path: Any) -> None:
-    models = Models(hint_channels=(4, 5, 6, 7), dense_hint_kernel=1, down_ratio=0.5)
-    expected = models.conditioned()
-    models.adapter.save_pretrained(tmp_path)
-    models.adapter.detach()
-    loaded, report = SCEditAdapter.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    again = SCEditAdapter.from_config(models.adapter.config).eval()
-    again.load_state_dict(loaded.state_dict())
-    for adapter in (loaded, again):
-        models.adapter = adapter.attach(models.unet)
-        assert torch.equal(models.conditioned(), expected)
-        adapter.detach()
-
-
-def test_an_image_is_embedded_once(models: Models) -> None:
-    calls = []
-    models.adapter.register_forward_pre_hook(lambda module, arguments: calls.append(arguments[0]))
-    convolutions = []
-    models.adapter.hint_embedding.register_forward_hook(lambda *_: convolutions.append(1))
-    with models.adapter.conditioning(hints=models.embed()):
-        for _ in range(3):
-            models.call()
-    assert len(convolutions) == 1
-    # All computation with its weights enters through its forward.
-    assert calls == ["dense_hints_of", "prepare_conditioning"] + ["edit_skips"] * 6
-
-
-def test_offloaded_weights_are_brought_in(models: Models) -> None:
-    expected = models.conditioned()
-    accelerate.cpu_offload(models.adapter, execution_device=torch.device("cpu"))
-    assert all(parameter.device.type == "meta" for parameter in models.adapter.parameters())
-    assert torch.equal(models.conditioned(), expected)
-
-
-def test_half_precision(models: Models) -> None:
-    expected = models.conditioned()
-    for name in ("unet", "adapter", "sample", "text"):
-        setattr(models, name, getattr(models, name).to(torch.bfloat16))
-    output = models.conditioned()  # the image is still in float32
-    assert output.dtype == torch.bfloat16
-    assert (output - expected).norm() / expected.norm() < 0.05
-
-
-def test_compiles_as_one_graph_once(models: Models) -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(models.unet, backend="aot_eager", fullgraph=True)
-    for seed in range(3):
-        hints = models.embed(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)))
-        with models.adapter.conditioning(hints=hints):
-            expected = models.call()
-            with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):
-                torch.testing.assert_close(models.call(compiled), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("kernel", "parameters"), [(3, 99.1), (1, 28.8)])
-def test_sizes_at_stable_diffusion_1(kernel: int, parameters: float) -> None:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768)
-        adapter = SCEditAdapter.from_host(unet, dense_hint_kernel=kernel)
-    assert adapter.config.skip_channels == [*[320] * 4, *[640] * 3, *[1280] * 5]
-    assert adapter.config.downsamples == [3, 6, 9]
-    assert sum(parameter.numel() for parameter in adapter.parameters()) / 1e6 == pytest.approx(parameters, abs=0.06)
-    assert adapter.sites("unet") == {
-        f"up_blocks.{number}": {"skips": [9 - 3 * number, 10 - 3 * number, 11 - 3 * number]} for number in range(4)
-    }
-    assert adapter.sites("controlnet") == {}
-
-
-@pytest.mark.parametrize("layers", [1, 2, (1, 2, 1)])
-@pytest.mark.parametrize("levels", [1, 2, 3])
-def test_unets_of_other_levels(levels: int, layers: int | tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    if not isinstance(layers, int):
-        layers = layers[:levels]
-    unet = tiny_unet(
-        block_out_channels=(8, 12, 16)[:levels],
-        attention_head_dim=(2, 3, 4)[:levels],
-        layers_per_block=layers,
-        down_block_types=("DownBlock2D",) * levels,
-        up_block_types=("UpBlock2D",) * levels,
-    )
-    # A VAE of two levels: two pixels to a latent.
-    adapter = randomise(SCEditAdapter.from_host(unet, hint_channels=(4, 6))).attach(unet)
-    models = Models(size=(6, 5), attach=False)
-    models.unet, models.adapter, models.image = unet, adapter, torch.rand(1, 3, 12, 10)
-    stock = models.call()
-    found: list[torch.Tensor] = []
-    for block in unet.up_blocks:
-        block.register_forward_pre_hook(
-            lambda module, args, kwargs: found.__setitem__(slice(0, 0), kwargs["res_hidden_states_tuple"]),
-            with_kwargs=True,
-        )
-    assert difference(models.conditioned(), stock) > 1e-3
-    assert [hint.shape for hint in models.embed()] == [skip.shape for skip in found]
-
-
-def test_images_of_another_shape_are_refused(models: Models) -> None:
-    for shape in ((3, 64, 64), (1, 4, 64, 64)):
-        with pytest.raises(ValueError, match=r"`image` has shape .*expected \[batch, 3, height, width\]"):
-            models.adapter.embed(torch.rand(shape))
-
-
-def test_hints_of_another_adapter_are_refused(models: Models) -> None:
-    hints = models.embed()
-    for wrong in (hints[:3], [*hints, hints[-1]], hints[::-1]):
-        with pytest.raises(ValueError, match=r"`hints` have shapes .*expected \[8, 8, 8, 16\] channels: give all"):
-            models.adapter.set_conditioning(hints=wrong)
-    assert not models.adapter.is_conditioned
-
-
-def test_hints_of_another_size_or_batch_are_refused(models: Models) -> None:
-    message = r"hint of skip connection 2 has the size \[4, 4\].*make it \[8, 4\]: embed"
-    with models.adapter.conditioning(hints=models.embed()), pytest.raises(ValueError, match=message):
-        models.call(sample=torch.randn(1, 4, 16, 8))
-    message = "for 2 images, which does not divide the batch of 3"
-    hints = models.embed(models.image.repeat(2, 1, 1, 1))
-    with models.adapter.conditioning(hints=hints), pytest.raises(ValueError, match=message):
-        models.call(sample=torch.randn(3, 4, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"block_out_channels": (8, 32)}, r"'up_blocks.0' of the unet has 32 channels, but the adapter expects 16"),
-        (
-            {"layers_per_block": 2},
-            r"'up_blocks.0' of the unet takes 3 skip connections, but the adapter expects 2: use",
-        ),
-        (
-            {
-                "block_out_channels": (8,),
-                "down_block_types": ("DownBlock2D",),
-                "up_block_types": ("UpBlock2D",),
-                "attention_head_dim": 2,
-            },
-            r"'up_blocks.0' of the unet has 8 channels, but the adapter expects 16",
-        ),
-    ],
-)
-def test_a_unet_of_another_shape_is_refused(models: Models, overrides: dict[str, Any], message: str) -> None:
-    other = tiny_unet(**overrides)
-    with pytest.raises(ValueError, match=message):
-        models.adapter.attach(other)
-    assert not models.adapter.is_attached(other)
-
-
-def test_other_models_are_refused(models: Models) -> None:
-    with pytest.raises(TypeError, match="not to a Linear"):
-        models.adapter.attach(nn.Linear(1, 1))

@@ -107,3 +107,17 @@ def test_weights_are_mapped_and_not_written_back(tmp_path):
     weights = read_state_dict(path)
     weights["a"].zero_()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["ram.pth", "ram.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello, I am no checkpoint", b"PK\x03\x04 half a zip"])
+def test_damaged_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        read_state_dict(tmp_path / name)
+
+
+def test_file_with_more_than_tensors(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "ram.pth")
+    with pytest.raises(ValueError, match="not a flat dictionary of tensors"):
+        read_state_dict(tmp_path / "ram.pth")

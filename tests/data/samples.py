@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusers_sr.data.degradation import DegradationOrder
+from diffusers_sr.data.degradation_settings import DegradationOrder
 
 NEUTRAL = DegradationOrder(
     blur_probability=0,

@@ -8,10 +8,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from diffusers_sr.data import dataset as dataset_module
-from diffusers_sr.data.dataset import PhotoCrops, list_images, listed_names, read_tags, sample_generator, split_tags
-from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.dataset import PhotoCrops
+from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.lists import list_images, listed_names, read_tags, split_tags
 from diffusers_sr.data.pairs import pair_photos
 from diffusers_sr.data.photos import PhotoFiles
+from diffusers_sr.data.seeds import sample_generator
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffusers_sr.data.degradation import DegradationConfig, degrade, degrade_batch
+from diffusers_sr.data.degradation import degrade, degrade_batch
+from diffusers_sr.data.degradation_settings import DegradationConfig
 from tests.data.samples import NEUTRAL, generator
 
 

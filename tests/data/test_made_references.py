@@ -7,14 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images
-from diffusers_sr.data.degradation import DegradationConfig
-from diffusers_sr.data.made_references import (
-    CropsWithReferences,
-    crop_settings,
-    reference_path,
-    write_settings,
-)
+from diffusers_sr.data.dataset import PhotoCrops
+from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.lists import list_images
+from diffusers_sr.data.made_references import CropsWithReferences, crop_settings, reference_path, write_settings
 from diffusers_sr.data.photos import PhotoFiles
 from tests.training.runs import write_noise_photos
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
 from diffusers_sr.data.dataset import PhotoCrops
-from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.pairs import pair_photos
 from diffusers_sr.data.photos import Permuted, PhotoFiles, PhotoStream, StoredPhoto
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images, training_photos
-from diffusers_sr.data.degradation import DegradationConfig
+from diffusers_sr.data.dataset import PhotoCrops
+from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.lists import list_images, training_photos
 from diffusers_sr.data.references import nearest_photos, read_references, write_references
 
 REFERENCES = {"0.png": {"1.png": 3.0, "2.png": 1.0}, "1.png": {"0.png": 1.0}, "2.png": {"0.png": 1.0}}

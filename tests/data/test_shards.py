@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images, read_image, split_tags
+from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.hub_photos import HubPhotos, load_rows
+from diffusers_sr.data.lists import list_images, split_tags
+from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.shards import ShardPhotos, list_shards
 from tests.seesr.components import tiny_tagger
 from tests.training.runs import script

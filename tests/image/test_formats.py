@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusers_sr.cli.main import main
-from diffusers_sr.data.dataset import list_images
+from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.shards import ShardPhotos
 from diffusers_sr.image.formats import READABLE, SUFFIX_OF, WRITABLE, images_in
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers_sr.coser.cfw import ControllableFeatureWrapping, cfw_state_dict
+from diffusers_sr.coser.cfw import ControllableFeatureWrapping
+from diffusers_sr.coser.convert_cfw import cfw_state_dict
 from tests.parity.arrays import Tensors
 
 INPUTS = ("enc_feat", "dec_feat", "w")

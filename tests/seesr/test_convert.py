@@ -1,3 +1,5 @@
+"""The official files of SeeSR to a pipeline."""
+
 from __future__ import annotations
 
 import json
@@ -14,147 +16,11 @@ from safetensors.torch import load_file, save_file
 from diffusers_sr import SeeSRPipeline
 from diffusers_sr.cli.main import main
 from diffusers_sr.conversion.checkpoints import read_state_dict
-from diffusers_sr.seesr.convert import convert, load_adapter, load_tagger
-from tests.components import components, inputs
+from diffusers_sr.seesr.convert import convert, load_adapter
+from diffusers_sr.seesr.convert_tagger import load_tagger
+from tests.components import inputs
 from tests.seesr.components import REPRESENTATION_DIM
-
-TAGS = ["abacus", "bridge", "cat"]
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def official_ram(seed: int = 0) -> dict[str, torch.Tensor]:
-    """RAM's state dict at a tiny size: stages of 2 and 4 blocks, windows of 2 tokens, so images of 16 pixels."""
-    shapes: dict[str, list[int]] = {
-        "label_embed": [len(TAGS), REPRESENTATION_DIM],
-        "visual_encoder.patch_embed.proj.weight": [8, 3, 4, 4],
-        "visual_encoder.patch_embed.proj.bias": [8],
-        "visual_encoder.patch_embed.norm.weight": [8],
-        "visual_encoder.patch_embed.norm.bias": [8],
-        "visual_encoder.layers.0.downsample.reduction.weight": [16, 32],
-        "visual_encoder.layers.0.downsample.norm.weight": [32],
-        "visual_encoder.layers.0.downsample.norm.bias": [32],
-        "visual_encoder.norm.weight": [16],
-        "visual_encoder.norm.bias": [16],
-        "image_proj.weight": [REPRESENTATION_DIM, 16],
-        "image_proj.bias": [REPRESENTATION_DIM],
-        "wordvec_proj.weight": [12, REPRESENTATION_DIM],
-        "wordvec_proj.bias": [12],
-        "fc.weight": [1, 12],
-        "fc.bias": [1],
-    }
-    for stage, depth, dim, heads in ((0, 2, 8, 2), (1, 4, 16, 4)):
-        for block in range(depth):
-            prefix = f"visual_encoder.layers.{stage}.blocks.{block}."
-            shapes[f"{prefix}attn.relative_position_bias_table"] = [9, heads]
-            for name, rows, columns in (
-                ("attn.qkv", 3 * dim, dim),
-                ("attn.proj", dim, dim),
-                ("mlp.fc1", 4 * dim, dim),
-                ("mlp.fc2", dim, 4 * dim),
-            ):
-                shapes[f"{prefix}{name}.weight"] = [rows, columns]
-                shapes[f"{prefix}{name}.bias"] = [rows]
-            for name in ("norm1", "norm2"):
-                shapes[f"{prefix}{name}.weight"] = [dim]
-                shapes[f"{prefix}{name}.bias"] = [dim]
-    for layer in range(2):
-        prefix = f"tagging_head.encoder.layer.{layer}."
-        for name, rows, columns in (
-            ("crossattention.self.query", 12, 12),
-            ("crossattention.self.key", 12, REPRESENTATION_DIM),
-            ("crossattention.self.value", 12, REPRESENTATION_DIM),
-            ("crossattention.output.dense", 12, 12),
-            ("intermediate.dense", 24, 12),
-            ("output.dense", 12, 24),
-        ):
-            shapes[f"{prefix}{name}.weight"] = [rows, columns]
-            shapes[f"{prefix}{name}.bias"] = [rows]
-        for name in ("crossattention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"{prefix}{name}.weight"] = [12]
-            shapes[f"{prefix}{name}.bias"] = [12]
-    generator = torch.Generator().manual_seed(seed)
-    return {key: 0.3 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
-
-
-def official_dape(ram: dict[str, torch.Tensor], rank: int = 8) -> dict[str, torch.Tensor]:
-    """DAPE's state dict for `ram`, with the captioning half's keys, whose `lora_B` training leaves at zero."""
-    generator = torch.Generator().manual_seed(1)
-    dape = {}
-    for key, weight in ram.items():
-        fused = key.endswith("attn.qkv.weight")
-        if not fused and not key.endswith(("self.query.weight", "self.key.weight")):
-            continue
-        rows, columns = weight.shape
-        name = key.removesuffix("weight")
-        dape[f"{name}lora_A"] = torch.randn(2 * rank if fused else rank, columns, generator=generator)
-        dape[f"{name}lora_B"] = torch.randn(2 * rows // 3 if fused else rows, rank, generator=generator)
-    for name in ("tag_encoder.encoder.layer.0.attention.self.query", "text_decoder.bert.encoder.layer.0.x.key"):
-        dape[f"{name}.lora_A"] = torch.randn(rank, 12, generator=generator)
-        dape[f"{name}.lora_B"] = torch.zeros(12, rank)
-    return dape
-
-
-def write_official_model(folder: Path, model: torch.nn.Module, transformers: torch.nn.Module) -> None:
-    """One of the official model folders: its stock weights and the image attentions in one file."""
-    folder.mkdir(parents=True)
-    state_dict = dict(model.state_dict())
-    for key, tensor in transformers.state_dict().items():
-        block, number, rest = re.fullmatch(r"(.+)__attentions__(\d+)\.(.+)", key).groups()
-        state_dict[f"{block.replace('__', '.')}.image_attentions.{number}.{rest}"] = tensor
-    save_file(state_dict, folder / WEIGHTS)
-    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    config |= {
-        "_class_name": type(model).__name__,
-        "_diffusers_version": "0.21.4",
-        "use_image_cross_attention": True,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-@pytest.fixture(scope="module")
-def original() -> dict:
-    return components("seesr")
-
-
-@pytest.fixture
-def official(original, tmp_path) -> Path:
-    """Folder with everything official: unet/, controlnet/, ram.pth, DAPE.pth, tags/, and a base/ of the same UNet."""
-    folder = tmp_path / "official"
-    write_official_model(folder / "unet", original["unet"], original["adapter"].unet)
-    write_official_model(folder / "controlnet", original["controlnet"], original["adapter"].controlnet)
-    ram = official_ram()
-    captioning = {"tag_encoder.encoder.layer.0.attention.self.query.weight": torch.ones(12, 12)}
-    buffers = {"visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(4, 4, 4)}
-    torch.save({"model": {**ram, **captioning, **buffers}}, folder / "ram.pth")
-    torch.save(official_dape(ram), folder / "DAPE.pth")
-    (folder / "tags").mkdir()
-    (folder / "tags" / "ram_tag_list.txt").write_text("\n".join(TAGS))
-    (folder / "tags" / "ram_tag_list_threshold.txt").write_text("0.65\n0.8\n0.5\n")
-    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        original[name].save_pretrained(folder / "base" / name)
-    return folder
-
-
-def convert_all(official: Path, output: Path, **changes: object) -> None:
-    arguments = {
-        "ram": official / "ram.pth",
-        "dape": official / "DAPE.pth",
-        "ram_tags": official / "tags",
-        "base": str(official / "base"),
-        **changes,
-    }
-    convert(official / "unet", official / "controlnet", output, **arguments)
-
-
-def change(folder: Path, **tensors: torch.Tensor | None) -> None:
-    """Set tensors of a model folder's weights, or take them away."""
-    state_dict = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()  # it is mapped into memory
-    for key, tensor in tensors.items():
-        state_dict.pop(key, None)
-        if tensor is not None:
-            state_dict[key] = tensor
-    save_file(state_dict, folder / WEIGHTS)
+from tests.seesr.official_files import TAGS, WEIGHTS, change, convert_all
 
 
 def test_converted_pipeline_is_the_original_one(official, original, tmp_path):
@@ -298,111 +164,11 @@ def test_pickles_are_never_run(official, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("name", ["ram.pth", "ram.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"hello, I am no checkpoint", b"PK\x03\x04 half a zip"])
-def test_damaged_files_are_named(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=name):
-        read_state_dict(tmp_path / name)
-
-
 def test_truncated_file_is_named(official):
     for path in (official / "DAPE.pth", official / "unet" / WEIGHTS):
         path.write_bytes(path.read_bytes()[:-500])
         with pytest.raises(ValueError, match=path.name):
             read_state_dict(path)
-
-
-def test_file_with_more_than_tensors(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "ram.pth")
-    with pytest.raises(ValueError, match="not a flat dictionary of tensors"):
-        read_state_dict(tmp_path / "ram.pth")
-
-
-def test_ram_is_mapped_key_by_key(official):
-    ram = official_ram()
-    tagger = load_tagger(official / "ram.pth", None, official / "tags")
-    assert tagger.config.image_size == 16
-    assert tagger.config.depths == [2, 4]
-    assert tagger.config.num_heads == [2, 4]
-    assert tagger.config.window_size == 2
-    assert tagger.config.head_num_heads == 4
-    block = tagger.swin.encoder.layers[1].blocks[2]
-    prefix = "visual_encoder.layers.1.blocks.2."
-    query, key, value = ram[f"{prefix}attn.qkv.weight"].split(16)
-    assert torch.equal(block.attention.q_proj.weight, query)
-    assert torch.equal(block.attention.k_proj.weight, key)
-    assert torch.equal(block.attention.v_proj.weight, value)
-    assert torch.equal(block.layernorm_before.bias, ram[f"{prefix}norm1.bias"])
-    assert torch.equal(block.mlp.fc2.weight, ram[f"{prefix}mlp.fc2.weight"])
-    layer = tagger.tagging_head.layers[1]
-    prefix = "tagging_head.encoder.layer.1."
-    assert torch.equal(layer.attention_output.weight, ram[f"{prefix}crossattention.output.dense.weight"])
-    assert torch.equal(layer.feed_forward_output.weight, ram[f"{prefix}output.dense.weight"])
-    assert torch.equal(layer.feed_forward_norm.bias, ram[f"{prefix}output.LayerNorm.bias"])
-    assert torch.equal(tagger.tagging_head.label_embed, ram["label_embed"])
-
-
-def test_dape_is_merged_at_an_eighth(official):
-    ram = official_ram()
-    dape = official_dape(ram)
-    tagger = load_tagger(official / "ram.pth", official / "DAPE.pth", official / "tags")
-    name = "visual_encoder.layers.1.blocks.3.attn.qkv"
-    query, key, value = ram[f"{name}.weight"].split(16)
-    lora_a, lora_b = dape[f"{name}.lora_A"], dape[f"{name}.lora_B"]
-    attention = tagger.swin.encoder.layers[1].blocks[3].attention
-    torch.testing.assert_close(attention.q_proj.weight, query + lora_b[:16] @ lora_a[:8] / 8)
-    torch.testing.assert_close(attention.v_proj.weight, value + lora_b[16:] @ lora_a[8:] / 8)
-    assert torch.equal(attention.k_proj.weight, key)
-    name = "tagging_head.encoder.layer.0.crossattention.self.key"
-    expected = ram[f"{name}.weight"] + dape[f"{name}.lora_B"] @ dape[f"{name}.lora_A"] / 8
-    torch.testing.assert_close(tagger.tagging_head.layers[0].key.weight, expected)
-
-
-@pytest.mark.parametrize(
-    ("file", "key", "tensor", "message"),
-    [
-        ("ram.pth", "visual_encoder.layers.1.blocks.1.mlp.fc1.bias", None, "1 missing.*blocks.1.mlp.fc1.bias"),
-        ("ram.pth", "image_proj.weight", None, "missing.*image_proj.weight"),
-        ("ram.pth", "visual_encoder.head.weight", torch.zeros(2), "1 unexpected.*visual_encoder.head.weight"),
-        ("ram.pth", "fc.weight", torch.zeros(1, 13), r"1 mis-shaped.*fc.weight is \[1, 13\], expected \[1, 12\]"),
-        ("DAPE.pth", "visual_encoder.layers.0.blocks.1.attn.qkv.lora_A", None, "DAPE.*1 missing"),
-        ("DAPE.pth", "visual_encoder.layers.0.blocks.2.attn.qkv.lora_A", torch.zeros(16, 8), "DAPE.*1 unexpected"),
-        ("DAPE.pth", "tag_encoder.encoder.layer.0.attention.self.query.lora_B", torch.ones(12, 8), "captioning half"),
-    ],
-)
-def test_wrong_keys_of_the_tagger(official, tmp_path, file, key, tensor, message):
-    state_dict = read_state_dict(official / file)
-    state_dict.pop(key, None)
-    if tensor is not None:
-        state_dict[key] = tensor
-    (official / file).unlink()  # it is mapped into memory
-    torch.save(state_dict, official / file)
-    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
-        convert_all(official, tmp_path / "output")
-    assert [path.name for path in tmp_path.iterdir()] == ["official"]
-
-
-def test_tag_lists_have_to_match_the_weights(official):
-    path = official / "tags" / "ram_tag_list.txt"
-    path.write_text("abacus\nbridge\n")
-    with pytest.raises(ValueError, match=r"know 3 tags, but ram_tag_list.txt has 2 and .* has 3 entries"):
-        load_tagger(official / "ram.pth", None, official / "tags")
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"ram_tag_list.txt"):
-        load_tagger(official / "ram.pth", None, official / "tags")
-
-
-def test_threshold_that_is_no_number(official):
-    (official / "tags" / "ram_tag_list_threshold.txt").write_text("0.65\nmuch\n0.5\n")
-    with pytest.raises(ValueError, match=r"'much' in .*ram_tag_list_threshold.txt is no number"):
-        load_tagger(official / "ram.pth", None, official / "tags")
-
-
-@pytest.mark.parametrize("given", [{"ram": "r"}, {"ram_tags": "t"}, {"dape": "d"}])
-def test_tagger_files_belong_together(official, tmp_path, given):
-    with pytest.raises(ValueError, match="--ram"):
-        convert(official / "unet", official / "controlnet", tmp_path / "output", **given)
 
 
 def test_output_is_never_overwritten(official, tmp_path):

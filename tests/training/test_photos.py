@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusers_sr.data.dataset import list_images
+from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.photos import PhotoFiles
 from diffusers_sr.training.arguments import RestorationArguments, parse_arguments
 from diffusers_sr.training.engine import train

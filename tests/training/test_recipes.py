@@ -14,15 +14,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from torch import nn
 
-from benchmarks.training_memory import (
-    STAGES,
-    Computed,
-    arguments_class,
-    cuda_lists,
-    read_recipe,
-    step_memory,
-    trainer,
-)
+from benchmarks.recipes import STAGES, arguments_class, read_recipe, trainer
+from benchmarks.storages import cuda_lists
+from benchmarks.training_memory import Computed, step_memory
 from diffusers_sr.training.arguments import TrainingArguments, parse_arguments
 from diffusers_sr.training.engine import trainable_parameters
 from tests.training.runs import TRAINING

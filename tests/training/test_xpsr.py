@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_sr.data.dataset import PhotoCrops, list_images
+from diffusers_sr.data.dataset import PhotoCrops
+from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.photos import StoredPhoto
 from diffusers_sr.data.shards import ShardPhotos, write_shard
 from diffusers_sr.training.xpsr import with_prompts

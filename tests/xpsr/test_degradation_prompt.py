@@ -10,7 +10,8 @@ import torch
 from skimage import data
 from torch import Tensor
 
-from diffusers_sr.data.degradation import DegradationConfig, degrade
+from diffusers_sr.data.degradation import degrade
+from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.jpeg import jpeg
 from diffusers_sr.data.kernels import blur, gaussian_kernel
 from diffusers_sr.image.pixels import resize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusers_sr.data.degradation import usm_sharpen
+from diffusers_sr.data.sharpening import usm_sharpen
 from tests.data.samples import psnr
 
 

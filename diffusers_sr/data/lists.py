@@ -1,0 +1,68 @@
+"""Photographs of a folder, and lists about them: which to use, and their tags."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..image.formats import READABLE
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """All images below `folder`, by path, so that an index means the same photo on every machine.
+
+    Raises:
+        ValueError: if the folder does not exist or holds no image.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE)
+    if not paths:
+        raise ValueError(
+            f"No image found in {str(folder)!r}: it has to be a folder that holds files ending in "
+            f"{', '.join(READABLE)}."
+        )
+    return paths
+
+
+def read_tags(path: str | Path | None) -> dict[str, str]:
+    """Tags by file name, from a CSV file with the columns `file` and `tags`; none without a file.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    if path is None:
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not {"file", "tags"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'file' and 'tags'.")
+        return {row["file"]: row["tags"] for row in rows}
+
+
+def split_tags(text: str) -> list[str]:
+    """The tags of a comma-separated list."""
+    return [tag.strip() for tag in text.split(",") if tag.strip()]
+
+
+def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
+    """The file names that a text file lists, one a line.
+
+    Raises:
+        ValueError: if one of them is not among the photos, so that a typing error does not leak or lose a photo.
+    """
+    names = set(Path(path).read_text(encoding="utf-8").split("\n")) - {""}
+    if missing := sorted(names - {photo.name for photo in photos}):
+        raise ValueError(f"{path} lists photos that do not exist: {missing}.")
+    return names
+
+
+def training_photos(folder: str | Path, exclude: str | Path | None) -> list[Path]:
+    """The images below `folder` that the text file `exclude`, if there is one, does not list.
+
+    Raises:
+        ValueError: if the folder holds no image, or not one that is listed.
+    """
+    paths = list_images(folder)
+    excluded = set() if exclude is None else listed_names(exclude, paths)
+    return [path for path in paths if path.name not in excluded]
