@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ from diffusers_sr.data.degradation import DegradationConfig, DegradationOrder
         ({"gaussian_noise_sigma": (-1, 2)}, r"gaussian_noise_sigma=\(-1, 2\)"),
     ],
 )
-def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
+def test_impossible_settings_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DegradationOrder(**change)
 
@@ -61,7 +62,7 @@ def test_impossible_final_settings_are_named() -> None:
         {"kernel_probabilities": (0.1,) * 5 + (0.5,)},
     ],
 )
-def test_limits_are_possible_settings(limits: dict[str, object]) -> None:
+def test_limits_are_possible_settings(limits: dict[str, Any]) -> None:
     order = DegradationOrder(**limits)
     assert {name: getattr(order, name) for name in limits} == limits
 
