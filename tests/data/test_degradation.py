@@ -90,6 +90,18 @@ def test_each_stage_moves_the_image(photo: torch.Tensor, stage: str, change: dic
         assert psnr(result, reference) < 40
 
 
+@pytest.mark.parametrize("level", [1, 128, 200, 254])
+def test_a_flat_colour_without_noise_stays_as_it_is(level: int) -> None:
+    config = DegradationConfig(
+        first=replace(NEUTRAL, resize_probabilities=(0.5, 0.5, 0)),
+        second=replace(NEUTRAL, resize_probabilities=(0.5, 0.5, 0)),
+        final_sinc_probability=0,
+    )
+    image = torch.full((3, 32, 32), level / 255)
+    for seed in range(4):
+        assert (degrade(image, generator(seed), config) * 255).unique().tolist() == pytest.approx([level])
+
+
 GREY = torch.full((3, 128, 128), 0.5)
 NOISE = replace(NEUTRAL, gaussian_noise_sigma=(20, 20), gray_noise_probability=1)
 
@@ -127,6 +139,10 @@ def test_sizes_of_the_three_resizes(photo: torch.Tensor, monkeypatch: pytest.Mon
     assert (last == torch.tensor([32, 16])).all()
     assert first.amin(0).tolist() == [19, 9] and first.amax(0).tolist() == [191, 95]
     assert second.amin(0).tolist() == [9, 4] and second.amax(0).tolist() == [38, 19]
+    sizes.clear()
+    for seed in range(50):  # one pixel, where a factor would leave none
+        degrade(photo[:, :4, :4], generator(seed))
+    assert set(sizes[1::3]) == set(sizes[2::3]) == {(1, 1)}
 
 
 def test_the_final_sinc_filter_moves_the_image(photo: torch.Tensor) -> None:

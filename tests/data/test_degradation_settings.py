@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import FrozenInstanceError, asdict
 from typing import Any
 
 import pytest
@@ -65,6 +65,12 @@ def test_impossible_final_settings_are_named() -> None:
 def test_limits_are_possible_settings(limits: dict[str, Any]) -> None:
     order = DegradationOrder(**limits)
     assert {name: getattr(order, name) for name in limits} == limits
+
+
+@pytest.mark.parametrize("settings", [DegradationConfig(), DegradationOrder()])
+def test_settings_do_not_change_once_they_are_checked(settings: DegradationConfig | DegradationOrder) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(settings, next(iter(asdict(settings))), 2)
 
 
 def test_the_settings_of_seesr() -> None:
