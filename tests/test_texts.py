@@ -1,4 +1,4 @@
-"""Texts that are too long for the text encoder, and texts of which one serves several images."""
+"""Texts that are too long for the text encoder, and one text for several images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of `AttentionAdapter` share: small hosts, SeeSR's adapter for them, and what may not be left behind."""
+"""Shared by the tests of `AttentionAdapter`: small hosts, SeeSR's adapter for them, what may not be left behind."""
 
 from __future__ import annotations
 

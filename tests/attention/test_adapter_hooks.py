@@ -1,4 +1,4 @@
-"""What an adapter leaves in its hosts: which hooks, where, and what each does to a call."""
+"""The hooks an adapter leaves in its hosts: where they are, and what each does to a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the degradation share: a source of random numbers, neutral settings, a measure."""
+"""Shared by the tests of the degradation: a source of random numbers, neutral settings, a measure."""
 
 from __future__ import annotations
 

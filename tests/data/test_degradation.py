@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,14 +80,26 @@ def test_noise_from_its_own_source_leaves_the_parameters_alone(photo: torch.Tens
     ],
     ids=["blur", "resize", "gaussian noise", "poisson noise", "jpeg"],
 )
-def test_each_stage_moves_the_image(photo: torch.Tensor, stage: str, change: dict[str, object]) -> None:
+def test_each_stage_moves_the_image(photo: torch.Tensor, stage: str, change: dict[str, Any]) -> None:
     neutral = DegradationConfig(first=NEUTRAL, second=NEUTRAL, final_sinc_probability=0)
     changed = replace(neutral, **{stage: replace(NEUTRAL, **change)})
     # Interpolations are drawn as well: over some seeds the stage has to matter for each.
     for seed in range(4):
         reference, result = (degrade(photo, generator(seed), config, scale=1) for config in (neutral, changed))
-        assert psnr(reference, photo) > 38, "neutral settings leave the photo as it is, but for JPEG's halved chroma"
+        assert psnr(reference, photo) > 38, "neutral settings leave all but JPEG's halved chroma"
         assert psnr(result, reference) < 40
+
+
+@pytest.mark.parametrize("level", [1, 128, 200, 254])
+def test_a_flat_colour_without_noise_stays_as_it_is(level: int) -> None:
+    config = DegradationConfig(
+        first=replace(NEUTRAL, resize_probabilities=(0.5, 0.5, 0)),
+        second=replace(NEUTRAL, resize_probabilities=(0.5, 0.5, 0)),
+        final_sinc_probability=0,
+    )
+    image = torch.full((3, 32, 32), level / 255)
+    for seed in range(4):
+        assert (degrade(image, generator(seed), config) * 255).unique().tolist() == pytest.approx([level])
 
 
 GREY = torch.full((3, 128, 128), 0.5)
@@ -111,7 +124,7 @@ def test_noise_of_the_first_order_is_of_pixels_at_full_size() -> None:
 
 
 def test_sizes_of_the_three_resizes(photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 128 × 64 pixels to a quarter: factors 0.15 to 1.5 of the image, 0.3 to 1.2 of the final size, and that."""
+    """From 128 × 64 pixels to a quarter: by 0.15 to 1.5, to 0.3 to 1.2 of the final size, and to that."""
     sizes: list[tuple[int, int]] = []
     original = degradation.resize
 
@@ -126,6 +139,10 @@ def test_sizes_of_the_three_resizes(photo: torch.Tensor, monkeypatch: pytest.Mon
     assert (last == torch.tensor([32, 16])).all()
     assert first.amin(0).tolist() == [19, 9] and first.amax(0).tolist() == [191, 95]
     assert second.amin(0).tolist() == [9, 4] and second.amax(0).tolist() == [38, 19]
+    sizes.clear()
+    for seed in range(50):  # one pixel, where a factor would leave none
+        degrade(photo[:, :4, :4], generator(seed))
+    assert set(sizes[1::3]) == set(sizes[2::3]) == {(1, 1)}
 
 
 def test_the_final_sinc_filter_moves_the_image(photo: torch.Tensor) -> None:
@@ -139,7 +156,7 @@ def test_jpeg_comes_last_half_of_the_time(photo: torch.Tensor, monkeypatch: pyte
     for name in ("jpeg", "resize", "blur"):
         original = getattr(degradation, name)
 
-        def record(*arguments: object, name: str = name, original: object = original) -> torch.Tensor:
+        def record(*arguments: object, name: str = name, original: Any = original) -> torch.Tensor:
             calls.append(name)
             return original(*arguments)
 

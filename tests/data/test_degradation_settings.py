@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import FrozenInstanceError, asdict
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ from diffusers_sr.data.degradation import DegradationConfig, DegradationOrder
         ({"gaussian_noise_sigma": (-1, 2)}, r"gaussian_noise_sigma=\(-1, 2\)"),
     ],
 )
-def test_impossible_settings_are_named(change: dict[str, object], message: str) -> None:
+def test_impossible_settings_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DegradationOrder(**change)
 
@@ -61,9 +62,15 @@ def test_impossible_final_settings_are_named() -> None:
         {"kernel_probabilities": (0.1,) * 5 + (0.5,)},
     ],
 )
-def test_limits_are_possible_settings(limits: dict[str, object]) -> None:
+def test_limits_are_possible_settings(limits: dict[str, Any]) -> None:
     order = DegradationOrder(**limits)
     assert {name: getattr(order, name) for name in limits} == limits
+
+
+@pytest.mark.parametrize("settings", [DegradationConfig(), DegradationOrder()])
+def test_settings_do_not_change_once_they_are_checked(settings: DegradationConfig | DegradationOrder) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(settings, next(iter(asdict(settings))), 2)
 
 
 def test_the_settings_of_seesr() -> None:

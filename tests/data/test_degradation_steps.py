@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +26,11 @@ from tests.data.samples import generator
 
 
 def test_kernels_are_drawn_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[str, tuple[object, ...]]] = []
+    drawn: list[tuple[str, tuple[Any, ...]]] = []
     for name in ("gaussian_kernel", "plateau_kernel", "sinc_kernel"):
         original = getattr(degradation, name)
 
-        def record(*arguments: object, name: str = name, original: object = original) -> torch.Tensor:
+        def record(*arguments: object, name: str = name, original: Any = original) -> torch.Tensor:
             drawn.append((name, arguments))
             return original(*arguments)
 
@@ -38,7 +40,7 @@ def test_kernels_are_drawn_as_configured(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(count):
         draw_kernel(order, source)
 
-    def share(of: list[object]) -> float:
+    def share(of: Sequence[object]) -> float:
         return len(of) / count
 
     sizes = np.array([arguments[0] for _, arguments in drawn])
@@ -78,7 +80,7 @@ def test_a_sample_draws_what_is_published() -> None:
     assert len(statistics) == 47
     for each in statistics:
         assert each.count > 30 and abs(each.z) < 4, each
-    # Beside them only the plateau's half of a range that has nothing below 1, and a first blur that is always there.
+    # Besides them only the plateau's half of a range that has nothing below 1, and a first blur that is always there.
     assert draws["_uniform"].keys() - set(published.RANGES.values()) == {(1.0, 1.0)}
     assert draws["_chance"].keys() - {(chance,) for chance in published.CHANCES.values()} == {(1.0,)}
     for (low, high), values in draws["_uniform"].items():

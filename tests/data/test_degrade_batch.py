@@ -13,7 +13,7 @@ from tests.data.samples import NEUTRAL, generator
 
 
 def statistics(images: torch.Tensor) -> torch.Tensor:
-    """Of each of [batch, 3, height, width]: mean, deviation, energies of the gradients, and steps at JPEG's blocks."""
+    """Mean, deviation, energies of the gradients and steps at JPEG's blocks, of [batch, 3, height, width] each."""
     along, across = images.diff(dim=-1).square(), images.diff(dim=-2).square()
     border = along[..., 7::8].mean((1, 2, 3)) - along[..., 3::8].mean((1, 2, 3))
     moments = (images.mean((1, 2, 3)), images.std((1, 2, 3)), along.mean((1, 2, 3)), across.mean((1, 2, 3)), border)

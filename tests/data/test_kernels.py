@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from diffusers_sr.data.kernels import blur, gaussian_kernel, plateau_kernel, ref
         lambda size: sinc_kernel(size, math.pi / 3),
     ],
 )
-def test_kernels_sum_to_one_and_are_point_symmetric(kernel: object, size: int) -> None:
+def test_kernels_sum_to_one_and_are_point_symmetric(kernel: Callable[[int], torch.Tensor], size: int) -> None:
     values = kernel(size)
     assert values.shape == (size, size)
     assert values.sum().item() == pytest.approx(1, abs=1e-5)
