@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 SIMILARITIES = ("scaled", "normalized")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, similarity: str) -> torch.Tensor:

@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_sr.coser import one_hot
 from diffusers_sr.coser.one_hot import best_keys, one_hot_attention
-from tests.coser.one_hot_tokens import SIMILARITIES, plain, tokens
-from tests.coser.test_one_hot_triton import needs_gpu
+from tests.coser.one_hot_tokens import SIMILARITIES, needs_gpu, plain, tokens
 
 
 @contextmanager

@@ -14,11 +14,11 @@ import torch
 
 from diffusers_sr.coser import one_hot
 from diffusers_sr.coser.one_hot import best_keys, best_keys_by_chunks, one_hot_attention
-from tests.coser.one_hot_tokens import SIMILARITIES, plain, tokens
+from tests.coser.one_hot_tokens import SIMILARITIES, needs_gpu, plain, tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
 KERNEL = """
 import torch
 from diffusers_sr.coser.one_hot import best_keys_by_chunks
