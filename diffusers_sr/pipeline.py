@@ -42,7 +42,7 @@ class SuperResolutionPipeline(
     """Super-resolution by Stable Diffusion with a ControlNet and an attention adapter on both.
 
     The base of the methods' pipelines. A method says what its call takes (`call_class`), what it reads from the image
-    (`describe`), how that enters the text (`encode_prompt`) and the denoiser (`prepare_control`), what predicts the
+    (`describe`), how that enters the text (`write_prompt`) and the denoiser (`prepare_control`), what predicts the
     noise (`denoiser_class`), and what its defaults are (`_call_defaults`).
 
     Args:
@@ -177,7 +177,7 @@ class SuperResolutionPipeline(
             call: what the caller knows already.
 
         Returns:
-            What `encode_prompt` gets besides the prompts, and what `prepare_control` gets: tensors with a first axis
+            What `write_prompt` gets besides the prompt, and what `prepare_control` gets: tensors with a first axis
             of 1 or of the number of images.
         """
         raise NotImplementedError
@@ -188,8 +188,7 @@ class SuperResolutionPipeline(
         Args:
             texts: what `describe` gives for them.
         """
-        device, dtype = self._execution_device, self.unet.dtype
-        embeds = self.encode_prompt(
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             call.prompt,
             call.negative_prompt,
             do_classifier_free_guidance=call.is_guided,
@@ -198,14 +197,14 @@ class SuperResolutionPipeline(
             lora_scale=call.lora_scale,
             **texts,
         )
-        prompt_embeds, negative_prompt_embeds = (
-            None
-            if one is None
-            else for_each_result(one, name, num_images, call.num_images_per_prompt).to(device, dtype)
-            for one, name in zip(embeds, ("prompt", "negative_prompt"), strict=True)
-        )
-        assert prompt_embeds is not None
-        return Guidance(prompt_embeds, negative_prompt_embeds, call.guidance_scale)
+
+        def for_results(embeds: torch.Tensor, name: str) -> torch.Tensor:
+            embeds = for_each_result(embeds, name, num_images, call.num_images_per_prompt)
+            return embeds.to(self._execution_device, self.unet.dtype)
+
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")
+        return Guidance(for_results(prompt_embeds, "prompt"), negative_prompt_embeds, call.guidance_scale)
 
     def prepare_start(self, call: Any, photo: Photo) -> Start:
         """Draw the noise, or take that of the call, and encode the image if sampling starts from it."""

@@ -11,14 +11,12 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
-from typing_extensions import Unpack
 
 from ..image.pixels import ImageInput, pad_to_multiple, read_references
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start, for_each_result
-from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts
 from .activation import SCEditAdapter
 from .adapter import CasSRAdapter
@@ -123,20 +121,9 @@ class CasSRPipeline(SuperResolutionPipeline):
         """See nothing: the prompt is a general one, and what the adapter reads changes from step to step."""
         return {}, {}
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode "`prompt`, clean, high-resolution", or without `prompt` what follows it, and the negative prompt.
-
-        `prompt_embeds` replace the whole prompt. See `PromptEncoder.encode_prompt` for the rest.
-        """
-        if options.get("prompt_embeds") is None:
-            prompt = general_prompts(as_texts(prompt or ""))
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        return prompt_embeds, negative_prompt_embeds
+    def write_prompt(self, prompt: str | list[str] | None) -> str | list[str] | None:
+        """Write "`prompt`, clean, high-resolution", or without `prompt` the general one alone."""
+        return general_prompts(as_texts(prompt or ""))
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
         """Take the mode of the posterior, nothing drawn: the image is to be found again, not varied."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
-from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts, pair_texts, shorten_before
 from .call import PASDCall
 from .degradation_prompt import describe_degradation
@@ -112,33 +110,26 @@ class PASDPipeline(SuperResolutionPipeline):
             )
         return prompts
 
-    def encode_prompt(
+    def write_prompt(
         self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
+        prompt: str | list[str] | None,
         high_level_prompt: str | list[str] | None = None,
         quality_prompt: str | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode "`prompt`, `high_level_prompt` `quality_prompt`", and the negative prompt.
+    ) -> str | list[str] | None:
+        """Write "`prompt`, `high_level_prompt` `quality_prompt`".
 
         Without `prompt` it is the official prompt, "`high_level_prompt` `quality_prompt`". Where that is more than the
         text encoder reads, words are left out before the quality prompt, with a warning: of the high-level prompt
-        first. (In the official code the quality prompt is what is cut off.) `prompt_embeds` replace the whole prompt.
-        See `PromptEncoder.encode_prompt` for the rest.
+        first. (In the official code the quality prompt is cut off.)
 
         Raises:
             ValueError: if `prompt` and `high_level_prompt` are lists of different lengths.
         """
-        # Without a tokenizer no prompt can be encoded, which the base class says.
-        if options.get("prompt_embeds") is None and self.tokenizer is not None:
-            ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
-            prompt = [
-                shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
-                for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
-            ]
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        return prompt_embeds, negative_prompt_embeds
+        ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
+        return [
+            shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
+            for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
+        ]
 
     def prepare_control(
         self, call: PASDCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
