@@ -11,7 +11,7 @@ from ..texts import as_texts, encode_texts
 
 
 class EncodeOptions(TypedDict, total=False):
-    """What every method's `encode_prompt` takes besides its texts; see `PromptEncoder.encode_prompt`."""
+    """The arguments of every method's `encode_prompt` besides its texts; see `PromptEncoder.encode_prompt`."""
 
     do_classifier_free_guidance: bool
     prompt_embeds: torch.Tensor | None
@@ -39,7 +39,7 @@ class PromptEncoder(TextualInversionLoaderMixin):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode both prompts in one call of the text encoder.
 
-        Texts and embeddings are as in `__call__`; no `prompt` is an empty one, and `negative_prompt` has a default.
+        Texts and embeddings are as in `__call__`; without a `prompt` it is empty, and `negative_prompt` has a default.
         `lora_scale` is the weight of a LoRA in the text encoder.
 
         Returns:
@@ -47,7 +47,8 @@ class PromptEncoder(TextualInversionLoaderMixin):
             without classifier-free guidance.
 
         Raises:
-            ValueError: if there is no text encoder and embeddings are missing, or the two differ in shape.
+            ValueError: if embeddings are missing and there is no text encoder, or if the two do not have the same
+                tokens and channels.
         """
         return self._encode_pair(
             "prompt",
@@ -65,7 +66,7 @@ class PromptEncoder(TextualInversionLoaderMixin):
         has_negative: bool,
         lora_scale: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Do `encode_prompt` for two arguments `{name}` and `negative_{name}`, of which the second has a default."""
+        """Do `encode_prompt` for the arguments `{name}` and `negative_{name}`; the second has a default."""
         positive, negative = embeds[0], embeds[1] if has_negative else None
         positive_texts = [] if positive is not None else as_texts(texts[0] or "")
         negative_texts = []
