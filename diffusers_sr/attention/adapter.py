@@ -101,7 +101,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         self._hosts: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def attach(self, model: nn.Module) -> Self:
-        """Put this adapter's hooks on a UNet or a ControlNet, compiled or not. Sites that have them already are skipped.
+        """Put this adapter's hooks on a UNet or a ControlNet, compiled or not. Sites that have them are skipped.
 
         Raises:
             TypeError: if `model` is neither a `UNet2DConditionModel` nor a `ControlNetModel`.

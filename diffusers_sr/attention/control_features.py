@@ -100,8 +100,8 @@ def feature_of_site(features: Sequence[torch.Tensor], name: str, site: str, opti
     if not -len(features) <= index < len(features) or features[index].shape[1] != channels:
         raise ValueError(
             f"`{name}` has features {[list(feature.shape) for feature in features]}, but {site!r} reads number "
-            f"{index} with {channels} channels: give all residuals of the ControlNet this adapter was trained with, those of "
-            "the down blocks and then that of the middle."
+            f"{index} with {channels} channels: give all residuals of the ControlNet this adapter was trained with, "
+            "those of the down blocks and then that of the middle."
         )
     return features[index]
 
