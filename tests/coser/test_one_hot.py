@@ -1,14 +1,9 @@
-"""One-hot attention beside the plain form, which holds the whole matrix of scores."""
+"""One-hot attention beside the plain form."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -16,32 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_sr.coser import one_hot
-from diffusers_sr.coser.one_hot import best_keys, best_keys_by_chunks, one_hot_attention
-
-ROOT = Path(__file__).resolve().parents[2]
-SIMILARITIES = ("scaled", "normalized")
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, similarity: str) -> torch.Tensor:
-    """The definition, in the type of the inputs."""
-    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    if similarity == "normalized":
-        query, key = (tensor / tensor.norm(dim=-1, keepdim=True) for tensor in (query, key))
-    else:
-        query = query / query.shape[-1] ** 0.5
-    score, index = (query @ key.transpose(-1, -2)).max(-1, keepdim=True)
-    return (value.gather(2, index.expand(*index.shape[:-1], value.shape[-1])) * score).transpose(1, 2)
-
-
-def tokens(queries: int = 23, keys: int = 37, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """Query, key and value of two images and three heads of eight."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(2, number, 3, 8, generator=generator, dtype=torch.float64).to(dtype)
-        for number in (queries, keys, keys)
-    ]
+from diffusers_sr.coser.one_hot import best_keys, one_hot_attention
+from tests.coser.one_hot_tokens import SIMILARITIES, needs_gpu, plain, tokens
 
 
 @contextmanager
@@ -244,68 +215,3 @@ def test_compiles_as_one_graph_with_gradients(similarity: str) -> None:
 def test_the_search_is_a_well_formed_operation() -> None:
     query, key, _ = tokens()
     torch.library.opcheck(best_keys, (query, key))
-
-
-KERNEL = """
-import torch
-from diffusers_sr.coser.one_hot import best_keys_by_chunks
-from diffusers_sr.coser.one_hot_triton import best_keys_by_kernel
-
-torch.manual_seed(0)
-# The interpreter multiplies bfloat16 as if it were whole numbers, so it is left to the test on a GPU.
-for dtype in (torch.float32, torch.float16):
-    for shape in ((2, 70, 133, 3, 8), (1, 64, 128, 2, 64), (1, 5, 200, 2, 40), (2, 66, 3, 1, 128)):
-        batch, queries, keys, heads, width = shape
-        # Small whole numbers: exact in every type and order of summation, and with many ties.
-        query, key = (
-            torch.randint(-2, 3, (batch, heads, number, width)).to(dtype).transpose(1, 2) for number in (queries, keys)
-        )
-        expected = best_keys_by_chunks(query, key)
-        assert expected.unique().numel() > 2
-        assert torch.equal(best_keys_by_kernel(query, key), expected), (dtype, shape)
-        # All scores negative: what lies beyond the last key scores 0 and may not be taken.
-        query, key = query.abs() + 1, -key.abs() - 1
-        assert torch.equal(best_keys_by_kernel(query, key), best_keys_by_chunks(query, key))
-
-query, key = torch.randn(1, 70, 2, 64), torch.randn(1, 150, 2, 64)
-assert (best_keys_by_kernel(query, key) == best_keys_by_chunks(query, key)).float().mean() > 0.99
-query[0, 3] = torch.nan
-assert best_keys_by_kernel(query, key)[0, 3].tolist() == [0, 0]
-print("the same")
-"""
-
-
-@needs_triton
-def test_kernel_finds_what_the_chunks_find() -> None:
-    """In Triton's interpreter, which has to be chosen before Triton is imported."""
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KERNEL],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "the same"
-
-
-@pytest.mark.gpu
-@needs_triton
-@needs_gpu
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_on_a_gpu(similarity: str, dtype: torch.dtype) -> None:
-    inputs = [tensor.to("cuda").requires_grad_() for tensor in tokens(500, 700, dtype)]
-    with patch.object(one_hot, "best_keys_by_chunks", side_effect=AssertionError("not the kernel")):
-        result = one_hot_attention(*inputs, similarity)
-    wide = [tensor.detach().cpu().float().requires_grad_() for tensor in inputs]
-    expected = plain(*wide, similarity)
-    tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5}
-    torch.testing.assert_close(result.cpu(), expected.to(dtype), **tolerance)
-    gradients = torch.autograd.grad(result.float().square().sum(), inputs)
-    for gradient, plain_gradient in zip(gradients, torch.autograd.grad(expected.square().sum(), wide), strict=True):
-        assert (gradient.cpu().float() - plain_gradient).norm() < 16 * torch.finfo(dtype).eps * plain_gradient.norm()
-
-    integers = [torch.randint(-2, 3, tensor.shape, device="cuda").to(dtype) for tensor in inputs]
-    found = best_keys(*integers[:2])
-    assert torch.equal(found.cpu(), best_keys_by_chunks(*(tensor.cpu() for tensor in integers[:2])))
