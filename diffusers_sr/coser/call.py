@@ -31,7 +31,7 @@ class CoSeRCall(Call):
         option={"type": int, "help": "number of references to generate (by default the model's)"},
     )
     reference_guidance_scale: float = model_argument(
-        "guidance scale for generating them, which stock Stable Diffusion does."
+        "guidance scale of the generated references, which stock Stable Diffusion makes."
     )
     cfw_weight: float | None = argument(
         "weight of the image's features in the decoder, from 0, which leaves them out, to 1. By default it "
