@@ -33,10 +33,10 @@ logger = logging.get_logger(__name__)
 
 
 class CoSeRPipeline(SuperResolutionPipeline):
-    """CoSeR: what the image shows is read as an embedding, from which references are generated to take textures from.
+    """CoSeR: what the image shows is read as an embedding, which generates references to take textures from.
 
     The cognitive embedding follows the words of the prompt, not those of the negative prompt. Each reference is made
-    by stock Stable Diffusion from the same latents as the result, and stays in latents. A step then runs the
+    by stock Stable Diffusion, the first from the same latents as the result, and is not decoded. A step then runs the
     ControlNet on the image's latents and on the references', once for both halves of the guidance, and the UNet
     attends to what it finds there.
 
@@ -46,10 +46,10 @@ class CoSeRPipeline(SuperResolutionPipeline):
 
     Args:
         controlnet: sees latents, of the image and of the references.
-        cognitive_encoder: may be None, said explicitly, for calls with `cognitive_embedding`.
+        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`.
         cfw: decodes with features of the image; without it the VAE decodes alone.
 
-    The others are those of `SuperResolutionPipeline`.
+    The other arguments are those of `SuperResolutionPipeline`.
 
     Example::
 
@@ -99,10 +99,11 @@ class CoSeRPipeline(SuperResolutionPipeline):
         self.register_modules(cognitive_encoder=cognitive_encoder, cfw=cfw)
 
     def check_components(self, call: CoSeRCall) -> None:
-        """Raise ValueError, besides, if there is neither an encoder nor an embedding; and for `cfw_weight`.
+        """Check also what the cognitive embedding and the `cfw_weight` need.
 
         Raises:
-            TypeError: if there is a `cfw_weight` and the VAE is not of the kind that the `cfw` joins.
+            ValueError: if there is neither a cognitive encoder nor an embedding.
+            TypeError: if a `cfw_weight` above 0 is given and the VAE is not of the kind that the `cfw` joins.
         """
         super().check_components(call)
         if call.cognitive_embedding is None and self.cognitive_encoder is None:
@@ -130,7 +131,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
         return guidance
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
-        """As in the official code the mode of the posterior, nothing drawn."""
+        """Take the mode of the posterior, as in the official code: nothing is drawn."""
         return posterior.mode()
 
     def prepare_control(
@@ -153,7 +154,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
     ) -> torch.Tensor:
         """Sample a reference with stock Stable Diffusion from the cognitive embedding, `[B, channels, h, w]`.
 
-        The first starts from the same noise as the result, further ones from their own.
+        The first starts from the same noise as the result, further ones from noise of their own.
         """
         if number > 0:
             start = start._replace(noise=self.draw_noise(call, photo))
@@ -171,7 +172,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
             weight = self.config.call_defaults["cfw_weight"]
             if self.cfw is not None and not has_layers_to_join(self.vae):
                 kind = type(self.vae).__name__
-                logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {kind} decodes without.")
+                logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {kind} decodes without it.")
                 weight = 0
         if self.cfw is None or weight == 0:
             return super().decode(call, photo, latents)

@@ -54,7 +54,8 @@ class PromptEncoder(TextualInversionLoaderMixin):
             without classifier-free guidance.
 
         Raises:
-            ValueError: if there is no text encoder and embeddings are missing, or the two differ in shape.
+            ValueError: if embeddings are missing and there is no text encoder, or if the two do not have the same
+                tokens and channels.
         """
         if prompt_embeds is None and self.tokenizer is not None:
             prompt = self.write_prompt(prompt, **written)
@@ -75,7 +76,7 @@ class PromptEncoder(TextualInversionLoaderMixin):
         has_negative: bool,
         lora_scale: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Do `encode_prompt` for two arguments `{name}` and `negative_{name}`, of which the second has a default."""
+        """Do `encode_prompt` for the arguments `{name}` and `negative_{name}`; the second has a default."""
         positive, negative = embeds[0], embeds[1] if has_negative else None
         positive_texts = [] if positive is not None else as_texts(texts[0] or "")
         negative_texts = []

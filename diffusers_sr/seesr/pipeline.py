@@ -30,13 +30,13 @@ class SeeSRPipeline(SuperResolutionPipeline):
     acts on the text alone.
 
     Defaults are those of the official code: 50 steps, guidance 5.5, the start from the image, tiles of 96 × 96
-    latents that overlap by 4. With an sd-turbo base take `num_inference_steps=2, guidance_scale=1`.
+    latents that overlap by 4. With an sd-turbo base use `num_inference_steps=2, guidance_scale=1`.
 
     Args:
-        tagger: may be None, said explicitly (`from_pretrained(..., tagger=None)`), for calls with `representation`,
-            and with `tags` or `prompt_embeds` unless no tags are wanted.
+        tagger: may be None, if that is given explicitly (`from_pretrained(..., tagger=None)`), for calls with
+            `representation`, and with `tags` or `prompt_embeds` unless no tags are wanted.
 
-    The others are those of `SuperResolutionPipeline`.
+    The other arguments are those of `SuperResolutionPipeline`.
 
     Example::
 
@@ -77,7 +77,7 @@ class SeeSRPipeline(SuperResolutionPipeline):
         self.register_modules(tagger=tagger)
 
     def check_components(self, call: SeeSRCall) -> None:
-        """Raise ValueError, besides, if there is neither a tagger nor a representation."""
+        """Raise ValueError also if there is neither a tagger nor a representation."""
         super().check_components(call)
         if self.tagger is None and call.representation is None:
             raise ValueError(
@@ -86,7 +86,7 @@ class SeeSRPipeline(SuperResolutionPipeline):
             )
 
     def describe(self, image: torch.Tensor, call: SeeSRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Take tags and representation of the images from one pass of the tagger; from none if the call has both."""
+        """Get the images' tags and representation from one pass of the tagger, or without it if the call has both."""
         tags, representation = call.tags, call.representation
         if self.tagger is not None and (tags is None or representation is None):
             seen = self.tagger(self.tagger.preprocess(image))
@@ -110,12 +110,12 @@ class SeeSRPipeline(SuperResolutionPipeline):
     def prepare_control(
         self, call: SeeSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> SeeSRControl:
-        """Take the enlarged image, and what the adapter prepares of the representation."""
+        """Take the enlarged image, and what the adapter prepares from the representation."""
         return SeeSRControl(photo.padded, self.adapter.prepare(representation=seen["representation"]))
 
 
 def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:
-    """The texts SeeSR was trained to be prompted with; a list of one serves all of the other.
+    """Make the prompts that SeeSR was trained with; a list of one entry serves every entry of the other.
 
     Raises:
         ValueError: if both have several entries and differ in length.

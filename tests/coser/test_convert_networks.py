@@ -65,7 +65,7 @@ def test_base_that_cannot_be_had(official):
 def test_stock_checkpoint_is_none_of_cosers(official, tmp_path):
     weights = torch.load(official / "coser.ckpt")["state_dict"]
     stock = changed(official / "coser.ckpt", tmp_path, {key: None for key in weights if "_lna" in key})
-    with pytest.raises(ValueError, match="is no CoSeR checkpoint"):
+    with pytest.raises(ValueError, match="is not a CoSeR checkpoint"):
         load_networks(stock)
 
 

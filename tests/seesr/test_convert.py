@@ -87,7 +87,7 @@ def test_one_error_lists_all_wrong_keys(official, tmp_path, role):
 
 def test_checkpoint_without_image_attention(official, tmp_path):
     shutil.copy(official / "base" / "unet" / WEIGHTS, official / "unet" / WEIGHTS)
-    with pytest.raises(ValueError, match="holds no SeeSR checkpoint"):
+    with pytest.raises(ValueError, match="does not hold a SeeSR checkpoint"):
         convert_all(official, tmp_path / "output")
 
 

@@ -87,9 +87,9 @@ def test_tag_lists_have_to_match_the_weights(official):
         load_tagger(official / "ram.pth", None, official / "tags")
 
 
-def test_threshold_that_is_no_number(official):
+def test_threshold_that_is_not_a_number(official):
     (official / "tags" / "ram_tag_list_threshold.txt").write_text("0.65\nmuch\n0.5\n")
-    with pytest.raises(ValueError, match=r"'much' in .*ram_tag_list_threshold.txt is no number"):
+    with pytest.raises(ValueError, match=r"'much' in .*ram_tag_list_threshold.txt is not a number"):
         load_tagger(official / "ram.pth", None, official / "tags")
 
 
