@@ -102,9 +102,10 @@ def sharpness(image: Tensor, noise: float) -> float:
 def blockiness(image: Tensor) -> float:
     """Measure how much larger the jumps of an image are at the borders of JPEG's 8×8 blocks than inside them.
 
-    The values of `image`, [3, H, W], run from 0 to 255. A jump is a third difference of the luminance, across four pixels in a row or column. The mean is taken over their
-    logarithms, so that strong edges count no more than many weak ones. Blocks are looked for where they are in a file
-    that has not been cropped since. Without a border the result is 1.
+    The values of `image`, [3, H, W], run from 0 to 255. A jump is a third difference of the luminance, across four
+    pixels in a row or column. The mean is taken over their logarithms, so that strong edges count no more than many
+    weak ones. Blocks are looked for where they are in a file that has not been cropped since. Without a border the
+    result is 1.
     """
     luminance = torch.tensordot(image.new_tensor([0.299, 0.587, 0.114]), image, dims=1)
     at_borders, inside = [], []

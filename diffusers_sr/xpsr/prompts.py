@@ -3,7 +3,7 @@
 There are two kinds of directories of prompts. A **cache** holds one JSON Lines file for each captioner: its first line
 holds the captioner's settings, and every other line the prompts of one image, found by the image's pixels; so an image
 file that was renamed, moved, or saved again without loss keeps its prompts. The **official layout** holds two text
-files for each image, found by its stem, in the folders `highlevel_prompt` and `lowlevel_prompt_q`; these can be edited.
+files for each image, found by its stem, in the folders `highlevel_prompt` and `lowlevel_prompt_q`; they can be edited.
 """
 
 from __future__ import annotations
