@@ -33,7 +33,10 @@ class SkipTuner(nn.Module):
         _zero(self.linear_2)
 
     def forward(self, skip: torch.Tensor, hint: torch.Tensor, scale: float) -> torch.Tensor:
-        """Compute `skip + scale * (hint + MLP(skip + hint))`, all `[B, channels, h, w]`; the MLP sees single pixels."""
+        """Compute `skip + scale * (hint + MLP(skip + hint))`, all `[B, channels, h, w]`.
+
+        The MLP acts on each pixel alone.
+        """
         pixels = (skip + hint).permute(0, 2, 3, 1)
         change = self.linear_2(F.gelu(self.linear_1(pixels))).permute(0, 3, 1, 2)
         return skip + scale * (hint + change)

@@ -64,11 +64,9 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
 
     def __init__(self, crops: PhotoCrops, folder: str | Path) -> None:
         if crops.degrade_later:
-            raise ValueError("References that were made in advance need --degradation_device worker.")
+            raise ValueError("References made in advance need --degradation_device worker.")
         if isinstance(crops.photos, PhotoFiles) and crops.photos.degraded is not None:
-            raise ValueError(
-                "References that were made in advance belong to degraded crops: leave out --train_lr_dir."
-            )
+            raise ValueError("References made in advance belong to degraded crops: leave out --train_lr_dir.")
         folder = Path(folder)
         path = folder / SETTINGS
         if not path.is_file():
