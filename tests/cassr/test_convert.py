@@ -116,7 +116,7 @@ def test_released_sizes(channels: tuple[int, ...]) -> None:
         ({"dense_hint_blocks.3.1.weight": None}, r"missing:\n  dense_hint_blocks.3.1.weight$"),
         ({"pre_hint_blocks.8.weight": None}, r"missing:\n  pre_hint_blocks.8.weight$"),
         ({"pre_hint_blocks.0.weight": torch.zeros(4, 1, 3, 3)}, r"is \[4, 1, 3, 3\], expected \[4, 3, 3, 3\]"),
-        ({"dense_hint_blocks": None}, "it.bin is no controller of SCEdit: it has not all of pre_hint_blocks"),
+        ({"dense_hint_blocks": None}, "it.bin is not a controller of SCEdit: it does not have all of pre_hint_blocks"),
     ],
 )
 def test_wrong_keys(changes: dict[str, torch.Tensor | None], message: str, tmp_path: Path) -> None:

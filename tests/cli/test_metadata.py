@@ -94,9 +94,9 @@ def test_sixteen_bits_are_read_and_said(run, capsys):
     Path("deep.ppm").write_bytes(header + np.array([0, 32896, 65535] * 2, ">u2").tobytes())
     photo = read_photo(Path("deep.ppm"))
     assert photo.image.getpixel((1, 0)) == (0, 128, 255)
-    assert photo.notes == ["has 16 bits a channel; the output has 8"]
+    assert photo.notes == ["has 16 bits per channel; the output has 8"]
     assert run("deep.png", "-o", "big.png") == 0
-    assert "deep.png: has 16 bits a channel; the output has 8" in capsys.readouterr().err
+    assert "deep.png: has 16 bits per channel; the output has 8" in capsys.readouterr().err
 
 
 def test_eight_bits_are_not_called_sixteen(tmp_path):

@@ -88,7 +88,7 @@ def test_weights_that_are_no_tensors(tmp_path, content, message):
     torch.save(content, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match=rf"model.ckpt .*{message}.*") as error:
         read_state_dict(tmp_path / "model.ckpt")
-    assert "Save its state dict alone, best as safetensors." in str(error.value)
+    assert "Save its state dict alone, preferably as safetensors." in str(error.value)
     assert "trust" not in str(error.value)
 
 

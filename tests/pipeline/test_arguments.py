@@ -26,7 +26,7 @@ def test_defaults_of_the_pipeline(method):
         ({"upscale": 0}, "upscale=0, expected"),
         ({"upscale": -2.0}, "upscale=-2.0"),
         ({"upscale": float("nan")}, "upscale=nan"),
-        ({"upscale": 0.01}, "makes nothing of an image of 16×16"),
+        ({"upscale": 0.01}, "leaves no pixels of an image of 16×16"),
         ({"num_inference_steps": 0}, "num_inference_steps=0, expected a whole number from 1"),
         ({"num_inference_steps": 2.5}, "num_inference_steps=2.5"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),

@@ -264,7 +264,7 @@ def test_pasd_light_is_refused(pasd: Any, tmp_path: Path, name: str) -> None:
 def test_each_method_says_what_converts_the_other(tmp_path: Path) -> None:
     for fusion, converter, message in (
         (True, convert_pasd, "XPSR checkpoint.*convert xpsr"),
-        (False, convert, "no XPSR checkpoint.*convert pasd"),
+        (False, convert, "not hold an XPSR checkpoint.*convert pasd"),
     ):
         folder = tmp_path / str(fusion)
         new_checkpoint(folder, fusion)
