@@ -1,10 +1,10 @@
-"""What one-hot attention without a matrix of scores costs beside the plain form that holds one.
+"""The cost of one-hot attention without a matrix of scores, compared with the plain form that holds one.
 
     OMP_WAIT_POLICY=passive python benchmarks/one_hot_attention.py [--device cuda] [--dtype float16]
 
 Five heads of 64: the level of CoSeR's UNet with the most tokens, one for every 8×8 pixels. The peak is the memory of
 one call beyond its inputs, at 16,384 queries and keys (an output of 1024×1024 pixels with one reference); what the
-plain form needs there is counted, not tried. The times are taken at 4,096, in one process, by turns.
+plain form would need there is computed, not tried. The times are taken at 4,096, in one process, by turns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADS, HEAD_DIM = 5, 64
 
 
 def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`one_hot_attention` by the whole matrix of scores."""
+    """Compute `one_hot_attention` from the whole matrix of scores."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     score, index = (query * HEAD_DIM**-0.5 @ key.transpose(-1, -2)).max(-1, keepdim=True)
     return (value.gather(2, index.expand_as(query)) * score).transpose(1, 2)
@@ -30,10 +30,8 @@ def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--memory-tokens", type=int, default=16384, help="queries and keys of the memory's measurement"
-    )
-    parser.add_argument("--time-tokens", type=int, default=4096, help="queries and keys of the times' measurement")
+    parser.add_argument("--memory-tokens", type=int, default=16384, help="queries and keys for measuring the memory")
+    parser.add_argument("--time-tokens", type=int, default=4096, help="queries and keys for measuring the times")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--rounds", type=int, default=9, help="measured calls of each kind, after one to warm up")

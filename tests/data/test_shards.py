@@ -128,10 +128,10 @@ def test_killed_anywhere_it_goes_on(photos: Path, tmp_path: Path, run) -> None:
 
 def test_shards_of_other_photos_are_not_mixed(photos: Path, tmp_path: Path, run) -> None:
     run(tmp_path / "shards")
-    with pytest.raises(ValueError, match="begun with other crop_size"):
+    with pytest.raises(ValueError, match="another value of crop_size"):
         run(tmp_path / "shards", crop_size=36)
     (photos / "b.jpg").unlink()
-    with pytest.raises(ValueError, match="begun with other photos"):
+    with pytest.raises(ValueError, match="another value of photos"):
         run(tmp_path / "shards")
 
 
