@@ -85,7 +85,7 @@ class Bench:
         """
         self.prepare("SeeSR")
         self.adapter.detach()
-        calls = []
+        calls: list[tuple[Callable[[], None], Callable[[], None]]] = []
         for level, channels in enumerate(self.unet.config.block_out_channels[:-1]):
             site = f"down_blocks.{level}.attentions.0"
             size = self.latents.shape[-1] >> level
@@ -100,7 +100,7 @@ class Bench:
         return sum(tensor.numel() * tensor.element_size() for model in models for tensor in model.parameters())
 
 
-def measure(step: Callable[[], None], device: torch.device) -> float:
+def measure(step: Callable[[], object], device: torch.device) -> float:
     """Seconds of a step."""
     synchronise(device)
     start = time.perf_counter()
@@ -109,7 +109,7 @@ def measure(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(step: Callable[[], None], device: torch.device) -> int:
+def peak_memory(step: Callable[[], object], device: torch.device) -> int:
     """The bytes a step needs at its peak beyond what was there before. It gives memory back to the system first, which
     the step has to ask for again: not a step to be timed."""
     before = memory(device, reset=True)

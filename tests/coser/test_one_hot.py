@@ -16,15 +16,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_sr.coser import one_hot
-from diffusers_sr.coser.one_hot import best_keys, best_keys_by_chunks, one_hot_attention
+from diffusers_sr.coser.one_hot import Similarity, best_keys, best_keys_by_chunks, one_hot_attention
 
+Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ROOT = Path(__file__).resolve().parents[2]
-SIMILARITIES = ("scaled", "normalized")
+SIMILARITIES: tuple[Similarity, ...] = ("scaled", "normalized")
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, similarity: str) -> torch.Tensor:
+def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, similarity: Similarity) -> torch.Tensor:
     """The definition, in the type of the inputs."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     if similarity == "normalized":
@@ -35,13 +36,19 @@ def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, similarit
     return (value.gather(2, index.expand(*index.shape[:-1], value.shape[-1])) * score).transpose(1, 2)
 
 
-def tokens(queries: int = 23, keys: int = 37, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+def tokens(queries: int = 23, keys: int = 37, dtype: torch.dtype = torch.float32) -> Triple:
     """Query, key and value of two images and three heads of eight."""
     generator = torch.Generator().manual_seed(0)
-    return [
+    query, key, value = (
         torch.randn(2, number, 3, 8, generator=generator, dtype=torch.float64).to(dtype)
         for number in (queries, keys, keys)
-    ]
+    )
+    return query, key, value
+
+
+def each(change: Callable[[torch.Tensor], torch.Tensor], inputs: Triple) -> Triple:
+    query, key, value = inputs
+    return change(query), change(key), change(value)
 
 
 @contextmanager
@@ -68,7 +75,7 @@ def chunks_of(scores: int) -> Iterator[list[int]]:
         (1, 6 * 23),  # never less than one query
     ],
 )
-def test_chunks_give_the_plain_form(similarity: str, scores: int, products: int) -> None:
+def test_chunks_give_the_plain_form(similarity: Similarity, scores: int, products: int) -> None:
     query, key, value = tokens(dtype=torch.float64)
     with chunks_of(scores) as sizes:
         result = one_hot_attention(query, key, value, similarity)
@@ -78,7 +85,7 @@ def test_chunks_give_the_plain_form(similarity: str, scores: int, products: int)
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 1), (1, 7), (40, 9)])
-def test_any_numbers_of_tokens(similarity: str, queries: int, keys: int) -> None:
+def test_any_numbers_of_tokens(similarity: Similarity, queries: int, keys: int) -> None:
     inputs = tokens(queries, keys)
     result = one_hot_attention(*inputs, similarity)
     assert result.shape == inputs[0].shape and result.dtype == torch.float32
@@ -87,7 +94,7 @@ def test_any_numbers_of_tokens(similarity: str, queries: int, keys: int) -> None
 
 def test_any_strides() -> None:
     inputs = tokens()
-    strided = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs]
+    strided = each(lambda tensor: tensor.transpose(1, 2).contiguous().transpose(1, 2), inputs)
     assert not strided[0].is_contiguous()
     assert torch.equal(one_hot_attention(*strided), one_hot_attention(*inputs))
 
@@ -127,18 +134,18 @@ def test_normalized_similarity_ignores_lengths_and_a_zero_vector() -> None:
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_computes_in_float32(similarity: str, dtype: torch.dtype) -> None:
-    inputs = [*tokens(50, 500, dtype)]
+def test_half_precision_computes_in_float32(similarity: Similarity, dtype: torch.dtype) -> None:
+    inputs = tokens(50, 500, dtype)
     result = one_hot_attention(*inputs, similarity)
     assert result.dtype == dtype
-    expected = plain(*(tensor.float() for tensor in inputs), similarity).to(dtype)
+    expected = plain(*each(torch.Tensor.float, inputs), similarity).to(dtype)
     torch.testing.assert_close(result, expected, rtol=torch.finfo(dtype).eps, atol=0)  # the last bit may differ
     if dtype == torch.bfloat16:  # scores rounded to it choose other keys
         assert not torch.allclose(plain(*inputs, similarity), expected, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_autocast_changes_nothing(similarity: str) -> None:
+def test_autocast_changes_nothing(similarity: Similarity) -> None:
     inputs = tokens(50, 500)
     with torch.autocast("cpu", torch.bfloat16):
         result = one_hot_attention(*inputs, similarity)
@@ -146,8 +153,8 @@ def test_autocast_changes_nothing(similarity: str) -> None:
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_gradients_are_the_plain_forms(similarity: str) -> None:
-    inputs = [tensor.requires_grad_() for tensor in tokens(dtype=torch.float64)]
+def test_gradients_are_the_plain_forms(similarity: Similarity) -> None:
+    inputs = each(torch.Tensor.requires_grad_, tokens(dtype=torch.float64))
     weight = torch.randn(2, 23, 3, 8, dtype=torch.float64)
     with chunks_of(100):
         gradients = torch.autograd.grad((one_hot_attention(*inputs, similarity) * weight).sum(), inputs)
@@ -160,9 +167,8 @@ def test_gradients_are_the_plain_forms(similarity: str) -> None:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 def test_half_precision_sums_the_gradients_of_a_shared_key_in_float32(device: str) -> None:
     """In bfloat16 a sum of ones stays at 256. On a CPU PyTorch itself sees to it, on a GPU it does not."""
-    settings = {"dtype": torch.bfloat16, "device": device}
-    query = torch.ones(1, 1000, 1, 16, **settings)
-    key, value = (torch.ones(1, 1, 1, 16, **settings, requires_grad=True) for _ in range(2))
+    query = torch.ones(1, 1000, 1, 16, dtype=torch.bfloat16, device=device)
+    key, value = (torch.ones(1, 1, 1, 16, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in range(2))
     gradients = torch.autograd.grad(one_hot_attention(query, key, value).sum(), (key, value))
     assert [gradient.unique().item() for gradient in gradients] == [4000, 4000]
 
@@ -172,7 +178,7 @@ class Largest(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in [result] if isinstance(result, torch.Tensor) else []:
             self.elements = max(self.elements, tensor.numel())
@@ -181,11 +187,11 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_is_linear_in_the_tokens(similarity: str, dtype: torch.dtype) -> None:
+def test_training_is_linear_in_the_tokens(similarity: Similarity, dtype: torch.dtype) -> None:
     """What is kept for the backward pass, and every tensor of both passes but a chunk's scores, counted above."""
 
     def memory(attention: Callable[..., torch.Tensor], number: int) -> tuple[int, int]:
-        inputs = [tensor.requires_grad_() for tensor in tokens(number, number, dtype)]
+        inputs = each(torch.Tensor.requires_grad_, tokens(number, number, dtype))
         saved: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address comes twice
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -205,31 +211,33 @@ def test_training_is_linear_in_the_tokens(similarity: str, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("changed", [0, 1, 2])
-def test_query_key_and_value_all_count(similarity: str, changed: int) -> None:
-    inputs = tokens()
-    before = one_hot_attention(*inputs, similarity)
+def test_query_key_and_value_all_count(similarity: Similarity, changed: int) -> None:
+    query, key, value = tokens()
+    before = one_hot_attention(query, key, value, similarity)
+    inputs = [query, key, value]
     inputs[changed] = inputs[changed].flip(-1)
-    assert (one_hot_attention(*inputs, similarity) - before).norm() > 0.1 * before.norm()
+    query, key, value = inputs
+    assert (one_hot_attention(query, key, value, similarity) - before).norm() > 0.1 * before.norm()
 
 
 def test_gradients_do_not_choose() -> None:
     inputs = tokens()
     with torch.no_grad():
         expected = one_hot_attention(*inputs)
-    assert torch.equal(one_hot_attention(*(tensor.requires_grad_() for tensor in inputs)), expected)
+    assert torch.equal(one_hot_attention(*each(torch.Tensor.requires_grad_, inputs)), expected)
 
 
 def test_unknown_similarity() -> None:
     with pytest.raises(ValueError, match="similarity is 'cosine': give one of 'scaled', 'normalized'"):
-        one_hot_attention(*tokens(), "cosine")
+        one_hot_attention(*tokens(), "cosine")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_compiles_as_one_graph_with_gradients(similarity: str) -> None:
+def test_compiles_as_one_graph_with_gradients(similarity: Similarity) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(one_hot_attention, backend="aot_eager", fullgraph=True)
     for number in (23, 29):
-        inputs = [tensor.requires_grad_() for tensor in tokens(number, 2 * number)]
+        inputs = each(torch.Tensor.requires_grad_, tokens(number, 2 * number))
         expected = one_hot_attention(*inputs, similarity)
         result = compiled(*inputs, similarity)
         torch.testing.assert_close(result, expected)
@@ -294,14 +302,13 @@ def test_kernel_finds_what_the_chunks_find() -> None:
 @needs_gpu
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_on_a_gpu(similarity: str, dtype: torch.dtype) -> None:
-    inputs = [tensor.to("cuda").requires_grad_() for tensor in tokens(500, 700, dtype)]
+def test_on_a_gpu(similarity: Similarity, dtype: torch.dtype) -> None:
+    inputs = each(lambda tensor: tensor.to("cuda").requires_grad_(), tokens(500, 700, dtype))
     with patch.object(one_hot, "best_keys_by_chunks", side_effect=AssertionError("not the kernel")):
         result = one_hot_attention(*inputs, similarity)
-    wide = [tensor.detach().cpu().float().requires_grad_() for tensor in inputs]
+    wide = each(lambda tensor: tensor.detach().cpu().float().requires_grad_(), inputs)
     expected = plain(*wide, similarity)
-    tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5}
-    torch.testing.assert_close(result.cpu(), expected.to(dtype), **tolerance)
+    torch.testing.assert_close(result.cpu(), expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
     gradients = torch.autograd.grad(result.float().square().sum(), inputs)
     for gradient, plain_gradient in zip(gradients, torch.autograd.grad(expected.square().sum(), wide), strict=True):
         assert (gradient.cpu().float() - plain_gradient).norm() < 16 * torch.finfo(dtype).eps * plain_gradient.norm()

@@ -41,7 +41,7 @@ from tests.training.runs import reset_accelerate, script
 COUNT, SIZE = 8, 32
 
 
-class Images(Dataset):
+class Images(Dataset[dict[str, Any]]):
     """Eight smooth images again and again, as `PhotoCrops` gives them; noise and timestep of each are always the same.
 
     Args:

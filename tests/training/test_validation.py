@@ -48,7 +48,7 @@ def test_images_are_enlarged_with_the_weights_that_will_be_saved_and_change_noth
     without = fit(tmp_path / "without", ema_decay=ema_decay)
     module = Fit()
     enlarge = Enlarger(module)
-    options = {"validation_images": str(images), "validation_steps": 3, "num_validation_images": 2}
+    options: dict[str, Any] = {"validation_images": str(images), "validation_steps": 3, "num_validation_images": 2}
     fit(tmp_path / "with", module, validate=enlarge, ema_decay=ema_decay, **options)
     assert torch.equal(module.layer.weight, without.layer.weight)
     written = sorted(path.name for path in (tmp_path / "with/validation").iterdir())
@@ -60,7 +60,7 @@ def test_images_are_enlarged_with_the_weights_that_will_be_saved_and_change_noth
 
 def test_a_run_that_validates_is_resumed_exactly(tmp_path: Path, images: Path) -> None:
     """Its random states are those of the step, not those the validation left."""
-    options = {"validation_images": str(images), "validation_steps": 3, "checkpointing_steps": 3}
+    options: dict[str, Any] = {"validation_images": str(images), "validation_steps": 3, "checkpointing_steps": 3}
     whole, parts = Fit(), Fit()
     fit(tmp_path / "whole", whole, validate=Enlarger(whole), **options)
     fit(tmp_path / "parts", parts, validate=Enlarger(parts), max_train_steps=3, **{**options})
@@ -74,7 +74,7 @@ def test_the_grid_goes_to_the_tracker(tmp_path: Path, images: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     module = Fit()
-    options = {"validation_images": str(images), "validation_steps": 4, "report_to": ["tensorboard"]}
+    options: dict[str, Any] = {"validation_images": str(images), "validation_steps": 4, "report_to": ["tensorboard"]}
     fit(tmp_path, module, validate=Enlarger(module), **options)
     shown = [
         event
