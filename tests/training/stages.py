@@ -93,6 +93,12 @@ class Stage:
     floor: float = 0.0
     counted: tuple[str, ...] | None = None
 
+    @property
+    def denoiser(self) -> TrainableDenoiser:
+        """The part that predicts, in the stages of a method on a frozen Stable Diffusion."""
+        assert isinstance(self.module, (DenoisingLoss, AdversarialLoss))
+        return self.module.denoiser
+
     def batch(self) -> dict[str, Any]:
         """All images."""
         batch = default_collate([self.images[index] for index in range(COUNT)])

@@ -281,14 +281,13 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_a_disk_that_stays_full_fails_at_the_end_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     limit = disk_full_between(3, -1)
+
+    def save(folder: Path) -> None:
+        (folder / "x").write_bytes(bytes(10_000))
+
     try:
         with pytest.raises((OSError, RuntimeError)):
-            fit(
-                tmp_path,
-                Fit(limit),
-                checkpointing_steps=2,
-                save=lambda folder: (folder / "x").write_bytes(bytes(10_000)),
-            )
+            fit(tmp_path, Fit(limit), checkpointing_steps=2, save=save)
     finally:
         disk_full_between(-1, 0)(0)
     assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-2"]

@@ -74,11 +74,8 @@ def test_pairs_take_the_place_of_the_degradation(photos: Path, tmp_path: Path) -
     assert isinstance(crops.photos, PhotoFiles) and len(crops.photos) == 3
     low = torch.from_numpy(np.array(Image.open(tmp_path / "low/0.bmp")))
     values = {tuple(pixel) for pixel in low.flatten(0, 1).tolist()}
-    found = [
-        {tuple(pixel) for pixel in (tensor(crops[index], "degraded") * 255).round().int().flatten(1).T.tolist()}
-        <= values
-        for index in range(3)
-    ]
+    degraded = [(tensor(crops[index], "degraded") * 255).round().int() for index in range(3)]
+    found = [{tuple(pixel) for pixel in image.flatten(1).T.tolist()} <= values for image in degraded]
     assert found.count(True) == 1, "one of a pass is of photo 0"
     with pytest.raises(ValueError, match="belongs to photos of a folder"):
         degraded_crops(arguments(train_shards_path_or_url=photos, train_lr_dir=tmp_path / "low"))
