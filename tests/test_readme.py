@@ -11,8 +11,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from diffusers_sr import SeeSRPipeline, XPSRPipeline
 from diffusers_sr.coser.cognition import CLIP
-from tests.components import components, tiny_image, tiny_tagger
+from tests.components import components, tiny_image
 from tests.readme import Block, blocks, commands, run
+from tests.seesr.components import tiny_tagger
 from tests.xpsr.test_captioner import build
 
 ROOT = Path(__file__).parents[1]

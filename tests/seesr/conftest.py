@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.seesr.official_files import TAGS, official_dape, official_ram, write_
 
 
 @pytest.fixture(scope="module")
-def original() -> dict:
+def original() -> dict[str, Any]:
     return components("seesr")
 
 

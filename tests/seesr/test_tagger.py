@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from accelerate.utils import send_to_device
 from diffusers import ModelMixin
 
 from diffusers_sr.seesr.tagger import Tagger, TaggerOutput, dape_lora_config, merge_lora
-from diffusers_sr.seesr.tagging_head import TaggingHead
+from diffusers_sr.seesr.tagging_head import TaggingHead, TaggingHeadLayer
 
 TAGS = ["bridge", "cat", "flower", "house", "tree"]
 
@@ -50,8 +52,8 @@ def assert_same(loaded: Tagger, tagger: Tagger, pixel_values: torch.Tensor) -> N
         assert torch.equal(tensor, other), name
     for (name, tensor), other in zip(tagger.named_buffers(), loaded.buffers(), strict=True):
         assert torch.equal(tensor, other), name
-    tolerance = {"atol": 1e-5, "rtol": 1e-4} if loaded.dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
-    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values), **tolerance)
+    atol, rtol = (1e-5, 1e-4) if loaded.dtype == torch.float32 else (1e-2, 1e-2)
+    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values), atol=atol, rtol=rtol)
 
 
 def test_every_image_has_its_own_logits_and_representation(tagger, pixel_values):
@@ -87,6 +89,7 @@ class Query2Label(torch.nn.Module):
         self.head = head
         self.layers = torch.nn.ModuleList()
         for layer in head.layers:
+            assert isinstance(layer, TaggingHeadLayer)
             attention = torch.nn.MultiheadAttention(
                 hidden_size, num_heads, kdim=representation_dim, vdim=representation_dim, batch_first=True
             )
@@ -110,7 +113,9 @@ class Query2Label(torch.nn.Module):
     def forward(self, representation: torch.Tensor) -> torch.Tensor:
         labels = torch.einsum("td,hd->th", self.head.label_embed, self.head.label_proj.weight)
         hidden_states = (labels + self.head.label_proj.bias).clamp(min=0).repeat(len(representation), 1, 1)
-        for attention, attention_norm, feed_forward, feed_forward_norm in self.layers:
+        for layer in self.layers:
+            assert isinstance(layer, torch.nn.ModuleList)
+            attention, attention_norm, feed_forward, feed_forward_norm = layer
             attended, _ = attention(hidden_states, representation, representation)
             hidden_states = attention_norm(hidden_states + attended)
             hidden_states = feed_forward_norm(hidden_states + feed_forward(hidden_states))
@@ -203,7 +208,7 @@ def test_gradient_checkpointing_gives_equal_gradients(tagger, pixel_values):
     tagger.enable_gradient_checkpointing()
     assert tagger.is_gradient_checkpointing
     for name, gradient in gradients().items():
-        torch.testing.assert_close(gradient, plain[name], msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(gradient, plain[name], msg=partial("{}: {}".format, name))
 
 
 def test_dropout_is_for_training_alone(tagger, pixel_values):

@@ -51,7 +51,7 @@ def test_guidance_of_both_prompts_or_of_the_high_level_prompt_alone(guide_low_le
 def test_a_negative_prompt_that_is_the_prompt_is_no_guidance() -> None:
     pipeline = build()
     same: dict[str, Any] = {"prompt": "", "high_level_prompt": "", "quality_prompt": "x", "negative_prompt": "x"}
-    same |= {**AS_TEXTS, "low_level_prompt": "y"}
+    same |= AS_TEXTS | {"low_level_prompt": "y"}
     expected = run(pipeline, **same, guidance_scale=1.0)
     assert difference(run(pipeline, **same, guide_low_level=False), expected) < 1e-4
     assert difference(run(pipeline, **same, negative_low_level_prompt="y"), expected) < 1e-4
