@@ -1,7 +1,8 @@
 """Tiny random components of every method's pipeline, and the arguments of a call.
 
 `components(method)` gives what the pipeline class is constructed from, `inputs(method)` keyword arguments of a call.
-What is a method's own is in `tests/<method>/components.py`: its `parts`, its `inputs` and its `DEFAULT_TILE_SIZE`.
+What is a method's own is in `tests/<method>/components.py`: its `parts`, its `inputs`, its `OWN_ARGUMENTS` and its
+`DEFAULT_TILE_SIZE`.
 All of it is built in memory from fixed seeds: real classes, nothing downloaded, and no parameter left at zero, so
 that every component makes a difference to the result.
 """
@@ -55,6 +56,12 @@ def default_tile_size(method: str) -> int:
     """The `tile_size` of a call that names none, as the official code or the paper has it."""
     size: int = _own(method).DEFAULT_TILE_SIZE
     return size
+
+
+def own_arguments(method: str) -> list[str]:
+    """The arguments of a call that not every method has, in their order."""
+    names: list[str] = _own(method).OWN_ARGUMENTS
+    return names
 
 
 def _own(method: str) -> ModuleType:

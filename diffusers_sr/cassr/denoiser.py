@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from ..attention.control_features import control_features
 from ..attention.processors import repeat_to_batch
 from ..image.tiling import Window
-from ..sampling.denoiser import ControlledDenoiser, Denoiser, embed_condition, embedded_tiles, in_one_batch
+from ..sampling.denoiser import ControlledDenoiser, Denoiser, embed_condition, embed_tiles, in_one_batch
 from .activation import SCEditAdapter
 
 ActivationModel: TypeAlias = SCEditAdapter | ControlNetModel
@@ -40,14 +40,9 @@ class CasSRDenoiser(ControlledDenoiser):
     def control_tiles(
         self, control: CasSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
     ) -> list[CasSRControl]:
-        def embed(image: torch.Tensor) -> list[torch.Tensor]:
-            tiles = embedded_tiles(
-                lambda tile: [embed_condition(self.controlnet, tile)], image, num_results, groups, unit
-            )
-            return [embedding for (embedding,) in tiles]
-
-        lr = embed(control.lr)
-        reference = [None] * len(lr) if control.reference is None else embed(control.reference)
+        tiling = (num_results, groups, unit)
+        lr = self.embed_image(control.lr, *tiling)
+        reference = [None] * len(lr) if control.reference is None else self.embed_image(control.reference, *tiling)
         return [CasSRControl(*tiles, control.reference_scale) for tiles in zip(lr, reference, strict=True)]
 
     def predict(
@@ -102,7 +97,7 @@ class ActivationDenoiser(Denoiser):
             return [embed_condition(self.activation, tile)]
 
         (image,) = control
-        return embedded_tiles(embed, image, num_results, groups, unit)
+        return embed_tiles(embed, image, num_results, groups, unit)
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: list[torch.Tensor]

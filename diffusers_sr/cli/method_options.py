@@ -51,7 +51,7 @@ def method_arguments() -> dict[str, MethodArgument]:
     found: dict[str, MethodArgument] = {}
     for pipeline in METHODS.values():
         for field in dataclasses.fields(call_class(pipeline)):
-            option = field.metadata["option"]
+            option = field.metadata.get("option")
             if field.name not in common and (option is not None or field.name in OWN_OPTIONS):
                 argument = found.setdefault(field.name, MethodArgument(option, []))
                 argument.pipelines.append(_short(pipeline.rpartition(".")[2]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,24 @@ class ControlledDenoiser(Denoiser):
         self.adapter = adapter
         self.controlnet_conditioning_scale = controlnet_conditioning_scale
 
+    def control_tiles(
+        self, control: Any, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[Any]:
+        """Embed the `image` of the control; all tiles share the rest."""
+        embedded = self.embed_image(control.image, num_results, groups, unit)
+        return [control._replace(image=embedding) for embedding in embedded]
+
+    def embed_image(
+        self, image: torch.Tensor, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+    ) -> list[torch.Tensor]:
+        """Compute what the ControlNet makes of a condition image `[images, 3, H, W]` before its first block.
+
+        Returns:
+            For each group of tiles `[tiles * num_results, channels, h, w]`.
+        """
+        tiles = embed_tiles(lambda tile: [embed_condition(self.controlnet, tile)], image, num_results, groups, unit)
+        return [embedding for (embedding,) in tiles]
+
 
 class StockDenoiser(Denoiser):
     """Stable Diffusion alone, one call for each text: their numbers of tokens may differ."""
@@ -147,13 +165,17 @@ def guided_prediction(
     return predict_noise
 
 
-def embedded_tiles(
-    embed: Any, image: torch.Tensor, num_results: int, groups: Sequence[Sequence[Window]], unit: int
+def embed_tiles(
+    embed: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+    image: torch.Tensor,
+    num_results: int,
+    groups: Sequence[Sequence[Window]],
+    unit: int,
 ) -> list[list[torch.Tensor]]:
-    """Apply `embed` to the tiles of `image`, `[images, 3, H, W]`; it returns a list of what the model reads of them.
+    """Apply `embed`, which gives all that a model reads of an image, to the tiles of `image`, `[images, 3, H, W]`.
 
     Returns:
-        For each group what `embed` returns of its tiles, `[tiles * num_results, channels, h, w]`.
+        For each group what `embed` gives of its tiles, `[tiles * num_results, channels, h, w]` each.
     """
     copies = num_results // len(image)
     tiles = (crop_tiles(image, group, unit) for group in groups)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ..attention.control_features import control_features
-from ..image.tiling import Window
-from ..sampling.denoiser import ControlledDenoiser, embed_condition, embedded_tiles, in_one_batch
+from ..sampling.denoiser import ControlledDenoiser, in_one_batch
 
 
 class SeeSRControl(NamedTuple):
@@ -26,14 +25,6 @@ class SeeSRControl(NamedTuple):
 
 class SeeSRDenoiser(ControlledDenoiser):
     """Both hosts attend to the representation in both halves of the guidance, which so acts on the text alone."""
-
-    def control_tiles(
-        self, control: SeeSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
-    ) -> list[Any]:
-        tiles = embedded_tiles(
-            lambda tile: [embed_condition(self.controlnet, tile)], control.image, num_results, groups, unit
-        )
-        return [control._replace(image=embedding) for (embedding,) in tiles]
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: SeeSRControl

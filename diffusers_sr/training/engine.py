@@ -8,18 +8,17 @@ import math
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..data.dataset import PhotoCrops
@@ -33,6 +32,7 @@ from .checkpointing import (
     resume,
     save_checkpoint,
 )
+from .processes import any_process, gathered, new_accelerator
 from .progress import ProgressReport
 from .validation import Enlarge, log_validation, read_validation_images
 
@@ -75,7 +75,7 @@ def train(
     """
     output_dir = Path(arguments.output_dir)
     validation_images = _validation_images(arguments, validate)
-    accelerator = _accelerator(arguments)
+    accelerator = new_accelerator(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of a checkpoint
     if arguments.allow_tf32:
@@ -146,7 +146,7 @@ def train(
                 if validation_images and validate and (step % arguments.validation_steps == 0 or is_last):
                     _validate(accelerator, prepared, parameters, average, validation_images, validate, step)
                     restore_random_states()
-            if _any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
+            if any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
                 restore_random_states()  # of the last optimiser step: batches accumulated since are seen again
                 interruption = 128 + signal.SIGTERM
                 if step > saved_step and not checkpoint():
@@ -171,7 +171,7 @@ def _save_finished(
     accelerator: Accelerator, prepared: nn.Module, arguments: TrainingArguments, save: Callable[[Path], None]
 ) -> None:
     output_dir = Path(arguments.output_dir)
-    with _gathered(accelerator, prepared):
+    with gathered(accelerator, prepared):
         if accelerator.is_main_process:
             # Complete before it takes the place of an earlier result.
             with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
@@ -179,34 +179,6 @@ def _save_finished(
                 Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
                 for path in Path(unfinished).iterdir():
                     move_over(path, output_dir / path.name)
-
-
-def _gathered(accelerator: Accelerator, prepared: nn.Module) -> AbstractContextManager[None]:
-    """Inside it the main process has the whole weights, of which FSDP leaves every process a part."""
-    if accelerator.distributed_type == DistributedType.FSDP:
-        return FullyShardedDataParallel.summon_full_params(
-            prepared, rank0_only=True, writeback=False, offload_to_cpu=True
-        )
-    return nullcontext()
-
-
-def _accelerator(arguments: TrainingArguments) -> Accelerator:
-    output_dir = Path(arguments.output_dir)
-    accelerator = Accelerator(
-        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        mixed_precision=arguments.mixed_precision,
-        log_with=arguments.report_to or None,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
-    )
-    # accelerate leaves out without a word what is not installed.
-    found = {str(tracker) for tracker in accelerator.log_with}
-    if missing := sorted(set(arguments.report_to) - found - {"all"}):
-        raise ImportError(f"--report_to {' '.join(missing)}: not installed; try pip install {' '.join(missing)}.")
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # It has to know before there is a data loader.
-        config = accelerator.state.deepspeed_plugin.deepspeed_config
-        config["train_micro_batch_size_per_gpu"] = arguments.train_batch_size
-    return accelerator
 
 
 def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) -> torch.optim.Optimizer:
@@ -281,10 +253,6 @@ def _validate(
         if average is not None:
             average.restore(parameters.values())
     accelerator.wait_for_everyone()
-
-
-def _any_process(accelerator: Accelerator, flag: bool) -> bool:
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
 
 
 def latents_std(encode: Callable[[Tensor], Tensor], dataset: Dataset[Any], count: int = 64) -> float:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..attention.control_features import control_features
-from ..image.tiling import Window
-from ..sampling.denoiser import ControlledDenoiser, embed_condition, embedded_tiles, in_one_batch
+from ..sampling.denoiser import ControlledDenoiser, in_one_batch
 from .adapter import LowLevel
 
 
@@ -28,14 +27,6 @@ class XPSRControl(NamedTuple):
 
 class XPSRDenoiser(ControlledDenoiser):
     """The ControlNet fuses both prompts, and the UNet attends to its residuals."""
-
-    def control_tiles(
-        self, control: XPSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
-    ) -> list[XPSRControl]:
-        tiles = embedded_tiles(
-            lambda tile: [embed_condition(self.controlnet, tile)], control.image, num_results, groups, unit
-        )
-        return [control._replace(image=embedding) for (embedding,) in tiles]
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: XPSRControl

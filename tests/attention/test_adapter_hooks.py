@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -49,6 +50,14 @@ def test_one_hook_at_each_text_transformer_and_one_at_the_embedding_of_the_condi
     models.adapter.detach(models.controlnet)
     assert hooks(models.controlnet) == {}
     assert len(hooks(models.unet)) == 4
+
+
+def test_a_hooked_forward_keeps_its_name_and_signature(models: Models) -> None:
+    sites = ("mid_block.attentions.0", "controlnet_cond_embedding")
+    modules = {site: models.controlnet.get_submodule(site) for site in sites}
+    before = {site: (module.forward.__name__, signature(module.forward)) for site, module in modules.items()}
+    models.attach()
+    assert {site: (module.forward.__name__, signature(module.forward)) for site, module in modules.items()} == before
 
 
 def test_without_the_hook_of_the_condition_a_controlnet_is_not_attached(models: Models) -> None:

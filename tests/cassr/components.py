@@ -12,6 +12,13 @@ from diffusers_sr.cassr.adapter import CasSRAdapter
 from tests.components import randomise, tiny_controlnet
 
 DEFAULT_TILE_SIZE = 512
+OWN_ARGUMENTS = [
+    "reference_images",
+    "activation",
+    "activation_steps",
+    "activation_guidance_scale",
+    "reference_conditioning_scale",
+]
 
 
 def parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:

@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, NamedTuple
-
-import accelerate
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
-from diffusers_sr.attention.control_features import control_features
 from diffusers_sr.cassr.adapter import CasSRAdapter, ControlAttention
-from diffusers_sr.coser.adapter import CoSeRAdapter
-from tests.components import TEXT_DIM, components, randomise, tiny_unet
+from tests.cassr.adapter_models import Models, difference, new_models
+from tests.components import TEXT_DIM, randomise, tiny_unet
 
 SITES = ("up_blocks.1.attentions.0.transformer_blocks.0", "up_blocks.1.attentions.1.transformer_blocks.0")
 
 
-class Models(NamedTuple):
-    unet: UNet2DConditionModel
-    controlnet: ControlNetModel
-    adapter: CasSRAdapter
-    sample: torch.Tensor
-    text: torch.Tensor
-
-    def features(self, seed: int) -> list[torch.Tensor]:
-        image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-        return control_features(self.controlnet, self.sample, torch.tensor(500), self.text, image)
-
-    @torch.no_grad()
-    def conditioning(self, lr: int = 1, reference: int = 2, **scales: float) -> dict[str, Any]:
-        return {"lr": self.features(lr), "reference": self.features(reference), **scales}
-
-    @torch.no_grad()
-    def call(self, unet: UNet2DConditionModel | None = None, copies: int = 1, **inputs: Any) -> torch.Tensor:
-        sample, text = (tensor.repeat(copies, *(1,) * (tensor.ndim - 1)) for tensor in (self.sample, self.text))
-        return (self.unet if unet is None else unet)(sample, 500, text, return_dict=False, **inputs)[0]
-
-    def attention(self, site: str, name: str) -> ControlAttention:
-        attentions = self.adapter.unet[site.replace(".", "__")]
-        assert isinstance(attentions, torch.nn.ModuleDict)
-        attention = attentions[name]
-        assert isinstance(attention, ControlAttention)
-        return attention
-
-
 @pytest.fixture
 def models() -> Models:
-    parts = components("cassr")
-    torch.manual_seed(0)
-    return Models(
-        parts["unet"], parts["controlnet"], parts["adapter"], torch.randn(1, 4, 8, 8), torch.randn(1, 7, TEXT_DIM)
-    )
-
-
-def difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    return (first - second).abs().max().item()
+    return new_models()
 
 
 def test_both_control_features_change_the_output_and_cannot_be_exchanged(models: Models) -> None:
@@ -217,104 +175,6 @@ def test_conditioning_of_one_serves_several(models: Models) -> None:
     with models.adapter.conditioning(**models.conditioning()):
         one, three = models.call(), models.call(copies=3)
     torch.testing.assert_close(three, one.repeat(3, 1, 1, 1), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_reach_controlnet_and_new_attention_only(models: Models, checkpointing: bool) -> None:
-    def gradients() -> dict[str, torch.Tensor]:
-        for model in (models.controlnet, models.adapter):
-            model.zero_grad()
-        lr, reference = models.features(1), models.features(2)
-        *down, middle = (first + second for first, second in zip(lr, reference, strict=True))
-        models.adapter.set_conditioning(lr=lr, reference=reference)
-        output = models.unet(
-            models.sample,
-            500,
-            models.text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-        output.square().sum().backward()
-        return {
-            f"{name}.{key}": parameter.grad.clone()
-            for name, model in (("controlnet", models.controlnet), ("adapter", models.adapter))
-            for key, parameter in model.named_parameters()
-        }
-
-    models.unet.requires_grad_(False).train()
-    models.adapter.attach(models.unet)
-    expected = gradients()
-    assert all(gradient.any() for gradient in expected.values())
-    assert all(parameter.grad is None for parameter in models.unet.parameters())
-    if checkpointing:
-        for model in (models.unet, models.controlnet.train(), models.adapter):
-            model.enable_gradient_checkpointing()
-            assert model.is_gradient_checkpointing
-        for name, gradient in gradients().items():
-            torch.testing.assert_close(gradient, expected[name])
-
-
-def test_copy_of_an_attached_unet(models: Models) -> None:
-    models.adapter.attach(models.unet)
-    copied = copy.deepcopy(models.unet)
-    with models.adapter.conditioning(**models.conditioning()):
-        assert torch.equal(models.call(copied), models.call())
-    assert models.adapter.is_attached(copied)
-    models.adapter.detach(copied)
-    with models.adapter.conditioning(**models.conditioning()):
-        assert difference(models.call(copied), models.call()) > 1e-3
-
-
-def test_compiles_as_one_graph_once(models: Models) -> None:
-    models.adapter.attach(models.unet)
-    compiled = torch.compile(models.unet, backend="aot_eager", fullgraph=True)
-    for seed in range(3):
-        with models.adapter.conditioning(**models.conditioning(seed, seed + 5)):
-            expected = models.call()
-            with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):
-                torch.testing.assert_close(models.call(compiled), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_processors_of_the_host_can_be_replaced(models: Models) -> None:
-    models.adapter.attach(models.unet)
-    with models.adapter.conditioning(**models.conditioning()):
-        expected = models.call()
-        models.unet.set_attn_processor(AttnProcessor())
-        torch.testing.assert_close(models.call(), expected, atol=1e-5, rtol=1e-5)
-    assert models.adapter.is_attached(models.unet)
-
-
-def test_offloaded_weights_are_brought_in(models: Models) -> None:
-    models.adapter.attach(models.unet)
-    with models.adapter.conditioning(**models.conditioning()):
-        expected = models.call()
-    accelerate.cpu_offload(models.adapter, execution_device=torch.device("cpu"))
-    assert all(parameter.is_meta for parameter in models.adapter.parameters())
-    with models.adapter.conditioning(**models.conditioning()):
-        assert torch.equal(models.call(), expected)
-
-
-def test_it_shares_a_unet_with_another_adapter(models: Models) -> None:
-    """Two methods' hooks on the same transformer blocks, each with its own conditioning."""
-    other = randomise(CoSeRAdapter.from_hosts(models.unet, models.controlnet)).eval()
-    models.adapter.attach(models.unet)
-    with models.adapter.conditioning(**models.conditioning()):
-        expected = models.call()
-        other.attach(models.unet)
-        assert torch.equal(models.call(), expected)
-        with other.conditioning(**models.conditioning()):
-            assert difference(models.call(), expected) > 1e-3
-
-
-def test_it_is_saved_and_loaded(models: Models, tmp_path: object) -> None:
-    models.adapter.save_pretrained(tmp_path)
-    loaded = CasSRAdapter.from_pretrained(tmp_path).eval()
-    outputs = []
-    for adapter in (models.adapter, loaded):
-        with adapter.attach(models.unet).conditioning(**models.conditioning()):
-            outputs.append(models.call())
-        adapter.detach()
-    assert difference(*outputs) < 1e-5  # weights of a file lie elsewhere in memory
 
 
 def test_features_of_another_controlnet_are_refused(models: Models) -> None:

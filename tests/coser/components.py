@@ -13,6 +13,13 @@ from diffusers_sr.coser.controlnet import LatentControlNetModel
 from tests.components import TEXT_DIM, randomise
 
 DEFAULT_TILE_SIZE = 512
+OWN_ARGUMENTS = [
+    "cognitive_embedding",
+    "reference_images",
+    "num_references",
+    "reference_guidance_scale",
+    "cfw_weight",
+]
 
 
 def parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:

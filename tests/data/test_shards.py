@@ -155,6 +155,7 @@ def test_prompts_become_captions(photos: Path, tmp_path: Path, run) -> None:
 def test_a_tagger_tags_each_crop(photos: Path, tmp_path: Path, run) -> None:
     for name in ("a.1.png", "b.jpg"):
         Image.new("RGB", (40, 40), "red").save(photos / name)
+    torch.manual_seed(0)
     tagger = tiny_tagger()
     tagger.save_pretrained(tmp_path / "tagger")
     options = {"tags_file": None, "tagger": tmp_path / "tagger", "crop_size": 36}

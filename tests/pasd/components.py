@@ -9,6 +9,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tests.xpsr.components import parts as xpsr_parts
 
 DEFAULT_TILE_SIZE = 2560
+OWN_ARGUMENTS = [
+    "high_level_prompt",
+    "captioner",
+    "quality_prompt",
+    "added_noise_level",
+]
 
 
 def parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:

@@ -11,38 +11,8 @@ import torch
 
 from diffusers_sr.image.color import COLOR_FIXES
 from diffusers_sr.sampling import call as calls
-from tests.components import inputs, tiny_image
+from tests.components import inputs, own_arguments, tiny_image
 from tests.pipeline.tiny import PIPELINES, build, run
-
-OWN = {
-    "seesr": ["tags", "representation"],
-    "coser": [
-        "cognitive_embedding",
-        "reference_images",
-        "num_references",
-        "reference_guidance_scale",
-        "cfw_weight",
-    ],
-    "cassr": [
-        "reference_images",
-        "activation",
-        "activation_steps",
-        "activation_guidance_scale",
-        "reference_conditioning_scale",
-    ],
-    "xpsr": [
-        "high_level_prompt",
-        "captioner",
-        "quality_prompt",
-        "added_noise_level",
-        "low_level_prompt",
-        "low_level_prompt_embeds",
-        "negative_low_level_prompt",
-        "negative_low_level_prompt_embeds",
-        "guide_low_level",
-    ],
-    "pasd": ["high_level_prompt", "captioner", "quality_prompt", "added_noise_level"],
-}
 
 
 def model_calls(pipeline):
@@ -59,7 +29,7 @@ def test_signature_and_help_show_every_argument(method):
     call = PIPELINES[method].__call__
     parameters = inspect.signature(call).parameters
     own = [name for name, each in parameters.items() if each.kind is inspect.Parameter.KEYWORD_ONLY]
-    assert own == OWN[method]
+    assert own == own_arguments(method)
     assert list(parameters)[:5] == ["self", "image", "prompt", "negative_prompt", "upscale"]
     assert parameters["image"].default is inspect.Parameter.empty
     assert (parameters["upscale"].annotation, parameters["upscale"].default) == ("float", 4.0)
@@ -118,7 +88,7 @@ def test_an_unknown_argument_names_those_that_there_are(method, name):
     kind = type(pipeline).__name__
     assert message.startswith(f"{kind} has no argument '{name}': ")
     assert "It takes image, prompt, negative_prompt, " in message
-    assert message.endswith(", ".join(OWN[method]) + ".")
+    assert message.endswith(", ".join(own_arguments(method)) + ".")
 
 
 def test_a_slip_is_set_right():

@@ -17,6 +17,10 @@ REPRESENTATION_DIM = 16
 TAGS = ("bridge", "cat", "city", "flower", "mountain", "river", "sky", "tree")
 
 DEFAULT_TILE_SIZE = 768
+OWN_ARGUMENTS = [
+    "tags",
+    "representation",
+]
 
 
 def parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Fixtures of SeeSR's tests: a pipeline, and the official files it is made of."""
+"""Fixtures of SeeSR's tests: a pipeline with the official files it is made of, and a tagger."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffusers_sr.seesr.tagger import Tagger
 from tests.components import components
 from tests.seesr.official_files import TAGS, official_dape, official_ram, write_official_model
+from tests.seesr.taggers import new_tagger
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +36,13 @@ def official(original, tmp_path) -> Path:
     for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         original[name].save_pretrained(folder / "base" / name)
     return folder
+
+
+@pytest.fixture
+def tagger() -> Tagger:
+    return new_tagger()
+
+
+@pytest.fixture
+def pixel_values(tagger: Tagger) -> torch.Tensor:
+    return tagger.preprocess(torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(1)))

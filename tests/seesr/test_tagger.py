@@ -1,59 +1,15 @@
-from __future__ import annotations
+"""The tagger: RAM's image branch."""
 
-from functools import partial
+from __future__ import annotations
 
 import pytest
 import torch
 from accelerate.utils import send_to_device
 from diffusers import ModelMixin
 
-from diffusers_sr.seesr.tagger import Tagger, TaggerOutput, dape_lora_config, merge_lora
-from diffusers_sr.seesr.tagging_head import TaggingHead, TaggingHeadLayer
-
-TAGS = ["bridge", "cat", "flower", "house", "tree"]
-
-
-@pytest.fixture
-def tagger() -> Tagger:
-    """Two stages of two blocks, so that the second of each has shifted windows; nothing at zero."""
-    torch.manual_seed(0)
-    tagger = Tagger(
-        tags=TAGS,
-        thresholds=[0.65, 0.5, 0.8, 0.5, 0.5],
-        image_size=64,
-        embed_dim=8,
-        depths=(2, 2),
-        num_heads=(2, 4),
-        window_size=4,
-        representation_dim=16,
-        head_hidden_size=24,
-        head_intermediate_size=48,
-    )
-    for parameter in tagger.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return tagger.eval()
-
-
-@pytest.fixture
-def pixel_values(tagger: Tagger) -> torch.Tensor:
-    return tagger.preprocess(torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(1)))
-
-
-def outputs(tagger: Tagger, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Logits and representation in one tensor."""
-    with torch.no_grad():
-        output = tagger(pixel_values)
-    return torch.cat([output.logits.flatten(), output.representation.flatten()])
-
-
-def assert_same(loaded: Tagger, tagger: Tagger, pixel_values: torch.Tensor) -> None:
-    """Equal weights and buffers, and outputs up to what the kernels make of another memory alignment."""
-    for (name, tensor), other in zip(tagger.named_parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(tensor, other), name
-    for (name, tensor), other in zip(tagger.named_buffers(), loaded.buffers(), strict=True):
-        assert torch.equal(tensor, other), name
-    atol, rtol = (1e-5, 1e-4) if loaded.dtype == torch.float32 else (1e-2, 1e-2)
-    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values), atol=atol, rtol=rtol)
+from diffusers_sr.seesr.tagger import Tagger, TaggerOutput
+from diffusers_sr.seesr.tagging_head import TaggingHead
+from tests.seesr.taggers import TAGS, assert_same, outputs
 
 
 def test_every_image_has_its_own_logits_and_representation(tagger, pixel_values):
@@ -89,7 +45,6 @@ class Query2Label(torch.nn.Module):
         self.head = head
         self.layers = torch.nn.ModuleList()
         for layer in head.layers:
-            assert isinstance(layer, TaggingHeadLayer)
             attention = torch.nn.MultiheadAttention(
                 hidden_size, num_heads, kdim=representation_dim, vdim=representation_dim, batch_first=True
             )
@@ -113,9 +68,7 @@ class Query2Label(torch.nn.Module):
     def forward(self, representation: torch.Tensor) -> torch.Tensor:
         labels = torch.einsum("td,hd->th", self.head.label_embed, self.head.label_proj.weight)
         hidden_states = (labels + self.head.label_proj.bias).clamp(min=0).repeat(len(representation), 1, 1)
-        for layer in self.layers:
-            assert isinstance(layer, torch.nn.ModuleList)
-            attention, attention_norm, feed_forward, feed_forward_norm = layer
+        for attention, attention_norm, feed_forward, feed_forward_norm in self.layers:
             attended, _ = attention(hidden_states, representation, representation)
             hidden_states = attention_norm(hidden_states + attended)
             hidden_states = feed_forward_norm(hidden_states + feed_forward(hidden_states))
@@ -208,98 +161,13 @@ def test_gradient_checkpointing_gives_equal_gradients(tagger, pixel_values):
     tagger.enable_gradient_checkpointing()
     assert tagger.is_gradient_checkpointing
     for name, gradient in gradients().items():
-        torch.testing.assert_close(gradient, plain[name], msg=partial("{}: {}".format, name))
+        torch.testing.assert_close(gradient, plain[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_dropout_is_for_training_alone(tagger, pixel_values):
     assert torch.equal(outputs(tagger, pixel_values), outputs(tagger, pixel_values))
     tagger.train()
     assert not torch.equal(outputs(tagger, pixel_values), outputs(tagger, pixel_values))
-
-
-def add_trained_lora(tagger: Tagger) -> None:
-    tagger.add_adapter(dape_lora_config(tagger))
-    for name, parameter in tagger.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-
-
-def test_lora_trains_what_the_official_code_trains(tagger):
-    tagger.add_adapter(dape_lora_config(tagger))
-    trained = {name for name, parameter in tagger.named_parameters() if parameter.requires_grad}
-    adapted = {name.split(".lora_")[0].split(".", 1)[1] for name in trained}
-    blocks = [f"encoder.layers.{stage}.blocks.{block}.attention" for stage in range(2) for block in range(2)]
-    assert adapted == {
-        *(f"{block}.{projection}" for block in blocks for projection in ("q_proj", "v_proj")),
-        *(f"layers.{layer}.{projection}" for layer in range(2) for projection in ("query", "key")),
-    }
-    assert len(trained) == 2 * len(adapted)
-    assert all(".lora_A." in name or ".lora_B." in name for name in trained)
-
-
-def test_new_lora_changes_nothing_a_trained_one_does(tagger, pixel_values):
-    plain = outputs(tagger, pixel_values)
-    tagger.add_adapter(dape_lora_config(tagger))
-    assert torch.equal(outputs(tagger, pixel_values), plain)
-    for name, parameter in tagger.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    assert not torch.allclose(outputs(tagger, pixel_values), plain, atol=1e-3)
-
-
-def test_lora_step_leaves_the_plain_weights(tagger, pixel_values):
-    add_trained_lora(tagger)
-    before = {name: parameter.clone() for name, parameter in tagger.named_parameters()}
-    optimizer = torch.optim.AdamW([p for p in tagger.parameters() if p.requires_grad], lr=1e-2)
-    tagger.train()
-    tagger.enable_gradient_checkpointing()
-    output = tagger(pixel_values)
-    (output.logits.square().mean() + output.representation.square().mean()).backward()
-    optimizer.step()
-    for name, parameter in tagger.named_parameters():
-        assert torch.equal(parameter, before[name]) == ("lora_" not in name), name
-
-
-def test_merged_lora_is_the_same_function_in_plain_weights(tagger, pixel_values, tmp_path):
-    keys = set(tagger.state_dict())
-    attention = tagger.swin.encoder.layers[0].blocks[1].attention
-    query, key = attention.q_proj.weight.clone(), attention.k_proj.weight.clone()
-    add_trained_lora(tagger)
-    adapted = outputs(tagger, pixel_values)
-    lora_a, lora_b = attention.q_proj.lora_A["default"].weight, attention.q_proj.lora_B["default"].weight
-
-    assert merge_lora(tagger) is tagger
-    assert set(tagger.state_dict()) == keys
-    torch.testing.assert_close(outputs(tagger, pixel_values), adapted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(attention.q_proj.weight, query + lora_b @ lora_a / 8)
-    assert torch.equal(attention.k_proj.weight, key)
-
-    tagger.save_pretrained(tmp_path)
-    assert_same(Tagger.from_pretrained(tmp_path), tagger, pixel_values)
-
-
-def test_merged_tagger_can_be_adapted_again(tagger, pixel_values):
-    add_trained_lora(tagger)
-    merge_lora(tagger)
-    add_trained_lora(tagger)
-    adapted = outputs(tagger, pixel_values)
-    torch.testing.assert_close(outputs(merge_lora(tagger), pixel_values), adapted, atol=1e-5, rtol=1e-4)
-
-
-def test_tagger_with_lora_is_not_saved(tagger, tmp_path):
-    add_trained_lora(tagger)
-    with pytest.raises(ValueError, match="merge_lora"):
-        tagger.save_pretrained(tmp_path)
-    assert not any(tmp_path.iterdir())
-
-
-def test_lora_alone_can_be_saved_and_loaded(tagger, pixel_values, tmp_path):
-    tagger.save_pretrained(tmp_path / "tagger")
-    add_trained_lora(tagger)
-    tagger.save_lora_adapter(tmp_path / "lora")
-    loaded = Tagger.from_pretrained(tmp_path / "tagger")
-    loaded.load_lora_adapter(tmp_path / "lora", weight_name="pytorch_lora_weights.safetensors", prefix=None)
-    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values))
 
 
 def test_pipelines_see_the_arguments_of_save_pretrained():

@@ -27,9 +27,9 @@ from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.engine import train, trainable_parameters
 from diffusers_sr.training.losses import DenoisingLoss
 from tests.components import components, randomise, scheduler, tiny_image, tiny_unet
+from tests.training.interruptions import disk_full_between, sigterm_at
 from tests.training.runs import Fit, fit, reset_accelerate, script
 from tests.training.stages import base_of, coser, seesr
-from tests.training.test_checkpointing import disk_full_between, sigterm_at
 
 BASE = "--pretrained_model_name_or_path"
 FIT: dict[str, Any] = {

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from diffusers_sr.training.engine import trainable_parameters
 from tests.training import distributed_run
+from tests.training.interruptions import assert_same, state
 from tests.training.runs import Fit, fit
 from tests.training.stages import build
-from tests.training.test_checkpointing import assert_same, state
 
 ROOT = Path(__file__).parents[2]
 

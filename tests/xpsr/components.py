@@ -11,6 +11,17 @@ from diffusers_sr.xpsr.adapter import XPSRAdapter
 from tests.components import TEXT_DIM, randomise, tiny_controlnet
 
 DEFAULT_TILE_SIZE = 2560
+OWN_ARGUMENTS = [
+    "high_level_prompt",
+    "captioner",
+    "quality_prompt",
+    "added_noise_level",
+    "low_level_prompt",
+    "low_level_prompt_embeds",
+    "negative_low_level_prompt",
+    "negative_low_level_prompt_embeds",
+    "guide_low_level",
+]
 
 
 def parts(unet: UNet2DConditionModel, vae: AutoencoderKL, fusion: bool = True) -> dict[str, Any]:
