@@ -64,7 +64,8 @@ def test_weights_and_sizes(prefix: str, options: dict[str, Any]) -> None:
 def test_a_ratio_that_leaves_a_rest() -> None:
     """The widths of its layers are rounded down: 2, 4 for 8, 16 channels."""
     original = new_adapter(down_ratio=0.3)
-    assert [tuner.linear_1.out_features for tuner in original.tuners] == [2, 2, 2, 2, 4, 4]
+    inner = [tuner.get_submodule("linear_1") for tuner in original.tuners]
+    assert [layer.out_features for layer in inner] == [2, 2, 2, 2, 4, 4]
     converted = scedit_from_official(official(original))
     assert converted.state_dict().keys() == original.state_dict().keys()
     assert converted.config.down_ratio == 0.25

@@ -30,9 +30,10 @@ class Call:
 def lightning_callback(monkeypatch) -> type:
     """A class that is there for writing a file, and not for reading it."""
     module = types.ModuleType("pytorch_lightning_of_old")
-    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    callback = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    vars(module)["ModelCheckpoint"] = callback
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module.ModelCheckpoint
+    return callback
 
 
 @pytest.mark.parametrize("name", ["state_dict", "model"])
