@@ -123,7 +123,7 @@ class Statistic(NamedTuple):
     name: str
     published: str
     drawn: str
-    count: int
+    number: int
     z: float
     """Distance of the mean, or of the share, from what is published, in standard errors."""
 
@@ -142,8 +142,8 @@ def statistics(draws: dict[str, dict[Any, list[Any]]]) -> Iterator[Statistic]:
         for option, probability in options.items():
             yield _share(f"{name}: {option}", probability, outcomes, option)
     for name, equal in UNIFORM_CHOICES.items():
-        for option in equal:
-            yield _share(f"{name}: {option}", 1 / len(equal), draws["_choice"][equal,], option)
+        for value in equal:
+            yield _share(f"{name}: {value}", 1 / len(equal), draws["_choice"][equal,], value)
 
 
 def _share(name: str, probability: float, outcomes: list[Any], outcome: Any) -> Statistic:

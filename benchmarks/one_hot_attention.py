@@ -11,11 +11,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
+from functools import partial
+from pathlib import Path
 
 import torch
-from seesr_step import DTYPES, measure, peak_memory
 
 from diffusers_sr.coser.one_hot import one_hot_attention
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, too, it finds its neighbours
+
+from benchmarks.seesr_step import DTYPES, measure, peak_memory
 
 HEADS, HEAD_DIM = 5, 64
 
@@ -38,9 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
 
-    def tokens(number: int) -> list[torch.Tensor]:
+    def tokens(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         shape = (1, number, HEADS, HEAD_DIM)
-        return [torch.randn(shape, dtype=DTYPES[options.dtype], device=options.device) for _ in range(3)]
+        query, key, value = (torch.randn(shape, dtype=DTYPES[options.dtype], device=options.device) for _ in range(3))
+        return query, key, value
 
     print(
         f"{HEADS} heads of {HEAD_DIM}, {options.dtype}, {options.device}, {torch.get_num_threads()} threads on a CPU"
@@ -50,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(options.rounds + 1):
         for kind, attention in kinds.items():
-            elapsed = measure(lambda attention=attention: attention(*few), options.device)
+            elapsed = measure(partial(attention, *few), options.device)
             if turn:
                 seconds[kind].append(elapsed)
 

@@ -87,7 +87,7 @@ class Bench:
         """
         self.prepare("SeeSR")
         self.adapter.detach()
-        calls = []
+        calls: list[tuple[Callable[[], None], Callable[[], None]]] = []
         for level, channels in enumerate(self.unet.config.block_out_channels[:-1]):
             site = f"down_blocks.{level}.attentions.0"
             size = self.latents.shape[-1] >> level
@@ -102,7 +102,7 @@ class Bench:
         return sum(tensor.numel() * tensor.element_size() for model in models for tensor in model.parameters())
 
 
-def measure(step: Callable[[], None], device: torch.device) -> float:
+def measure(step: Callable[[], object], device: torch.device) -> float:
     """Measure the seconds of a step."""
     synchronise(device)
     start = time.perf_counter()
@@ -111,7 +111,7 @@ def measure(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(step: Callable[[], None], device: torch.device) -> int:
+def peak_memory(step: Callable[[], object], device: torch.device) -> int:
     """Measure the bytes that a step needs at its peak, beyond those in use before.
 
     This first returns memory to the system, which the step has to ask for again: do not time such a step.

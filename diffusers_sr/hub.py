@@ -1,4 +1,4 @@
-"""From a name to a pipeline: the models shipped in this package, a local folder, or a repository on the Hub."""
+"""Load a pipeline by name: a model shipped in this package, a local folder, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Reading the list takes neither torch nor diffusers, whose import takes seconds.
+# Reading the list needs neither torch nor diffusers, whose import takes seconds.
 if TYPE_CHECKING:
     import torch
 
@@ -19,10 +19,10 @@ METHODS = {
     "xpsr": "diffusers_sr.xpsr.pipeline.XPSRPipeline",
     "pasd": "diffusers_sr.xpsr.pasd.PASDPipeline",
 }
-"""Where the pipeline class of each method is: the only list of the methods. All else is read off the class."""
+"""The import path of each method's pipeline class: the only list of the methods. All else is read off the class."""
 
 MODELS = Path(__file__).parent / "models"
-"""Where the package keeps its own small models; `base-small` holds what they share, a Stable Diffusion pipeline."""
+"""The folder of the package's own small models; `base-small` holds what they share, a Stable Diffusion pipeline."""
 
 BASE = "base-small"
 BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet")
@@ -42,7 +42,7 @@ def pipeline_class(method: str) -> type[SuperResolutionPipeline]:
 
 
 def embedded_models() -> list[str]:
-    """The names of the models that are shipped with the package."""
+    """List the names of the models that are shipped with the package."""
     return sorted(path.parent.name for path in MODELS.glob("*/model_index.json") if path.parent.name != BASE)
 
 
@@ -59,15 +59,15 @@ def load_pipeline(
     Args:
         model: one of `embedded_models()`, such as "seesr-small" (shipped with the package, nothing is downloaded), a
             folder written by `save_pretrained` or `diffusers-sr convert`, or a Hub id.
-        method: which method it has to be of, one of `METHODS`; by default any.
+        method: the method the model has to belong to, one of `METHODS`; by default any.
         device: torch device the pipeline is moved to.
         dtype: floating-point type of the weights, by default float32.
-        components: models that take the place of the stored ones, or that the folder leaves open.
+        components: components that replace the stored ones, or that the folder leaves open.
 
     Raises:
-        ValueError: if the folder or repository holds a pipeline that is not of this package, or of another method; or
-            if there is no such method.
-        OSError: if it cannot be found.
+        ValueError: if the folder or repository holds a pipeline of another package or another method, or if there is
+            no such method.
+        OSError: if the model cannot be found.
     """
     expected = None if method is None else pipeline_class(method).__name__
 
@@ -77,7 +77,7 @@ def load_pipeline(
     is_embedded = model in embedded_models()
     path = str(MODELS / model) if is_embedded else model
     name = DiffusionPipeline.load_config(path)["_class_name"]
-    if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and its name
+    if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and the class
         name = name[-1]
     methods = {path.rpartition(".")[2]: method for method, path in METHODS.items()}
     if name not in methods:

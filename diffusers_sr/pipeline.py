@@ -39,32 +39,32 @@ if TYPE_CHECKING:
 class SuperResolutionPipeline(
     CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin
 ):
-    """Super-resolution by Stable Diffusion with a ControlNet and an attention adapter on both.
+    """Super-resolution with Stable Diffusion and a ControlNet, and an attention adapter on both.
 
     The base of the methods' pipelines. A method says what its call takes (`call_class`), what it reads from the image
-    (`describe`), how that enters the text (`encode_prompt`) and the denoiser (`prepare_control`), what predicts the
+    (`describe`), how that enters the text (`write_prompt`) and the denoiser (`prepare_control`), what predicts the
     noise (`denoiser_class`), and what its defaults are (`_call_defaults`).
 
     Args:
-        vae, text_encoder, tokenizer, unet, scheduler: of a Stable Diffusion model, or of any fine-tune of its shape.
+        vae, text_encoder, tokenizer, unet, scheduler: those of a Stable Diffusion model, or of a fine-tuned one.
             `text_encoder` and `tokenizer` may be None for calls with `prompt_embeds`.
-        controlnet: sees the enlarged image, in [0, 1].
+        controlnet: is shown the enlarged image, in [0, 1].
         adapter: the method's new attention. It is attached to `unet` and `controlnet` by the first call and stays
             attached; outside a call it has no effect on them.
-        call_defaults: what `__call__` uses for arguments that are None, where it differs from the method's own. It is
-            saved with the pipeline. Given to `from_pretrained`, it replaces all that are saved, also those it does not
-            name; to change one, call
+        call_defaults: the values that `__call__` uses for arguments that are None, where they differ from the method's
+            own. They are saved with the pipeline. Given to `from_pretrained`, they replace all that are saved, even
+            those they do not name; to change one, call
             `pipeline.register_to_config(call_defaults={**pipeline.config.call_defaults, name: value})`.
 
     Raises:
-        ValueError: if `call_defaults` names something that has no such default.
+        ValueError: if `call_defaults` names something that is not among the method's defaults.
     """
 
     call_class: ClassVar[type[Call]] = Call
     denoiser_class: ClassVar[type[ControlledDenoiser]]
     model_cpu_offload_seq = "text_encoder->unet->vae"
     converters: ClassVar[dict[str, str]] = {}
-    """The converters of official checkpoints, by the names `diffusers-sr convert` has for them."""
+    """The converters of official checkpoints, by their names in `diffusers-sr convert`."""
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
     _call_defaults: ClassVar[dict[str, Any]] = {}
 
@@ -87,7 +87,7 @@ class SuperResolutionPipeline(
         super().__init__()
         call_defaults = call_defaults or {}
         if unknown := sorted(call_defaults.keys() - self._call_defaults.keys()):
-            raise ValueError(f"`call_defaults` has {unknown}, but can have {sorted(self._call_defaults)}.")
+            raise ValueError(f"`call_defaults` has {unknown}, but can have only {sorted(self._call_defaults)}.")
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -102,14 +102,15 @@ class SuperResolutionPipeline(
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels to one latent along each side."""
+        """Pixels per latent along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @with_arguments_of(Call)
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Enlarge images; `with_arguments_of` replaces this by the whole documentation."""
         if not args and "image" not in kwargs:
-            raise TypeError(f"{type(self).__name__} is called without `image`: give what to enlarge.")
+            raise TypeError(f"{type(self).__name__} was called without `image`: give the image to enlarge.")
         call = self.check_inputs(*args, **kwargs)
         with turn_on(self.unet, self):
             self._start_call(call)
@@ -131,15 +132,15 @@ class SuperResolutionPipeline(
         return ImagePipelineOutput(images=images) if call.return_dict else (images,)
 
     def check_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """Check the arguments of `__call__` before they cost anything.
+        """Check the arguments of `__call__` before any model runs.
 
         `image` may be left out, to check the others before there is one.
 
         Returns:
-            The call, complete with the model's defaults: a frozen `call_class`.
+            The call, completed with the model's defaults: a frozen `call_class`.
 
         Raises:
-            TypeError: if there is no such argument.
+            TypeError: if an argument is unknown, or given twice.
             ValueError: if an argument has a value that is not allowed, or does not suit the pipeline's components.
         """
         call = read_call(self.call_class, args, kwargs, self.config.call_defaults, type(self).__name__)
@@ -147,7 +148,7 @@ class SuperResolutionPipeline(
         return call
 
     def check_components(self, call: Any) -> None:
-        """Raise ValueError if the components cannot do what a call asks."""
+        """Raise ValueError if the components cannot do what a call asks for."""
         for name in ("tile_size", "tile_overlap"):
             check_multiple(name, getattr(call, name), self.vae_scale_factor)
         if call.tile_overlap >= call.tile_size:
@@ -159,11 +160,11 @@ class SuperResolutionPipeline(
             self._check_text_encoder("prompt")
 
     def prepare_image(self, call: Any) -> Photo:
-        """Read the images, and bring them to the size the models work at.
+        """Read the images and resize them to the size the models work at.
 
         Raises:
             TypeError: if an image is of an unknown kind.
-            ValueError: if an image cannot be used, or other arguments do not fit the images' number or size.
+            ValueError: if an image cannot be used, or other arguments do not match the images' number or size.
         """
         photo = read_photo(call, self.vae_scale_factor, self._execution_device)
         check_against_photo(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
@@ -174,11 +175,11 @@ class SuperResolutionPipeline(
 
         Args:
             image: the images themselves, not enlarged, `[images, 3, height, width]` in [0, 1].
-            call: what the caller knows already.
+            call: the call, with what the caller already knows about the images.
 
         Returns:
-            What `encode_prompt` gets besides the prompts, and what `prepare_control` gets: tensors with a first axis
-            of 1 or of the number of images.
+            The arguments of `write_prompt` besides the prompt, and the tensors for `prepare_control`, whose first
+            axis is 1 or the number of images.
         """
         raise NotImplementedError
 
@@ -186,10 +187,9 @@ class SuperResolutionPipeline(
         """Encode the prompts, one for each result.
 
         Args:
-            texts: what `describe` gives for them.
+            texts: the first of what `describe` returns.
         """
-        device, dtype = self._execution_device, self.unet.dtype
-        embeds = self.encode_prompt(
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             call.prompt,
             call.negative_prompt,
             do_classifier_free_guidance=call.is_guided,
@@ -198,17 +198,17 @@ class SuperResolutionPipeline(
             lora_scale=call.lora_scale,
             **texts,
         )
-        prompt_embeds, negative_prompt_embeds = (
-            None
-            if one is None
-            else for_each_result(one, name, num_images, call.num_images_per_prompt).to(device, dtype)
-            for one, name in zip(embeds, ("prompt", "negative_prompt"), strict=True)
-        )
-        assert prompt_embeds is not None
-        return Guidance(prompt_embeds, negative_prompt_embeds, call.guidance_scale)
+
+        def for_results(embeds: torch.Tensor, name: str) -> torch.Tensor:
+            embeds = for_each_result(embeds, name, num_images, call.num_images_per_prompt)
+            return embeds.to(self._execution_device, self.unet.dtype)
+
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")
+        return Guidance(for_results(prompt_embeds, "prompt"), negative_prompt_embeds, call.guidance_scale)
 
     def prepare_start(self, call: Any, photo: Photo) -> Start:
-        """Draw the noise, or take that of the call, and encode the image if sampling starts from it."""
+        """Draw the noise, or take the call's own, and encode the image if sampling starts from it."""
         noise = call.latents
         if noise is None:
             noise = self.draw_noise(call, photo)
@@ -225,7 +225,7 @@ class SuperResolutionPipeline(
     def encode_image(self, call: Any, image: torch.Tensor, num_images_per_prompt: int = 1) -> torch.Tensor:
         """Encode `image` `[B, 3, H, W]` in [0, 1] to scaled latents from the VAE's posterior (`draw_latents`).
 
-        Each tile of each image is encoded once; every one of its `num_images_per_prompt` results has its own draw.
+        Each tile of each image is encoded once; each of its `num_images_per_prompt` results has its own draw.
         """
         windows = self.windows(call, image, self.vae_scale_factor)
         latents = encode_tiles(self.vae, image, windows, self.vae_scale_factor)
@@ -239,7 +239,7 @@ class SuperResolutionPipeline(
         return posterior.sample(generator)
 
     def denoiser(self, call: Any) -> Denoiser:
-        """Attach the adapter, and make the method's noise prediction with the weights of this call."""
+        """Attach the adapter, and make the method's denoiser with the scales that this call gives."""
         self.adapter.attach(self.unet).attach(self.controlnet)
         return self.denoiser_class(
             self.unet,
@@ -255,13 +255,13 @@ class SuperResolutionPipeline(
         """Prepare what the denoiser is shown of the whole image, for `Denoiser.control_tiles`.
 
         Args:
-            seen: what `describe` gives for it, one for each result.
-            guidance, start: of the result, for methods that sample a reference first.
+            seen: the second of what `describe` returns, with one entry for each result.
+            guidance, start: those of the result, for methods that sample a reference first.
         """
         raise NotImplementedError
 
     def prepare_scheduler(self, num_inference_steps: int) -> Any:
-        """Copy the scheduler for one sampling and set its timesteps: a scheduler remembers what it has done."""
+        """Copy the scheduler for one sampling run and set its timesteps: a scheduler remembers what it has done."""
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         return scheduler
@@ -269,8 +269,8 @@ class SuperResolutionPipeline(
     def prepare_latents(self, call: Any, start: Start, scheduler: Any) -> torch.Tensor:
         """Make latents at the first timestep: noise alone, or noise on the latents of the image.
 
-        As in the official code, the image lies under the noise of the last *training* timestep, though the first step
-        may be an earlier one. Schedulers that count in sigmas have none for it; there it is that of the first step.
+        As in the official code, the image gets the noise of the last *training* timestep, although the first step may
+        be at an earlier one. Schedulers that count in sigmas have none for it: there it is that of the first step.
         """
         if start.image_latents is None:
             return start.noise * scheduler.init_noise_sigma
@@ -291,7 +291,7 @@ class SuperResolutionPipeline(
         scheduler: Any,
         after_step: AfterStep | None = None,
     ) -> torch.Tensor:
-        """Denoise latents `[B, channels, h, w]` at the scheduler's first timestep, tile by tile in every step."""
+        """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
         windows = self.windows(call, latents, 1)
         groups = tile_groups(windows, call.tile_batch_size)
         controls = denoiser.control_tiles(control, len(latents), groups, self.vae_scale_factor)
@@ -314,12 +314,12 @@ class SuperResolutionPipeline(
         start: Start,
         num_inference_steps: int | None = None,
     ) -> torch.Tensor:
-        """Sample latents `[B, channels, h, w]` of a reference, as the result is sampled after it.
+        """Sample the latents `[B, channels, h, w]` of a reference in the way the result is sampled after it.
 
-        Callbacks see nothing of it. A stop ends it, and all that follows.
+        Callbacks are not called. A stop ends it, and everything after it.
 
         Args:
-            num_inference_steps: as many as the result takes, if None.
+            num_inference_steps: denoising steps; None for as many as the result takes.
         """
         scheduler = self.prepare_scheduler(num_inference_steps or call.num_inference_steps)
         return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
@@ -333,7 +333,7 @@ class SuperResolutionPipeline(
         return decode_tiles(self.vae, latents, self.windows(call, latents, 1), self.vae_scale_factor)
 
     def finish(self, call: Any, photo: Photo, images: torch.Tensor) -> Any:
-        """Take the padding off, match the colours, and give size and type that were asked for."""
+        """Remove the padding, match the colours, and convert to the size and type that were asked for."""
         images = images[..., : photo.size[0], : photo.size[1]]
         if call.color_fix is not None:
             enlarged = photo.enlarged.repeat_interleave(call.num_images_per_prompt, dim=0)
@@ -341,7 +341,7 @@ class SuperResolutionPipeline(
         return self.image_processor.postprocess(resize(images, photo.final_size), call.output_type)
 
     def windows(self, call: Any, image: torch.Tensor, scale: int) -> list[Window]:
-        """List the tiles, in latents, of an image with `scale` pixels to a latent."""
+        """List the tiles, in latents, of an image with `scale` pixels per latent."""
         unit = self.vae_scale_factor
         height, width = image.shape[-2] // scale, image.shape[-1] // scale
         return tile_windows(height, width, call.tile_size // unit, call.tile_overlap // unit)

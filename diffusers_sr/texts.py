@@ -20,12 +20,12 @@ def is_texts(value: Any) -> bool:
 
 
 def as_texts(value: str | list[str]) -> list[str]:
-    """The list of a single text; a list as it is."""
+    """Put a single text into a list; return a list as it is."""
     return [value] if isinstance(value, str) else value
 
 
 def pair_texts(prompts: list[str], described: list[str]) -> list[tuple[str, str]]:
-    """What a user says of each image and what it is described by; a list of one serves all of the other.
+    """Pair each image's prompt with its description; a list of one entry serves every entry of the other.
 
     Raises:
         ValueError: if both have several entries and differ in length.
@@ -33,25 +33,25 @@ def pair_texts(prompts: list[str], described: list[str]) -> list[tuple[str, str]
     count = max(len(prompts), len(described))
     if not {len(prompts), len(described)} <= {1, count}:
         raise ValueError(
-            f"There are {len(prompts)} prompts for {len(described)} images: give one for all, or for each."
+            f"There are {len(prompts)} prompts for {len(described)} images: give one for all, or one for each."
         )
     prompts, described = (texts * count if len(texts) == 1 else texts for texts in (prompts, described))
     return list(zip(prompts, described, strict=True))
 
 
 def shorten_before(text: str, ending: str, count_tokens: Callable[[str], int], limit: int) -> str:
-    """`text`, a space and `ending`, of which the text encoder reads the ending whole.
+    """Join `text`, a space and `ending`, with `text` cut short so that the text encoder reads the whole ending.
 
-    What does not fit before the ending is left out from the end of `text` on, at the end of a word if there is one,
-    with a warning that says what. An ending that does not fit by itself stays as it is.
+    What does not fit before the ending is cut off the end of `text`, at the end of a word if there is one, with a
+    warning that quotes it. An ending that is too long on its own stays as it is.
 
     Args:
-        count_tokens: of a text, with the tokens that mark its start and end.
-        limit: how many of them the text encoder reads.
+        count_tokens: counts the tokens of a text, including those that mark its start and end.
+        limit: how many tokens the text encoder reads.
     """
     if count_tokens(f"{text} {ending}") <= limit:
         return f"{text} {ending}".strip()
-    # `start` characters fit, if the ending does, and `end` do not.
+    # `start` characters fit, if the ending does; `end` characters do not.
     start, end = 0, len(text)
     while end - start > 1:
         middle = (start + end) // 2
@@ -64,22 +64,22 @@ def shorten_before(text: str, ending: str, count_tokens: Callable[[str], int], l
         kept = re.sub(r"\S+\Z", "", kept).rstrip() or kept
     kept = kept.rstrip()
     logger.warning(
-        f"The text encoder reads {limit} tokens: of {text!r} it does not read {text[len(kept) :].strip()!r}, so that "
-        f"it reads {ending!r}."
+        f"The text encoder reads {limit} tokens: it does not read {text[len(kept) :].strip()!r} of {text!r}, to leave "
+        f"room for {ending!r}."
     )
     return f"{kept} {ending}".strip()
 
 
 def token_ids(texts: list[str], tokenizer: CLIPTokenizer) -> torch.Tensor:
-    """The tokens of texts, padded to as many as the text encoder reads, `[texts, tokens]`.
+    """Turn texts into tokens, padded to as many as the text encoder reads, `[texts, tokens]`.
 
-    What does not fit is left out, with a warning that says what.
+    What does not fit is left out, with a warning that quotes it.
     """
     length = tokenizer.model_max_length
     for text, untruncated in zip(texts, tokenizer(texts).input_ids, strict=True):
         if len(untruncated) > length:
             lost = tokenizer.decode(untruncated[length - 1 : -1])
-            logger.warning(f"The text encoder reads {length} tokens: of {text!r} it does not read {lost!r}.")
+            logger.warning(f"The text encoder reads {length} tokens: it does not read {lost!r} of {text!r}.")
     padded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     tokens: torch.Tensor = padded.input_ids
     return tokens
@@ -92,9 +92,9 @@ def encode_texts(
     device: torch.device,
     lora_scale: float | None = None,
 ) -> torch.Tensor:
-    """The last hidden states of the text encoder, `[texts, tokens, channels]`, from one call of it on `device`.
+    """Encode texts in one call on `device`: the text encoder's last hidden states, `[texts, tokens, channels]`.
 
-    `lora_scale` is the weight of a LoRA in it. See `token_ids` for texts that are too long.
+    `lora_scale` is the weight of a LoRA in the text encoder. See `token_ids` for texts that are too long.
     """
     tokens = token_ids(texts, tokenizer)
     if lora_scale is not None:

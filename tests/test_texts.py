@@ -94,7 +94,7 @@ def test_a_single_word_after_white_space_is_cut() -> None:
 def test_what_is_left_out_before_an_ending_is_said(warnings: pytest.LogCaptureFixture, text: str, lost: str) -> None:
     shorten_before(text, "sharp", count_characters, 18)
     assert said(warnings) == [
-        f"The text encoder reads 18 tokens: of {text!r} it does not read {lost!r}, so that it reads 'sharp'."
+        f"The text encoder reads 18 tokens: it does not read {lost!r} of {text!r}, to leave room for 'sharp'."
     ]
 
 
@@ -130,7 +130,7 @@ def test_unread_words_are_said(
 ) -> None:
     (tokens,) = token_ids([text], tokenizer).tolist()
     assert len(tokens) == 8 and tokens[-1] == END
-    assert said(warnings) == [f"The text encoder reads 8 tokens: of {text!r} it does not read {lost!r}."]
+    assert said(warnings) == [f"The text encoder reads 8 tokens: it does not read {lost!r} of {text!r}."]
 
 
 def test_embeddings_are_the_last_hidden_states_and_a_lora_is_weighed_once(tokenizer: CLIPTokenizer) -> None:
@@ -165,5 +165,5 @@ def test_one_text_serves_all_of_the_others() -> None:
     assert pair_texts(["a"], ["x", "y"]) == [("a", "x"), ("a", "y")]
     assert pair_texts(["a", "b"], ["x"]) == [("a", "x"), ("b", "x")]
     assert pair_texts(["a", "b"], ["x", "y"]) == [("a", "x"), ("b", "y")]
-    with pytest.raises(ValueError, match="There are 2 prompts for 3 images: give one for all, or for each"):
+    with pytest.raises(ValueError, match="There are 2 prompts for 3 images: give one for all, or one for each"):
         pair_texts(["a", "b"], ["x", "y", "z"])

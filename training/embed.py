@@ -50,8 +50,9 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
         name: model_class.from_pretrained(trained / name, dtype=torch.float16)
         for name, model_class in trained_models(trained, kind).items()
     }
+    base: dict[str, Any] = dict.fromkeys(BASE_COMPONENTS)
     pipeline = kind(
-        **dict.fromkeys(BASE_COMPONENTS),
+        **base,
         **parts,
         scheduler=DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler"),
         call_defaults={**call_defaults, **changes},

@@ -102,7 +102,8 @@ def main() -> None:
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
     for index, path in enumerate(paths):
         photo, degraded = degraded_pair(path, options.first_seed + index, options.max_size)
-        bicubic = resize(degraded, photo.shape[-2:])
+        height, width = photo.shape[-2:]
+        bicubic = resize(degraded, (height, width))
         result = pipeline(
             degraded,
             num_inference_steps=options.steps,

@@ -29,7 +29,7 @@ _attachments = itertools.count()
 
 
 class AdapterHook(ModelHook):
-    """What an adapter leaves at one site of a host.
+    """The hook that an adapter leaves at one site of a host.
 
     A subclass overrides `pre_forward` or `post_forward`. It computes with the adapter's weights only through
     `self.adapter(...)`, and while the adapter has no conditioning it returns what it was given.
@@ -53,7 +53,7 @@ class AdapterHook(ModelHook):
 
 
 class HiddenStatesHook(AdapterHook):
-    """Replaces the hidden states a transformer block is given by what `branch` of the adapter makes of them.
+    """A hook that replaces the hidden states a transformer block is given with the output of the adapter's `branch`.
 
     The branch is called with the site and the hidden states.
     """
@@ -63,6 +63,7 @@ class HiddenStatesHook(AdapterHook):
         self.branch = branch
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace the hidden states, unless the adapter has no conditioning."""
         if not self.adapter.is_conditioned:
             return args, kwargs
         if args:
@@ -72,15 +73,15 @@ class HiddenStatesHook(AdapterHook):
 
 
 class AttentionAdapter(ModelMixin, ConfigMixin):
-    """Base of the adapters: where they attach, and what they are conditioned on.
+    """The base class of the adapters: where they attach, and what they are conditioned on.
 
-    Its configuration holds `unet_sites` and `controlnet_sites`: dictionaries from the name of a module of the host
-    ("mid_block.attentions.0") to what has to be known to build the adapter's part for it. A subclass builds its
-    weights from them, and implements `prepare_conditioning` and `site_hook`.
+    Its configuration holds `unet_sites` and `controlnet_sites`: dictionaries that map the name of a module of the host
+    ("mid_block.attentions.0") to the options needed to build the adapter's part for it. A subclass builds its weights
+    from them, and implements `prepare_conditioning` and `site_hook`.
 
-    Attached without conditioning, a host computes bit for bit what it computes without an adapter; so stay attached
-    (to attach and detach around every call would make `torch.compile` recompile on every call) and scope only the
-    conditioning::
+    While its adapter has no conditioning, a host computes bit for bit what it computes without one. So leave the
+    adapter attached (attaching and detaching it around every call would make `torch.compile` recompile every time) and
+    scope only the conditioning::
 
         adapter.attach(unet).attach(controlnet)
         with adapter.conditioning(representation=representation):
@@ -100,20 +101,20 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         self._hosts: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def attach(self, model: nn.Module) -> Self:
-        """Put this adapter's hooks on a UNet or a ControlNet, compiled or not. Sites that have them are left alone.
+        """Put this adapter's hooks on a UNet or a ControlNet, compiled or not. Sites that have them are skipped.
 
         Raises:
             TypeError: if `model` is neither a `UNet2DConditionModel` nor a `ControlNetModel`.
-            ValueError: if a site of this adapter is missing in `model` or has another shape there; nothing is
-                attached then.
+            ValueError: if a site of this adapter is missing in `model` or has another shape there, or if `model` is a
+                ControlNet whose condition image is not in RGB order; nothing is attached then.
         """
         host, role = find_host(model)
         hooks = {site: self.site_hook(role, site, site_module(host, site)) for site in self.sites(role)}
         if embeds_image(host) and host.config.controlnet_conditioning_channel_order != "rgb":
             raise ValueError(
                 "The ControlNet's `controlnet_conditioning_channel_order` is "
-                f"{host.config.controlnet_conditioning_channel_order!r}, but only 'rgb' can take a condition image "
-                "that is embedded once for all steps: re-order the input channels of "
+                f"{host.config.controlnet_conditioning_channel_order!r}, but only with 'rgb' can it take a "
+                "condition image that is embedded once for all steps: re-order the input channels of "
                 "`controlnet_cond_embedding.conv_in` and set the configuration to 'rgb'."
             )
         name = f"{type(self).__name__}_{next(_attachments)}"
@@ -128,7 +129,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         return self
 
     def detach(self, model: nn.Module | None = None) -> Self:
-        """Take this adapter's hooks away, so that no trace is left: the exact inverse of `attach`.
+        """Remove this adapter's hooks without leaving a trace: the exact inverse of `attach`.
 
         Args:
             model: the host to detach from. By default every host this adapter was attached to by `attach`; a deep
@@ -153,14 +154,14 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         )
 
     def prepare(self, **inputs: Any) -> Any:
-        """Compute from `inputs` what is the same at every step; `prepare_conditioning` says what to give.
+        """Compute from `inputs` what is the same at every step; `prepare_conditioning` says what they are.
 
-        Gradients flow through what is prepared. `conditioned` takes it, as often as it is needed.
+        Gradients flow through the result, which can be passed to `conditioned` any number of times.
         """
         return self("prepare_conditioning", **inputs)
 
     def set_conditioning(self, **inputs: Any) -> None:
-        """Condition every attached host on `inputs`, as those of `prepare`, until the next call."""
+        """Condition every attached host on `inputs`, which are those of `prepare`, until this is called again."""
         self._conditioning = self.prepare(**inputs)
 
     def clear_conditioning(self) -> None:
@@ -175,7 +176,7 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
 
     @contextmanager
     def conditioned(self, prepared: Any) -> Iterator[None]:
-        """Do the same with what `prepare` gave, or with None for no conditioning."""
+        """Do the same as `conditioning` with what `prepare` returned, or with None for no conditioning."""
         previous = self._conditioning
         self._conditioning = prepared
         try:
@@ -185,30 +186,34 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
 
     @property
     def is_conditioned(self) -> bool:
+        """Whether the adapter has conditioning."""
         return self._conditioning is not None
 
     def forward(self, branch: str, *args: Any, **kwargs: Any) -> Any:
-        """Run the method named `branch`. All computation with the adapter's weights enters here: this is what lets
-        the hooks that bring offloaded weights to the device see it."""
+        """Run the method named `branch`.
+
+        All computation with the adapter's weights enters here, so that the hooks that bring offloaded weights to the
+        device see it.
+        """
         return getattr(self, branch)(*args, **kwargs)
 
     def recomputed(self, function: Callable[..., Result], *inputs: Any) -> Result:
-        """`function(*inputs)`, whose activations the backward pass computes again under gradient checkpointing."""
+        """Call `function(*inputs)`; under gradient checkpointing, the backward pass recomputes its activations."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             result: Result = self._gradient_checkpointing_func(function, *inputs)
             return result
         return function(*inputs)
 
     def sites(self, role: str) -> Mapping[str, dict[str, Any]]:
-        """The sites of a host by their names in it; `role` is "unet" or "controlnet"."""
+        """Map the names of a host's sites to their options; `role` is "unet" or "controlnet"."""
         return self.config[f"{role}_sites"]
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> AdapterHook:
-        """The hook for one site. Raises ValueError if `module`, which the host has there, does not fit."""
+        """Make the hook for one site. Raises ValueError if `module`, which the host has there, does not fit."""
         raise NotImplementedError
 
     def prepare_conditioning(self, *args: Any, **inputs: Any) -> Any:
-        """Compute from the inputs of `set_conditioning` what is the same at every step; a method names its own."""
+        """Compute from the inputs of `prepare` what is the same at every step; each method names its own."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:

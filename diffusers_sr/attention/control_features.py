@@ -1,4 +1,4 @@
-"""Features of a ControlNet as what attention reads: how they are made, and which of them each transformer reads."""
+"""Features of a ControlNet that attention reads: how they are made, and which of them each transformer reads."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def control_features(
     condition: torch.Tensor,
     conditioning_scale: float = 1.0,
 ) -> list[torch.Tensor]:
-    """The residuals of the ControlNet, those of the down blocks and then the middle one.
+    """Run the ControlNet for its residuals: those of the down blocks, and then the middle one.
 
     Args:
         latents: noisy, `[B, channels, h, w]`.
         text: `[B, tokens, channels]`.
-        condition: what the ControlNet embeds; or, of the latents' height, what it has embedded, or latents,
-            `[B, channels, h, n * w]`: `n` of them side by side, for which the noisy ones are repeated.
+        condition: an image for the ControlNet to embed; or, as high as the latents, its embedding, or condition
+            latents `[B, channels, h, n * w]`: `n` of them side by side, for which the noisy ones are repeated.
     """
     side_by_side = condition.shape[-1] // latents.shape[-1] if condition.shape[-2] == latents.shape[-2] else 1
     down, middle = controlnet(
@@ -42,10 +42,10 @@ def control_features(
 
 
 def decoder_features(unet: Host, controlnet: Host) -> dict[str, int]:
-    """The control feature that each residual block of the decoder reads, by its name, "up_blocks.0.resnets.0".
+    """Map each residual block of the decoder, such as "up_blocks.0.resnets.0", to the control feature it reads.
 
-    It is the one that its skip connection comes with: the n-th of the decoder reads the n-th from the end of those of
-    the down blocks.
+    It is the feature that belongs to its skip connection: the decoder's n-th block reads the n-th from the end of the
+    features of the down blocks.
     """
     resnets = [
         f"up_blocks.{block}.resnets.{layer}"
@@ -57,13 +57,13 @@ def decoder_features(unet: Host, controlnet: Host) -> dict[str, int]:
 
 
 def control_sites(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
-    """The first transformer block of every text transformer of the middle and the decoder, by its name in the UNet.
+    """Find the first transformer block of each text transformer in middle and decoder, by its name in the UNet.
 
     In the decoder it reads the control feature of the residual block before it; see `decoder_features`.
 
     Returns:
-        `channels`, `num_attention_heads` and `norm_num_groups` of each, and which feature it reads: its
-        `control_index` among those of the down blocks, -1 being the middle one, and its `control_channels`.
+        For each its `channels`, `num_attention_heads` and `norm_num_groups`, and the feature it reads: the
+        `control_index` among those of the down blocks, where -1 is the middle one, and the `control_channels`.
     """
     transformers = {"mid_block.attentions.0": MIDDLE} if getattr(unet.mid_block, "attentions", None) else {}
     for resnet, index in decoder_features(unet, controlnet).items():
@@ -85,21 +85,27 @@ def control_sites(unet: Host, controlnet: Host) -> dict[str, dict[str, Any]]:
 
 
 def feature_of_site(features: Sequence[torch.Tensor], name: str, site: str, options: dict[str, Any]) -> torch.Tensor:
-    """The one of `features`, of `control_features`, that a site with these options of `control_sites` reads.
+    """Pick the feature that a site reads.
+
+    Args:
+        features: from `control_features`.
+        name: what the error calls the features.
+        site: name of the site, for the error.
+        options: those of the site, from `control_sites`.
 
     Raises:
-        ValueError: if there is none, or it has other channels; the message calls the features `name`.
+        ValueError: if there is no such feature, or it has another number of channels.
     """
     index, channels = options["control_index"], options["control_channels"]
     if not -len(features) <= index < len(features) or features[index].shape[1] != channels:
         raise ValueError(
-            f"`{name}` has features {[list(feature.shape) for feature in features]}, but {site!r} reads {channels} "
-            f"channels of number {index}: give all residuals of the ControlNet this adapter was trained with, those "
-            "of the down blocks and then that of the middle."
+            f"`{name}` has features {[list(feature.shape) for feature in features]}, but {site!r} reads number "
+            f"{index} with {channels} channels: give all residuals of the ControlNet this adapter was trained with, "
+            "those of the down blocks and then that of the middle."
         )
     return features[index]
 
 
 def feature_tokens(feature: torch.Tensor) -> torch.Tensor:
-    """`[B, C, h, w] -> [B, h * w, C]`."""
+    """Make tokens of a feature, `[B, C, h, w] -> [B, h * w, C]`."""
     return feature.flatten(2).transpose(1, 2)

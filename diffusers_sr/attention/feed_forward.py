@@ -11,12 +11,13 @@ _MOST_ELEMENTS = 2**21
 
 
 class ChunkedFeedForward(FeedForward):
-    """diffusers' feed-forward, which on a CPU takes the tokens in parts: the same result in less time and memory.
+    """diffusers' feed-forward, which on a CPU processes the tokens in parts: the same result in less time and memory.
 
-    A GPU takes them all at once; many small parts would leave it idle.
+    A GPU processes them all together; many small parts would leave it idle.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `[B, tokens, channels]` to the same shape."""
         whole = super().forward
         if hidden_states.device.type != "cpu":
             return whole(hidden_states)

@@ -1,4 +1,4 @@
-"""How hooks are put on the modules of a host and taken off, and the hook of a ControlNet's condition image."""
+"""Put hooks on the modules of a host and remove them; and the hook for a ControlNet's condition image."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ CONDITION_EMBEDDING = "condition_embedding"
 
 
 class ConditionEmbeddingHook(ModelHook):
-    """Lets a ControlNet take an embedded condition image as `controlnet_cond`.
+    """A hook that lets a ControlNet take an embedded condition image as `controlnet_cond`.
 
     The embedding of the condition image (the convolutions before the first block) is the same at every step and in
     both halves of classifier-free guidance. With this hook it can be computed once, by calling
-    `controlnet.controlnet_cond_embedding(image)`, and handed over in place of the image: what already has the
-    channels of an embedding passes through unchanged.
+    `controlnet.controlnet_cond_embedding(image)`, and passed in place of the image: an input that already has
+    the channels of an embedding passes through unchanged.
     """
 
     def new_forward(self, module: ControlNetConditioningEmbedding, conditioning: torch.Tensor) -> torch.Tensor:
+        """Embed an image, or return an embedding as it is."""
         if conditioning.shape[1] == module.conv_out.out_channels != module.conv_in.in_channels:
             return conditioning
         embedding: torch.Tensor = self.fn_ref.original_forward(conditioning)
@@ -33,7 +34,7 @@ class ConditionEmbeddingHook(ModelHook):
 
 
 def embeds_image(host: Host) -> bool:
-    """Whether this is a ControlNet whose condition is an image, and not latents."""
+    """Whether this is a ControlNet whose condition is an image rather than latents."""
     return isinstance(getattr(host, "controlnet_cond_embedding", None), ControlNetConditioningEmbedding)
 
 
@@ -59,7 +60,7 @@ def register(module: nn.Module, hook: ModelHook, name: str) -> None:
 
 
 def remove(module: nn.Module, name: str) -> None:
-    """Take a hook off a module, and with the last one every trace of it."""
+    """Remove a hook from a module, and with the last hook every trace of them."""
     registry: Any = module._diffusers_hook
     registry.remove_hook(name, recurse=False)
     if not registry.hooks:

@@ -1,4 +1,4 @@
-"""The transformers that SeeSR and XPSR put beside those of their hosts: diffusers' own, with prepared attention."""
+"""The transformers that SeeSR and XPSR add to those of their hosts: diffusers' own, with prepared attention."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _OPTIONS = (
 
 
 def transformer_options(transformer: Transformer2DModel) -> dict[str, Any]:
-    """The options that make another transformer of the same shape with `prepared_transformer`."""
+    """Read the options with which `prepared_transformer` makes another transformer of the same shape."""
     return {name: transformer.config[name] for name in _OPTIONS}
 
 
 def prepared_transformer(cross_attention_dim: int, options: dict[str, Any]) -> Transformer2DModel:
-    """A transformer whose `encoder_hidden_states` are keys and values: those of `transformer_keys_and_values`.
+    """Make a transformer whose `encoder_hidden_states` are keys and values: those of `transformer_keys_and_values`.
 
     Args:
-        cross_attention_dim: channels of the tokens that keys and values are computed of.
-        options: what `transformer_options` gives; others beside them are left to their owner.
+        cross_attention_dim: channels of the tokens that keys and values are computed from.
+        options: from `transformer_options`; any further ones are ignored.
     """
     transformer = Transformer2DModel(
         cross_attention_dim=cross_attention_dim, **{name: options[name] for name in _OPTIONS}
@@ -43,13 +43,13 @@ def prepared_transformer(cross_attention_dim: int, options: dict[str, Any]) -> T
 
 
 def transformer_keys_and_values(transformer: Transformer2DModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Keys and values of all layers, `[B, L, channels] -> [B, L, num_layers * 2 * inner channels]`."""
+    """Compute the keys and values of all layers, `[B, L, channels] -> [B, L, num_layers * 2 * inner channels]`."""
     blocks: Any = transformer.transformer_blocks
     return torch.cat([keys_and_values(block.attn2, tokens) for block in blocks], dim=-1)
 
 
 def run_prepared(transformer: Transformer2DModel, hidden_states: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor:
-    """The transformer on `[B, C, H, W]`, to the same shape, with its residual."""
+    """Run the transformer with prepared keys and values, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
     output: torch.Tensor = transformer(hidden_states, encoder_hidden_states=prepared, return_dict=False)[0]
     return output
 
@@ -64,7 +64,7 @@ def keep_transformer_processors(adapter: nn.Module) -> None:
 
 
 def with_hidden_states(output: Any, hidden_states: torch.Tensor) -> Any:
-    """Hidden states in the form of `output`, of a transformer or a residual block."""
+    """Return hidden states in the form of `output`, which is that of a transformer or a residual block."""
     if isinstance(output, torch.Tensor):
         return hidden_states
     return (hidden_states,) if isinstance(output, tuple) else Transformer2DModelOutput(sample=hidden_states)

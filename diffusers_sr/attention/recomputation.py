@@ -14,8 +14,8 @@ from .adapter import AttentionAdapter
 def recomputed_with_conditioning(*adapters: AttentionAdapter) -> Callable[..., Any]:
     """Make the function that `enable_gradient_checkpointing` of a host, or of an adapter, takes.
 
-    The backward pass computes activations again, when the `with` block of the conditioning has long been left. Each
-    recomputation is conditioned as its first computation was, so that one `with` block serves sampling and training.
+    The backward pass recomputes activations long after the `with` block of the conditioning has been left. Each
+    recomputation is conditioned as the first computation was, so that one `with` block serves sampling and training.
     """
 
     def recomputed(module: Callable[..., Any], *inputs: Any) -> Any:

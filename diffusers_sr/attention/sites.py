@@ -1,4 +1,4 @@
-"""The hosts of an adapter and their sites: the modules new attention is put at."""
+"""The hosts of an adapter and their sites: the modules where new attention is attached."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _OTHER_HOST = "use the adapter with the base model it was made for, or one of th
 
 
 def site_key(site: str) -> str:
-    """A site's key in a `ModuleDict`, where dots are not allowed: "mid_block__attentions__0"."""
+    """Give a site's key in a `ModuleDict`, where dots are not allowed: "mid_block__attentions__0"."""
     return site.replace(".", "__")
 
 
 def check_site(role: str, site: str, module: nn.Module, kind: type[Any]) -> Any:
-    """The `module` a host has at `site`. Raises ValueError if it is not of the kind the adapter was made for."""
+    """Return the `module` of a host at `site`. Raises ValueError if it is not of the kind the adapter was made for."""
     if not isinstance(module, kind):
         raise ValueError(
             f"{site!r} of the {role} is a {type(module).__name__}, expected a {kind.__name__}: {_OTHER_HOST}"
@@ -36,7 +36,7 @@ def check_site_channels(role: str, site: str, channels: int, expected: int) -> N
 
 
 def find_host(model: nn.Module) -> tuple[Host, str]:
-    """Give the host without what is wrapped around it, and its role. Raises TypeError if it is neither of the two."""
+    """Return the host without its wrappers, and its role. Raises TypeError if it is not a UNet or a ControlNet."""
     model = unwrap_module(model)
     if isinstance(model, UNet2DConditionModel):
         return model, "unet"
@@ -44,12 +44,12 @@ def find_host(model: nn.Module) -> tuple[Host, str]:
         return model, "controlnet"
     raise TypeError(
         f"An attention adapter attaches to a UNet2DConditionModel or a ControlNetModel, not to a "
-        f"{type(model).__name__}: give the model itself, without what is wrapped around it."
+        f"{type(model).__name__}: give the model itself, without its wrappers."
     )
 
 
 def site_module(host: Host, site: str) -> nn.Module:
-    """Give the module a host has at `site`. Raises ValueError if it has none."""
+    """Return the module a host has at `site`. Raises ValueError if there is none."""
     try:
         return host.get_submodule(site)
     except AttributeError:

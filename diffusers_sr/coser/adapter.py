@@ -22,12 +22,12 @@ from .processor import OneHotReferenceAttnProcessor
 
 
 class AllInAttention(nn.Module):
-    """What precedes one transformer block: it reads control features of the image and of its references.
+    """The attention before one transformer block, to control features of the image and of its references.
 
     Args:
-        channels: of the transformer block.
-        control_channels: of the control features; if they differ, a convolution brings them to `channels`.
-        num_attention_heads: of both attentions.
+        channels: those of the transformer block.
+        control_channels: those of the control features; if they differ, a convolution brings them to `channels`.
+        num_attention_heads: heads of both attentions.
         norm_num_groups: groups of the control features' normalisation.
     """
 
@@ -45,7 +45,7 @@ class AllInAttention(nn.Module):
         self.norm_lr = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
         self.proj_lr = nn.Linear(channels, channels)
         self.conv_reference = new_conv()
-        # The official code has a projection of the reference too, and never uses it.
+        # The official code has a projection of the reference too, but never uses it.
         self.norm_reference = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
         self.attn_reference = new_attention()
         self.out_reference = nn.Linear(channels, channels)
@@ -54,11 +54,11 @@ class AllInAttention(nn.Module):
         self.out_lr = nn.Linear(channels, channels)
 
     def prepare(self, lr: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What does not depend on the hidden states, and so is the same in both halves of the guidance.
+        """Compute what does not depend on the hidden states, and so is the same in both halves of the guidance.
 
         Args:
             lr: control features of the image, `[B, control_channels, h, w]`.
-            reference: of its references side by side, `[B, control_channels, h, w * references]`.
+            reference: those of its references side by side, `[B, control_channels, h, w * references]`.
 
         Returns:
             The residual of the reference attention, `[B, h * w, channels]`, and keys and values of the LR attention,
@@ -70,7 +70,7 @@ class AllInAttention(nn.Module):
         return residual, keys_and_values(self.attn_lr, lr)
 
     def forward(self, hidden_states: torch.Tensor, prepared: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """The hidden states `[k * B, N, channels]` with both residuals added; the official code's order."""
+        """Add both residuals to the hidden states `[k * B, N, channels]`, in the official code's order."""
         residual, keys_and_values = prepared
         hidden_states = hidden_states + repeat_to_batch(residual, len(hidden_states))
         attended = self.attn_lr(self.norm_hidden(hidden_states), encoder_hidden_states=keys_and_values)
@@ -89,8 +89,8 @@ class CoSeRAdapter(AttentionAdapter):
             `channels`, `control_channels`, `num_attention_heads` and `norm_num_groups` of its `AllInAttention`, and
             `control_index`: which of the ControlNet's down residuals it reads; -1 is the middle one. `from_hosts`
             reads them from the models.
-        similarity: of the one-hot attention. "normalized" is the cosine similarity of the paper's Eq. 5; the released
-            weights want "scaled", the scaled dot product of the official code.
+        similarity: that of the one-hot attention. "normalized" is the cosine similarity of the paper's Eq. 5; the
+            released weights need "scaled", the scaled dot product of the official code.
     """
 
     _no_split_modules = ["AllInAttention"]  # noqa: RUF012
@@ -112,10 +112,10 @@ class CoSeRAdapter(AttentionAdapter):
 
     @classmethod
     def from_hosts(cls, unet: Host, controlnet: Host, similarity: Similarity = "normalized") -> Self:
-        """A new adapter for these models, to be trained.
+        """Make a new adapter for these models, to be trained.
 
-        As in the official code both attentions and the norms start from the block's own self-attention, and what is
-        added from zero, so that the conditioned UNet starts out as the stock one.
+        As in the official code, both attentions and the norms start from those of the block's own self-attention, and
+        what is added starts from zero, so that the conditioned UNet starts out as the stock one.
         """
         adapter = cls(unet_sites=control_sites(unet, controlnet), similarity=similarity)
         for site in adapter.config.unet_sites:
@@ -123,16 +123,21 @@ class CoSeRAdapter(AttentionAdapter):
         return adapter
 
     def sites(self, role: str) -> dict[str, dict[str, Any]]:
+        """Map the UNet's sites to their options; a ControlNet has none."""
         return self.config.unet_sites if role == "unet" else {}
 
     def prepare_conditioning(
         self, lr: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """What every site adds and attends to, by site; see `AllInAttention.prepare`.
+        """Compute what every site adds and attends to, by site; see `AllInAttention.prepare`.
 
-        This is what `set_conditioning` and `conditioning` take: the residuals of the ControlNet, those of the down
-        blocks and then the middle one, each `[B, channels, h, w]`; `lr` for the image's latents, `reference` for those
-        of the references, which may lie side by side. A host may then be called with any multiple of `B` latents.
+        `prepare`, `conditioning` and `set_conditioning` take the residuals of the ControlNet, those of the down blocks
+        and then the middle one, each `[B, channels, h, w]`. A host may then be called with any multiple of `B`
+        latents.
+
+        Args:
+            lr: the residuals for the image's latents.
+            reference: those for the latents of the references, which may lie side by side.
 
         Raises:
             ValueError: if the residuals are not those this adapter was made for.
@@ -148,17 +153,18 @@ class CoSeRAdapter(AttentionAdapter):
         return prepared
 
     def all_in_attention(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The hidden states `[k * B, N, channels]` of a site as its transformer block gets them."""
+        """Turn the hidden states `[k * B, N, channels]` of a site into those that its transformer block gets."""
         return self.recomputed(self._attention(site), hidden_states, self._conditioning[site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> HiddenStatesHook:
+        """Make the hook for one transformer block. Raises ValueError if `module` is another kind or size."""
         expected = self.sites(role)[site]["channels"]
         found = check_site(role, site, module, BasicTransformerBlock)
         check_site_channels(role, site, found.norm1.normalized_shape[0], expected)
         return HiddenStatesHook(self, role, site, "all_in_attention")
 
     def _attention(self, site: str) -> AllInAttention:
-        return self.unet[site_key(site)]  # type: ignore[return-value]  # a ModuleDict does not know of what
+        return self.unet[site_key(site)]  # type: ignore[return-value]  # a ModuleDict does not know their type
 
     def _keep_processors(self) -> None:
         attentions: list[Any] = list(self.unet.values())
@@ -171,7 +177,7 @@ class CoSeRAdapter(AttentionAdapter):
         block: Any = unet.get_submodule(site)
         new.norm_lr.load_state_dict(transformer.norm.state_dict())
         new.norm_reference.load_state_dict(transformer.norm.state_dict())
-        # A base may project with a convolution of one pixel, which is the same.
+        # A base may project with a 1×1 convolution, which is the same.
         weight = {
             name: tensor.flatten(1) if tensor.ndim > 1 else tensor
             for name, tensor in transformer.proj_in.state_dict().items()

@@ -1,4 +1,4 @@
-"""What a call of CoSeR's pipeline takes."""
+"""The arguments of a call of CoSeR's pipeline."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ class CoSeRCall(Call):
     """The arguments of every method, and those of the cognitive embedding, the references and the decoder."""
 
     cognitive_embedding: torch.Tensor | None = argument(
-        "instead of the cognitive encoder's, `[1 or images, tokens, channels]`.", per_image=True
+        "embedding instead of the cognitive encoder's, `[1 or images, tokens, channels]`.", per_image=True
     )
     reference_images: ImageInput | Sequence[ImageInput] | None = argument(
         "references instead of generated ones, for all images. Each is stretched to the size of the result, or of a "
-        "tile where there are several."
+        "tile if there are several."
     )
     num_references: int = model_argument(
-        "references to generate.", option={"type": int, "help": "references to generate (the model's default)"}
+        "number of references to generate.",
+        option={"type": int, "help": "number of references to generate (by default the model's)"},
     )
     reference_guidance_scale: float = model_argument(
-        "guidance of their generation, which is that of stock Stable Diffusion."
+        "guidance scale of the generated references, which stock Stable Diffusion makes."
     )
     cfw_weight: float | None = argument(
         "weight of the image's features in the decoder, from 0, which leaves them out, to 1. By default it "
-        "is that in `call_defaults`; if the VAE is not of the kind they join, they are then left out with a warning.",
-        option={"type": float, "help": "from 0, realism, to 1, fidelity to the image (the model's default)"},
+        "is the one in `call_defaults`; if the VAE is not of the kind they join, they are then left out, with a "
+        "warning.",
+        option={"type": float, "help": "from 0, realism, to 1, fidelity to the image (by default the model's)"},
     )
 
     def __post_init__(self) -> None:

@@ -26,8 +26,8 @@ from .fusion_layer import FusionLayer
 
 Features: TypeAlias = tuple[torch.Tensor, ...]
 
-# With these, and with dense blocks that map zero to zero, what a fusion layer adds is zero. The last convolution would
-# not do: the residual block around it passes its input on.
+# If these are zero, and dense blocks map zero to zero, what a fusion layer adds is zero. The last convolution alone is
+# not enough: the residual block around it passes its input on.
 _ZERO_AT_FIRST = (".resnet_in.conv2.", ".resnet_in.conv_shortcut.", ".resnet_out.conv2.")
 _NO_TILING = "Call vae.disable_tiling(), and work on tiles of image and latents instead, as the pipeline does."
 
@@ -36,7 +36,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
     """Fusion layers that bring what the encoder sees of the low-resolution image into the decoder.
 
     StableSR (arXiv 2305.07015, "Fidelity-Realism Trade-off"): `h + w * F(cat[encoder features, h])` on the decoder
-    features `h` of a level, behind its residual blocks and before it is upsampled. `w` trades the realism of the
+    features `h` of a level, after its residual blocks and before it is upsampled. `w` trades the realism of the
     generated latents (0: the stock decoder, bit for bit) for fidelity to the image (1)::
 
         posterior, features = cfw.encode(vae, image)
@@ -48,7 +48,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
         levels: the levels of the autoencoder that are fused: level `l` has `1 / 2**l` of the image's height and width.
             It is `encoder.down_blocks[l]`, and `decoder.up_blocks[-1 - l]`. Features come in this order.
         channels: channels of each of these levels.
-        num_rrdbs: residual-in-residual dense blocks of a fusion layer.
+        num_rrdbs: residual-in-residual dense blocks in a fusion layer.
         growth_channels: channels each convolution of a dense block adds.
         norm_num_groups: groups of the group norms; divides every number of channels.
 
@@ -85,18 +85,18 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
     def from_vae(
         cls, vae: AutoencoderKL, levels: Sequence[int] = (2, 1), num_rrdbs: int = 2, growth_channels: int = 32
     ) -> Self:
-        """New fusion layers for an autoencoder, to be trained: with them it still decodes as the stock one.
+        """Make new fusion layers for an autoencoder, to be trained: with them it still decodes as the stock one.
 
         (StableSR starts from random ones.)
 
         Args:
             vae: gives channels and groups of the norms.
-            levels: as of the class. By default those with a quarter and a half of the image's height and width, as
+            levels: as in the class. By default those with a quarter and a half of the image's height and width, as
                 in StableSR; an autoencoder of three levels has them too.
-            num_rrdbs, growth_channels: as of the class.
+            num_rrdbs, growth_channels: as in the class.
 
         Raises:
-            TypeError: if `vae` is no `AutoencoderKL`.
+            TypeError: if `vae` is not an `AutoencoderKL`.
             ValueError: if `vae` lacks one of `levels`.
         """
         config = autoencoder_to_join(vae).config
@@ -113,21 +113,21 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
         return cfw
 
     def encode(self, vae: AutoencoderKL, image: torch.Tensor) -> tuple[DiagonalGaussianDistribution, Features]:
-        """The posterior of `vae.encode`, bit for bit, and the features that `decode` takes.
+        """Encode as `vae.encode` does, bit for bit, and keep the features that `decode` takes.
 
         Args:
             vae: the stock autoencoder. It is left as it was found.
-            image: `[B, 3, H, W]` in [-1, 1], where H and W are multiples of the pixels to one latent. StableSR gives
+            image: `[B, 3, H, W]` in [-1, 1], where H and W are multiples of the pixels per latent. StableSR takes
                 the low-resolution image, enlarged to the size of the result.
 
         Returns:
-            The posterior, and for each of `levels` the features behind the residual blocks of that level of the
+            The posterior, and for each of `levels` the features after the residual blocks of that level of the
             encoder, `[B, channels, H / 2**level, W / 2**level]`.
 
         Raises:
-            TypeError: if `vae` is no `AutoencoderKL`.
-            ValueError: if `vae` is not of the shape this was made for, if H or W is no such multiple, or if the image
-                is so large that the autoencoder's own tiling would cut it.
+            TypeError: if `vae` is not an `AutoencoderKL`.
+            ValueError: if `vae` is not of the shape this was made for, if H or W is not such a multiple, or if the
+                image is so large that the autoencoder's own tiling would cut it.
         """
         encoder_blocks, _ = self._fused_blocks(vae)
         height, width = image.shape[-2:]
@@ -136,7 +136,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`image` has {width}×{height} pixels, expected multiples of {multiple}: pad it (pad_to_multiple)."
             )
-        # The autoencoder's `use_slicing` makes several passes of a batch.
+        # With the autoencoder's `use_slicing` a batch takes several passes.
         passes: list[list[torch.Tensor]] = [[] for _ in encoder_blocks]
 
         def keep(level: int, features: list[torch.Tensor], _: nn.Module, __: Any, output: torch.Tensor) -> None:
@@ -154,23 +154,23 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Decode latents with the features of an image.
 
-        An autoencoder that was compiled runs uncompiled in here, and in `encode`.
+        A compiled autoencoder runs uncompiled in here, and in `encode`.
 
         Args:
             vae: the stock autoencoder. It is left as it was found.
             latents: `[B, C, h, w]`, as `vae.decode` takes them.
-            features: from `encode` of an image that `latents` has the size of; for a tile of the latents, those of
-                the same tile of the image (see `crop_features`). Not read where `weight` is 0.
+            features: from `encode` of an image as large as the decoded `latents`; for a tile of the latents, those of
+                the same tile of the image (see `crop_features`). Not read if `weight` is 0.
             weight: from 0 (realism) to 1 (fidelity); 0.5 in CoSeR's official code.
 
         Returns:
-            The image `[B, 3, H, W]`, about in [-1, 1]. With a `weight` of 0 it is that of `vae.decode`, bit for bit.
+            The image `[B, 3, H, W]`, roughly in [-1, 1]. With a `weight` of 0 it is that of `vae.decode`, bit for bit.
 
         Raises:
-            TypeError: if `vae` is no `AutoencoderKL`.
-            ValueError: if `weight` is no number from 0 to 1, if `vae` is not of the shape this was made for, if
+            TypeError: if `vae` is not an `AutoencoderKL`.
+            ValueError: if `weight` is not a number from 0 to 1, if `vae` is not of the shape this was made for, if
                 `features` do not fit `latents`, if the latents are so large that the autoencoder's own tiling would
-                cut them, or if the decoder would compute its blocks again, unhooked, for gradient checkpointing.
+                cut them, or if the decoder would recompute its blocks, unhooked, for gradient checkpointing.
         """
         if not (isinstance(weight, Real) and 0 <= weight <= 1):
             raise ValueError(f"weight={weight!r}, expected a number from 0 (realism) to 1 (fidelity).")
@@ -205,20 +205,20 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
         """Fuse the features of one level, both `[B, channels, h, w]`: `h + w * F(cat[encoder features, h])`.
 
         All computation with this model's weights enters here, so that the hooks that bring offloaded weights to the
-        device see it. Its dtype may be another than the autoencoder's.
+        device see it. Its dtype may differ from the autoencoder's.
         """
         if encoder_features.shape != decoder_features.shape:
             raise ValueError(
                 f"At level {level} the features are {list(encoder_features.shape)}, but the decoder's are "
-                f"{list(decoder_features.shape)}: give those of an image, or a tile, that the latents have the size "
-                f"of. {_NO_TILING}"
+                f"{list(decoder_features.shape)}: give those of an image, or a tile, as large as the decoded latents. "
+                f"{_NO_TILING}"
             )
         layer = self.fusion_layers[str(level)]
         fused = layer(encoder_features.to(self.dtype), decoder_features.to(self.dtype))
         return decoder_features + weight * fused.to(decoder_features.dtype)
 
     def _fused_blocks(self, vae: AutoencoderKL) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The last residual blocks of the fused levels, in encoder and decoder."""
+        """List the last residual blocks of the fused levels, in encoder and decoder."""
         vae = autoencoder_to_join(vae)
         widths = dict(enumerate(vae.config.block_out_channels))
         for level, expected in zip(self.config.levels, self.config.channels, strict=True):
@@ -234,9 +234,10 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
 
 
 def crop_features(features: Sequence[torch.Tensor], latents: torch.Tensor, group: Sequence[Window]) -> Features:
-    """The features under a group of tiles of `latents`, as `crop_tiles(latents, group)` gives their latents.
+    """Cut out the features under a group of tiles of `latents`, as `crop_tiles(latents, group)` cuts the latents.
 
-    At the borders of a tile they differ from those of the image's own tile, being computed with what lies beyond.
+    At the borders of a tile they differ from the features of that tile of the image alone, since they were computed
+    with what lies beyond.
     """
     return tuple(crop_tiles(feature, group, feature.shape[-1] // latents.shape[-1]) for feature in features)
 
@@ -247,7 +248,7 @@ def has_layers_to_join(vae: nn.Module) -> bool:
 
 
 def autoencoder_to_join(vae: nn.Module) -> AutoencoderKL:
-    """Give the autoencoder without what is wrapped around it. Raises TypeError if it is of another kind."""
+    """Return the autoencoder without its wrappers. Raises TypeError if it is not an `AutoencoderKL`."""
     vae = unwrap_module(vae)
     if not isinstance(vae, AutoencoderKL):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""The CLIP that the cognitive encoder sees images with, from the Hub."""
+"""The CLIP with which the cognitive encoder sees images, from the Hub."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def load_clip(clip: PathLike = CLIP) -> CLIPVisionModelWithProjection:
     """Load a CLIP's vision model with its projection, from a folder or the Hub, in the dtype it is stored in.
 
     Raises:
-        OSError: If it cannot be had, or what is there is no CLIP.
-        ValueError: If weights of it are missing.
+        OSError: if it cannot be loaded, or is not a CLIP.
+        ValueError: if some of its weights are missing.
     """
     try:
         config = CLIPVisionConfig.from_pretrained(clip)
-        # LAION's repositories say it of the whole CLIP, and not of its vision model, whose default is another.
+        # LAION's repositories give it for the whole CLIP, and not for its vision model, whose default differs.
         stored, _ = CLIPVisionConfig.get_config_dict(clip)
         config.projection_dim = stored["projection_dim"]
         model, loaded = CLIPVisionModelWithProjection.from_pretrained(clip, config=config, output_loading_info=True)
-    except Exception as error:  # what transformers raises on another model's files is no closed set
+    except Exception as error:  # transformers may raise anything on another model's files
         raise OSError(
             f"CLIP's vision model could not be loaded from '{clip}': give a Hub id, such as {CLIP!r}, or a folder "
             f"with the same files. ({str(error).strip() or type(error).__name__})"

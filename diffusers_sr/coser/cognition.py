@@ -47,7 +47,7 @@ Q_FORMER: dict[str, Any] = {
 
 @dataclass
 class CognitiveEncoderOutput(BaseOutput):
-    """What one pass of the cognitive encoder gives.
+    """The output of one pass of the cognitive encoder.
 
     Args:
         embedding: [B, num_queries, D], the cognitive embedding, to follow the D-channel states of a text.
@@ -56,7 +56,7 @@ class CognitiveEncoderOutput(BaseOutput):
     """
 
     embedding: torch.Tensor
-    # accelerate's offloading rebuilds an output from a dictionary alone, which takes a default here.
+    # accelerate's offloading rebuilds an output from a dictionary alone, which needs a default here.
     image_tokens: torch.Tensor = None  # type: ignore[assignment]
 
 
@@ -72,19 +72,19 @@ class CLIPImageTokens(CLIPVisionModelWithProjection):
 
 
 class CognitiveEncoder(ModelMixin, ConfigMixin):
-    """A low-resolution image to its cognitive embedding (CoSeR paper, section 3.2).
+    """The encoder of a low-resolution image to its cognitive embedding (CoSeR paper, section 3.2).
 
     An SRResNet enlarges the image, a frozen CLIP sees it, and a Q-Former reads CLIP's tokens with learned queries.
     The defaults are the official sizes: CLIP ViT-H/14 and 50 queries for the text encoder of Stable Diffusion 2.
 
-    Offloading hooks fire when the encoder is called. `query` alone is for weights that are where the tokens are.
+    Offloading hooks fire when the encoder is called. `query` alone needs weights that are on the tokens' device.
 
     Args:
-        num_queries: Tokens of the embedding.
-        srresnet_channels: Channels of the SRResNet.
-        srresnet_blocks: Residual blocks of the SRResNet.
-        vision_config: Arguments of `transformers.CLIPVisionConfig`.
-        qformer_config: Arguments of `transformers.Blip2QFormerConfig`; its `hidden_size` is that of the text states
+        num_queries: tokens of the embedding.
+        srresnet_channels: channels of the SRResNet.
+        srresnet_blocks: residual blocks of the SRResNet.
+        vision_config: arguments of `transformers.CLIPVisionConfig`.
+        qformer_config: arguments of `transformers.Blip2QFormerConfig`; its `hidden_size` is that of the text states
             the embedding follows. `encoder_hidden_size` is not among them: it is CLIP's `projection_dim`.
     """
 
@@ -111,7 +111,7 @@ class CognitiveEncoder(ModelMixin, ConfigMixin):
         self.query_tokens = nn.Parameter(0.02 * torch.randn(1, num_queries, qformer.hidden_size))
 
     def forward(self, image: torch.Tensor) -> CognitiveEncoderOutput:
-        """Give the cognitive embedding of images.
+        """Compute the cognitive embedding of images.
 
         Args:
             image: [B, 3, H, W] in [0, 1], the low-resolution images as they are, of any size.
@@ -120,7 +120,7 @@ class CognitiveEncoder(ModelMixin, ConfigMixin):
             The embedding, and the image tokens it was read from, in the dtype of the encoder.
 
         Raises:
-            ValueError: If `image` has another shape.
+            ValueError: if `image` has another shape.
         """
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"`image` has shape {list(image.shape)}, but has to be [B, 3, H, W]: an RGB batch.")
@@ -153,12 +153,12 @@ def normalise_for_clip(image: torch.Tensor) -> torch.Tensor:
 
 
 def vision_config(clip: CLIPVisionModelWithProjection) -> dict[str, Any]:
-    """The `vision_config` of a `CognitiveEncoder` that is to have this CLIP's weights."""
+    """Read the `vision_config` of a `CognitiveEncoder` that is to have this CLIP's weights."""
     return {name: getattr(clip.config, name) for name in VIT_H_14}
 
 
 def freeze_clip(encoder: CognitiveEncoder) -> CognitiveEncoder:
-    """Set what the first stage of training trains, in place: everything but CLIP, through which gradients still flow.
+    """Select what the first training stage trains, in place: all except CLIP, through which gradients still flow.
 
     Returns:
         The same encoder.
@@ -169,23 +169,23 @@ def freeze_clip(encoder: CognitiveEncoder) -> CognitiveEncoder:
 
 
 def cognitive_target(text_hidden_states: torch.Tensor, token_ids: torch.Tensor, num_queries: int) -> torch.Tensor:
-    """What the embedding of an image is trained to be, given its caption (paper, Eq. 3).
+    """Select what the embedding of an image is trained to be, given its caption (paper, Eq. 3).
 
-    The states of the last `num_queries` tokens up to the end-of-text token; of a shorter text all, then the last of
-    them again and again. As in the official code the end-of-text token, which the equation's index leaves out, is the
-    last one, and it is where the caption's largest token id is first found: tokens added after CLIP's own have to be
-    replaced.
+    These are the states of the last `num_queries` tokens up to the end-of-text token; for a shorter text all of them,
+    with the last one repeated. As in the official code the end-of-text token, which the equation's index leaves out,
+    is the last one. It is where the caption's largest token id is first found: tokens added after CLIP's own have to
+    be replaced.
 
     Args:
         text_hidden_states: [B, L, D], the text encoder's states of the captions.
         token_ids: [B, L], the captions' token ids.
-        num_queries: Tokens of the embedding.
+        num_queries: tokens of the embedding.
 
     Returns:
         [B, num_queries, D].
 
     Raises:
-        ValueError: If there is not one state for each token.
+        ValueError: if there is not one state for each token.
     """
     if token_ids.shape != text_hidden_states.shape[:2]:
         raise ValueError(
@@ -199,6 +199,6 @@ def cognitive_target(text_hidden_states: torch.Tensor, token_ids: torch.Tensor, 
 
 
 def cognitive_loss(embedding: torch.Tensor, text_hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """The loss of an embedding [B, Q, D] (paper, Eq. 4): the mean squared error against its `cognitive_target`."""
+    """Compute the loss of an embedding [B, Q, D] (paper, Eq. 4): mean squared error against its `cognitive_target`."""
     target = cognitive_target(text_hidden_states, token_ids, embedding.shape[1])
     return F.mse_loss(embedding.float(), target.float())

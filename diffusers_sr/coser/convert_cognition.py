@@ -1,4 +1,4 @@
-"""The official weights of CoSeR's cognitive encoder to `CognitiveEncoder`."""
+"""Convert the official weights of CoSeR's cognitive encoder to `CognitiveEncoder`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..conversion.checkpoints import PathLike, check_keys
 from .cognition import CLIP, Q_FORMER, CognitiveEncoder, vision_config
 
 PREFIXES = ("pre_sr_model.", "global_adapter.")
-# BERT's text half: in the official files, used by nothing in CoSeR.
+# BERT's text half: it is in the official files, but nothing in CoSeR uses it.
 TEXT_BRANCH = re.compile(
     r"^global_adapter\.Qformer\.(embeddings\.(word_embeddings|position_embeddings|position_ids)"
     r"|encoder\.layer\.\d+\.(intermediate|output)\.)"
 )
-# The published sizes by their channels: a known depth shows a missing block.
+# The published sizes by their channels: a known depth reveals a missing block.
 PUBLISHED_BLOCKS = {64: 16}
 PUBLISHED_LAYERS = {1024: 12}
 
@@ -36,19 +36,19 @@ def cognitive_encoder_from_official(
     clip: CLIPVisionModelWithProjection,
     source: PathLike = "the cognitive encoder",
 ) -> CognitiveEncoder:
-    """Make a cognitive encoder of the official SRResNet and Q-Former and of CLIP, which is not trained in CoSeR.
+    """Make a cognitive encoder from the official SRResNet and Q-Former and from CLIP, which CoSeR does not train.
 
-    The sizes are read from the shapes. Official weights keep their dtype, and CLIP is brought to it.
+    The sizes are read from the shapes. Official weights keep their dtype, and CLIP is cast to it.
 
     Args:
-        official: Tensors under the official names `pre_sr_model.*` and `global_adapter.*`; others, and those of the
-            Q-Former's text half, are passed over.
+        official: tensors under the official names `pre_sr_model.*` and `global_adapter.*`; others, and those of the
+            Q-Former's text half, are ignored.
         clip: CLIP's vision model, `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` for the published weights. The encoder
             shares its tensors.
-        source: What errors call the official weights.
+        source: what errors call the official weights.
 
     Raises:
-        ValueError: If keys are missing, unexpected or mis-shaped (all of them are listed), or if the Q-Former does not
+        ValueError: if keys are missing, unexpected or mis-shaped (all of them are listed), or if the Q-Former does not
             read tokens as wide as this CLIP's.
     """
     weights = {
@@ -85,7 +85,7 @@ def _sizes(
     ]
     if missing := [key for key in needed if key not in weights]:
         lines = "\n  ".join(missing)
-        raise ValueError(f"{source} has not the weights of CoSeR's SRResNet and Q-Former, missing:\n  {lines}")
+        raise ValueError(f"{source} does not have the weights of CoSeR's SRResNet and Q-Former, missing:\n  {lines}")
     _, num_queries, hidden_size = weights[query_tokens].shape
     width = weights[cross_key].shape[1]
     if width != clip.config.projection_dim:
@@ -99,7 +99,7 @@ def _sizes(
         "srresnet_channels": channels,
         "srresnet_blocks": PUBLISHED_BLOCKS.get(channels, _count(weights, "pre_sr_model.body.")),
         "vision_config": vision_config(clip),
-        # Heads and the frequency of cross-attention, not to be seen in the shapes, are the same in every CoSeR.
+        # Heads and the frequency of cross-attention, which the shapes do not show, are the same in every CoSeR.
         "qformer_config": {
             **Q_FORMER,
             "hidden_size": hidden_size,

@@ -1,4 +1,4 @@
-"""The UNet and the ControlNet of CoSeR's checkpoint: stock models, and the adapter with what is not stock in them."""
+"""Convert UNet and ControlNet of CoSeR's checkpoint: stock models, and the adapter with what is not stock in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..conversion.checkpoints import PathLike, check_keys
 from .adapter import CoSeRAdapter
 from .controlnet import LatentControlNetModel
 
-# What the official code adds to a text transformer, and to the first of its blocks: the names here.
+# What the official code adds to a text transformer, and to the first of its blocks, with the names here.
 ADAPTER_NAMES = {
     "dubconv_lna": "conv_lr",
     "norm_clr_lna": "norm_lr",
@@ -29,14 +29,14 @@ ADAPTER_NAMES = {
     "transformer_blocks.0.attn3_lr_lna": "attn_lr",
     "transformer_blocks.0.zero_conv_lna": "out_lr",
 }
-# Weights the official model has and never uses.
+# Weights that the official model has but never uses.
 UNUSED = ("proj_in_cref_lna", "transformer_blocks.0.norm5_lna")
 
 UNET_PREFIX = "model.diffusion_model."
-# Of every Stable Diffusion; a decoder's block has one more.
+# In every Stable Diffusion; a decoder's block has one more.
 RESNETS_PER_DOWN_BLOCK = 2
 RESNETS_PER_UP_BLOCK = RESNETS_PER_DOWN_BLOCK + 1
-# Of an attention head of Stable Diffusion 2: not to be seen in the shapes.
+# Channels of an attention head of Stable Diffusion 2: the shapes do not show them.
 HEAD_CHANNELS = 64
 
 
@@ -47,18 +47,18 @@ def networks_from_official(
     controlnet_config: Mapping[str, Any],
     source: PathLike,
 ) -> tuple[UNet2DConditionModel, LatentControlNetModel, CoSeRAdapter]:
-    """Build the models of two state dicts in the official layout.
+    """Build the models from two state dicts in the official layout.
 
     Args:
         unet: what the checkpoint has under "model.diffusion_model.", without this prefix.
         controlnet: what it has under "structcond_stage_model.", without this prefix.
-        unet_config, controlnet_config: of the diffusers models; `unet_config_of` and `controlnet_config_of` read those
-            of Stable Diffusion 2's kind.
+        unet_config, controlnet_config: those of the diffusers models; `unet_config_of` and `controlnet_config_of` read
+            those of Stable Diffusion 2's kind.
         source: what errors call the checkpoint.
 
     Returns:
-        UNet, ControlNet and adapter in evaluation mode, in the weights' type; the adapter, which compares as the
-        released weights need it ("scaled"), is not attached.
+        UNet, ControlNet and adapter in evaluation mode, in the weights' type; the adapter, with the similarity that
+        the released weights need ("scaled"), is not attached.
 
     Raises:
         ValueError: if keys are missing, unexpected or mis-shaped; all of a model's are listed.
@@ -69,7 +69,7 @@ def networks_from_official(
 
 
 def split_unet(unet: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Part the official UNet into Stable Diffusion's and what CoSeR adds: what it trained has "_lna" in its name."""
+    """Split the official UNet into Stable Diffusion's and what CoSeR adds and trains, which has "_lna" in its name."""
     stock = {key: tensor for key, tensor in unet.items() if "_lna." not in key}
     return stock, {key: tensor for key, tensor in unet.items() if key not in stock}
 
@@ -77,10 +77,10 @@ def split_unet(unet: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
 def unet_from_official(
     stock: Mapping[str, torch.Tensor], config: Mapping[str, Any], source: PathLike
 ) -> UNet2DConditionModel:
-    """The stock UNet; arguments and errors are those of `networks_from_official`."""
+    """Build the stock UNet; arguments and errors are those of `networks_from_official`."""
     with init_empty_weights(include_buffers=False):
         unet = UNet2DConditionModel.from_config(config)
-    # diffusers' converter wants the prefix of a whole checkpoint.
+    # diffusers' converter expects the prefix of a whole checkpoint.
     converted = convert_ldm_unet_checkpoint({UNET_PREFIX + key: tensor for key, tensor in stock.items()}, unet.config)
     _check(unet, converted, stock, f"the UNet of {source}")
     unet.load_state_dict(converted, assign=True)
@@ -94,10 +94,10 @@ def conditioning_from_official(
     controlnet_config: Mapping[str, Any],
     source: PathLike,
 ) -> tuple[LatentControlNetModel, CoSeRAdapter]:
-    """ControlNet and adapter for a UNet, of which the configuration is enough.
+    """Build ControlNet and adapter for a UNet, whose configuration is enough.
 
     Args:
-        added: what `split_unet` gives second.
+        added: the second of what `split_unet` returns.
 
     The other arguments, and errors, are those of `networks_from_official`.
     """
@@ -118,10 +118,10 @@ def conditioning_from_official(
 
 
 def unet_config_of(unet: Mapping[str, torch.Tensor], source: PathLike) -> dict[str, Any]:
-    """The configuration of an official stock UNet, read from its shapes.
+    """Read the configuration of an official stock UNet from its shapes.
 
     Raises:
-        ValueError: if a tensor that says something of it is missing.
+        ValueError: if a tensor that it is read from is missing.
     """
     config = _config_of(unet, f"the UNet of {source}")
     up_block_types = [block.replace("Down", "Up") for block in reversed(config["down_block_types"])]
@@ -129,20 +129,20 @@ def unet_config_of(unet: Mapping[str, torch.Tensor], source: PathLike) -> dict[s
 
 
 def controlnet_config_of(controlnet: Mapping[str, torch.Tensor], source: PathLike) -> dict[str, Any]:
-    """The configuration of an official ControlNet, read from its shapes.
+    """Read the configuration of an official ControlNet from its shapes.
 
     The released one has no text transformer at its second level, where the UNet has two.
 
     Raises:
-        ValueError: if a tensor that says something of it is missing.
+        ValueError: if a tensor that it is read from is missing.
     """
     return {**_config_of(controlnet, f"the ControlNet of {source}"), "conditioning_channels": 4}
 
 
 def adapter_state_dict(official: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict of `CoSeRAdapter.unet` from what the official UNet has beside Stable Diffusion's weights.
+    """Make the state dict of `CoSeRAdapter.unet` from what the official UNet has besides Stable Diffusion's weights.
 
-    A key of an unknown name is kept as it is. Convolutions of one pixel, which are linear, become matrices.
+    A key of an unknown name is kept as it is. 1×1 convolutions, which are linear, become matrices.
     """
     state = {}
     for key, tensor in official.items():
@@ -159,9 +159,9 @@ def adapter_state_dict(official: Mapping[str, torch.Tensor]) -> dict[str, torch.
 
 
 def _config_of(official: Mapping[str, torch.Tensor], source: str) -> dict[str, Any]:
-    """What the configurations of a UNet and of a ControlNet have in common."""
+    """Read what the configurations of a UNet and of a ControlNet have in common."""
     blocks = {int(match[1]) for key in official if (match := re.match(r"input_blocks\.(\d+)\.", key))}
-    # The first of each level's residual blocks; its others follow, and a downsampling.
+    # The first of each level's residual blocks; the others follow, and then a downsampling.
     levels = range(1, max(blocks, default=1) + 1, RESNETS_PER_DOWN_BLOCK + 1)
     text_key, proj_in, *convs = needed = [
         "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
@@ -189,7 +189,7 @@ def _check(
     official: Mapping[str, torch.Tensor],
     source: str,
 ) -> None:
-    """As `check_keys`; what diffusers' converters pass over is unexpected, and what they give as None is missing."""
+    """Call `check_keys`; what diffusers' converters pass over is unexpected, and what they give as None is missing."""
     given = {key: tensor for key, tensor in converted.items() if tensor is not None}
     used = {id(tensor) for tensor in given.values()}
     passed_over = {key: tensor for key, tensor in official.items() if id(tensor) not in used}

@@ -14,10 +14,10 @@ from ..sampling.denoiser import ControlledDenoiser
 
 
 class CoSeRControl(NamedTuple):
-    """What the ControlNet is run on: latents of the image and of its references, `[B, channels, H, W]`.
+    """The ControlNet's inputs: latents of the image and of its references, `[B, channels, H, W]`.
 
     References of the image's size are cut into the same tiles: they were generated for it, or there is one tile.
-    Others are those of a user, and have the size of a tile: every tile sees them as a whole.
+    Others are a user's, and have the size of a tile: every tile sees them whole.
     """
 
     lr: torch.Tensor
@@ -37,18 +37,20 @@ class CoSeRControl(NamedTuple):
 class CoSeRDenoiser(ControlledDenoiser):
     """The UNet attends to what one ControlNet finds in the image and in its references.
 
-    As in the official code the ControlNet gets the positive text, and what it finds serves both halves of the
-    guidance. The halves are two calls of the UNet: their texts differ in length, by the cognitive embedding.
+    As in the official code, the ControlNet gets the positive text, and what it finds serves both halves of the
+    guidance. The halves are two calls of the UNet: their texts differ in length by the cognitive embedding.
     """
 
     def control_tiles(
         self, control: CoSeRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
     ) -> list[CoSeRControl]:
+        """Cut the latents into groups of tiles."""
         return [control.tiles(group) for group in groups]
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: CoSeRControl
     ) -> list[torch.Tensor]:
+        """Predict the noise with two calls of the ControlNet, and one of the UNet for each text."""
         texts = [repeat_to_batch(text, len(latents)) for text in texts]
         lr, reference = (
             control_features(

@@ -23,6 +23,7 @@ class ResidualDenseBlock(nn.Module):
         self.conv5 = conv(channels + 4 * growth_channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `[B, channels, h, w]` to the same shape."""
         states = hidden_states
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             states = torch.cat([states, F.leaky_relu(conv(states), 0.2)], dim=1)
@@ -39,14 +40,12 @@ class RRDB(nn.Module):
         self.rdb3 = ResidualDenseBlock(channels, growth_channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `[B, channels, h, w]` to the same shape."""
         return hidden_states + 0.2 * self.rdb3(self.rdb2(self.rdb1(hidden_states)))
 
 
 class FusionLayer(nn.Module):
-    """What CFW adds to the decoder at one level, from the features of encoder and decoder there.
-
-    `encoder_features` and `decoder_features` are `[B, channels, h, w]`, and so is the result.
-    """
+    """The layer that computes what CFW adds to the decoder at one level."""
 
     def __init__(self, channels: int, num_rrdbs: int, growth_channels: int, norm_num_groups: int) -> None:
         super().__init__()
@@ -56,6 +55,7 @@ class FusionLayer(nn.Module):
         self.resnet_out = resnet(in_channels=channels)
 
     def forward(self, encoder_features: torch.Tensor, decoder_features: torch.Tensor) -> torch.Tensor:
+        """Fuse the features of encoder and decoder, each `[B, channels, h, w]`, to the same shape."""
         hidden_states = self.resnet_in(torch.cat([encoder_features, decoder_features], dim=1), temb=None)
         for rrdb in self.rrdbs:
             hidden_states = rrdb(hidden_states)

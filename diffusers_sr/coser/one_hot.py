@@ -11,7 +11,7 @@ from torch.nn import functional as F
 Similarity = Literal["scaled", "normalized"]
 
 # Measured with benchmarks/one_hot_attention.py: this many scores stay in a processor's cache between the product and
-# the search for the largest. A GPU (without Triton) needs more of them to be busy: 64 MB in float32.
+# the search for the largest. A GPU (without Triton) needs more of them to keep busy: 64 MB in float32.
 _MOST_SCORES_ON_CPU = 2**20
 _MOST_SCORES = 2**24
 
@@ -21,10 +21,10 @@ _HAS_TRITON = find_spec("triton") is not None
 def one_hot_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, similarity: Similarity = "scaled"
 ) -> torch.Tensor:
-    """CoSeR's one-hot attention, in memory linear in the tokens, with and without gradients.
+    """Compute CoSeR's one-hot attention, in memory linear in the tokens, with and without gradients.
 
-    In every head, a query's output is `value[a] * score[a]`, where `a` is the key with the largest score, the first of
-    equals. Gradients flow through the score to `query` and `key`, and to the `value` that was taken; the choice of the
+    In every head, a query's output is `value[a] * score[a]`, where `a` is the key with the largest score, the first in
+    a tie. Gradients flow through the score to `query` and `key`, and to the `value` that was taken; the choice of the
     key has none. Scores and sums are computed in float32 for half-precision inputs, also under autocast, and in
     float64 for float64.
 
@@ -32,15 +32,15 @@ def one_hot_attention(
         query: `[B, N, heads, head_dim]`.
         key: `[B, M, heads, head_dim]`, of the same type as `query`.
         value: `[B, M, heads, head_dim]`.
-        similarity: `"scaled"`, the official code and what its released weights need: `q · k / sqrt(head_dim)`, any
-            real number. `"normalized"`, Eq. 5 of the paper, which the official code does not follow: the cosine
+        similarity: `"scaled"`, that of the official code, which the released weights need: `q · k / sqrt(head_dim)`,
+            any real number. `"normalized"`, Eq. 5 of the paper, which the official code does not follow: the cosine
             similarity, between -1 and 1; 0 for a zero vector.
 
     Returns:
         `[B, N, heads, head_dim]`, of the type of `value`.
 
     Raises:
-        ValueError: if `similarity` is neither.
+        ValueError: if `similarity` is neither of them.
     """
     if similarity not in get_args(Similarity):
         raise ValueError(f"similarity is {similarity!r}: give one of {', '.join(map(repr, get_args(Similarity)))}.")
@@ -49,7 +49,7 @@ def one_hot_attention(
         query, key = (F.normalize(tensor.to(wide), dim=-1) for tensor in (query, key))
     with torch.no_grad():
         rows = _row_numbers(best_keys(query, key), key.shape[1])
-    # Made wide before they are taken: the gradients of a key that many queries share are then summed in float32.
+    # Converted before they are taken: the gradients of a key that many queries share are then summed in float32.
     best_key, best_value = (
         tensor.to(wide).flatten(0, 2).index_select(0, rows).view_as(query) for tensor in (key, value)
     )
@@ -60,9 +60,9 @@ def one_hot_attention(
 
 
 def _row_numbers(index: torch.Tensor, keys: int) -> torch.Tensor:
-    """Where the `index`-th of `keys` tokens is, `[B, N, heads]`, among the rows of `[B * keys * heads, head_dim]`.
+    """Find where the `index`-th of `keys` tokens is, `[B, N, heads]`, in the rows of `[B * keys * heads, head_dim]`.
 
-    To take whole rows is several times faster on a CPU, also backward, than to gather along an axis.
+    On a CPU, taking whole rows is several times faster than gathering along an axis, also in the backward pass.
     """
     batch, _, heads = index.shape
     first = torch.arange(batch, device=index.device)[:, None, None] * keys
@@ -71,10 +71,10 @@ def _row_numbers(index: torch.Tensor, keys: int) -> torch.Tensor:
 
 @torch.library.custom_op("diffusers_sr::best_keys", mutates_args=())
 def best_keys(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """The index of the key with the largest inner product with each query, the first of equals.
+    """Find the index of the key with the largest inner product with each query, the first in a tie.
 
-    One operation to `torch.compile`, without gradients. By a Triton kernel where there is one for the device and the
-    type, in chunks everywhere else.
+    It is one operation to `torch.compile`, without gradients. A Triton kernel does it where there is one for the
+    device and the type; everywhere else it is done in chunks.
 
     Args:
         query: `[B, N, heads, head_dim]`.
@@ -99,10 +99,10 @@ def _(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 def best_keys_by_chunks(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """`best_keys` with PyTorch alone: the scores of a few heads or queries at a time, in memory used again.
+    """Find `best_keys` with PyTorch alone: the scores of a few heads or queries at a time, in memory that is reused.
 
-    A matrix product of half-precision inputs would round the scores and so change which is largest: they are made
-    float32 before it.
+    A matrix product of half-precision inputs would round the scores and so change which is largest: they are converted
+    to float32 first.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     rows, columns = (tensor.to(wide).transpose(1, 2).flatten(0, 1) for tensor in (query, key))

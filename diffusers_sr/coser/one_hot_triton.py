@@ -18,7 +18,7 @@ _BLOCK = 64
 
 
 def best_keys_by_kernel(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """`best_keys` on a CUDA device, or on any with `TRITON_INTERPRET=1` set before this module is imported.
+    """Find `best_keys` on a CUDA device, or on any with `TRITON_INTERPRET=1` set before this module is imported.
 
     Args:
         query: `[B, N, heads, head_dim]`, float16, bfloat16 or float32 (multiplied in float32, never in TF32), with
@@ -46,7 +46,7 @@ def best_keys_by_kernel(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
             BLOCK_QUERIES=_BLOCK,
             BLOCK_KEYS=_BLOCK,
             BLOCK_WIDTH=max(16, triton.next_power_of_2(width)),  # `tl.dot` needs 16
-            num_warps=8 if query.dtype == torch.float32 else 4,  # without tensor cores the code is long: in shares
+            num_warps=8 if query.dtype == torch.float32 else 4,  # long code without tensor cores: shared by more
             num_stages=2,
         )
     return index
@@ -105,7 +105,7 @@ def _best_keys_kernel(  # type: ignore[no-untyped-def]  # Triton compiles annota
         best = tl.where(better, scores, best)
         found = tl.where(better, start, found)
 
-    # A score that is not a number is never better, so the index stays one of a key: 0 where all are so.
+    # A score that is not a number is never better, so the index stays that of a key: 0 where no score is a number.
     found += columns[None, :]
     found = tl.where(best == tl.max(best, axis=1)[:, None], found, keys)
     tl.store(index + rows * index_stride_token, tl.min(found, axis=1).to(tl.int64), mask=rows < queries)

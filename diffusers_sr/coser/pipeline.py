@@ -11,7 +11,6 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
-from typing_extensions import Unpack
 
 from ..image.pixels import read_references
 from ..pipeline import SuperResolutionPipeline
@@ -19,8 +18,7 @@ from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_tiles
 from ..sampling.denoiser import StockDenoiser
 from ..sampling.guidance import Guidance
-from ..sampling.photo import Photo, Start
-from ..sampling.prompts import EncodeOptions
+from ..sampling.photo import Photo, Start, for_each_result
 from .adapter import CoSeRAdapter
 from .call import CoSeRCall
 from .cfw import ControllableFeatureWrapping, autoencoder_to_join, has_layers_to_join
@@ -35,10 +33,10 @@ logger = logging.get_logger(__name__)
 
 
 class CoSeRPipeline(SuperResolutionPipeline):
-    """CoSeR: what the image shows is read as an embedding, from which references are generated to take textures from.
+    """CoSeR: what the image shows is read as an embedding, which generates references to take textures from.
 
     The cognitive embedding follows the words of the prompt, not those of the negative prompt. Each reference is made
-    by stock Stable Diffusion from the same latents as the result, and stays in latents. A step then runs the
+    by stock Stable Diffusion, the first from the same latents as the result, and is not decoded. A step then runs the
     ControlNet on the image's latents and on the references', once for both halves of the guidance, and the UNet
     attends to what it finds there.
 
@@ -48,10 +46,10 @@ class CoSeRPipeline(SuperResolutionPipeline):
 
     Args:
         controlnet: sees latents, of the image and of the references.
-        cognitive_encoder: may be None, said explicitly, for calls with `cognitive_embedding`.
+        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`.
         cfw: decodes with features of the image; without it the VAE decodes alone.
 
-    The others are those of `SuperResolutionPipeline`.
+    The other arguments are those of `SuperResolutionPipeline`.
 
     Example::
 
@@ -101,10 +99,11 @@ class CoSeRPipeline(SuperResolutionPipeline):
         self.register_modules(cognitive_encoder=cognitive_encoder, cfw=cfw)
 
     def check_components(self, call: CoSeRCall) -> None:
-        """Raise ValueError, besides, if there is neither an encoder nor an embedding; and for `cfw_weight`.
+        """Check also what the cognitive embedding and the `cfw_weight` need.
 
         Raises:
-            TypeError: if there is a `cfw_weight` and the VAE is not of the kind that the `cfw` joins.
+            ValueError: if there is neither a cognitive encoder nor an embedding.
+            TypeError: if a `cfw_weight` above 0 is given and the VAE is not of the kind that the `cfw` joins.
         """
         super().check_components(call)
         if call.cognitive_embedding is None and self.cognitive_encoder is None:
@@ -122,34 +121,17 @@ class CoSeRPipeline(SuperResolutionPipeline):
             embedding = self.cognitive_encoder(image).embedding
         return {"cognitive_embedding": embedding}, {}
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        cognitive_embedding: torch.Tensor | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode both prompts; the cognitive embedding follows the tokens of the prompt, also of `prompt_embeds`.
-
-        See `PromptEncoder.encode_prompt` for the rest.
-
-        Raises:
-            ValueError: if there are several prompts and embeddings, and not as many of each.
-        """
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        if cognitive_embedding is not None:
-            count = max(len(prompt_embeds), len(cognitive_embedding))
-            if not {len(prompt_embeds), len(cognitive_embedding)} <= {1, count}:
-                raise ValueError(
-                    f"There are {len(prompt_embeds)} prompts for {len(cognitive_embedding)} images: give one for all, "
-                    "or for each."
-                )
-            parts = (prompt_embeds, cognitive_embedding.to(prompt_embeds))
-            prompt_embeds = torch.cat([part.expand(count, -1, -1) for part in parts], dim=1)
-        return prompt_embeds, negative_prompt_embeds
+    def prepare_guidance(self, call: CoSeRCall, texts: dict[str, Any], num_images: int) -> Guidance:
+        """Encode the prompts; the cognitive embedding follows the tokens of the prompt, also of `prompt_embeds`."""
+        guidance = super().prepare_guidance(call, {}, num_images)
+        embedding = for_each_result(
+            texts["cognitive_embedding"], "cognitive_embedding", num_images, call.num_images_per_prompt
+        )
+        guidance.prompt_embeds = torch.cat([guidance.prompt_embeds, embedding.to(guidance.prompt_embeds)], dim=1)
+        return guidance
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
-        """As in the official code the mode of the posterior, nothing drawn."""
+        """Take the mode of the posterior, as in the official code: nothing is drawn."""
         return posterior.mode()
 
     def prepare_control(
@@ -172,7 +154,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
     ) -> torch.Tensor:
         """Sample a reference with stock Stable Diffusion from the cognitive embedding, `[B, channels, h, w]`.
 
-        The first starts from the same noise as the result, further ones from their own.
+        The first starts from the same noise as the result, further ones from noise of their own.
         """
         if number > 0:
             start = start._replace(noise=self.draw_noise(call, photo))
@@ -190,7 +172,7 @@ class CoSeRPipeline(SuperResolutionPipeline):
             weight = self.config.call_defaults["cfw_weight"]
             if self.cfw is not None and not has_layers_to_join(self.vae):
                 kind = type(self.vae).__name__
-                logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {kind} decodes without.")
+                logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {kind} decodes without it.")
                 weight = 0
         if self.cfw is None or weight == 0:
             return super().decode(call, photo, latents)

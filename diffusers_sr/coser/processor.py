@@ -12,11 +12,11 @@ from .one_hot import Similarity, one_hot_attention
 class OneHotReferenceAttnProcessor:
     """CoSeR's reference attention (paper, Eq. 5): each query takes the value of the one key most similar to it.
 
-    It is multi-headed as in the official code, and has no attention backend: no softmax is computed, and no matrix of
+    It has several heads, as in the official code, and no attention backend: no softmax is computed, and no matrix of
     scores is held either (`diffusers_sr.coser.one_hot`).
 
     Args:
-        similarity: of `one_hot_attention`.
+        similarity: that of `one_hot_attention`.
     """
 
     def __init__(self, similarity: Similarity) -> None:
@@ -29,6 +29,7 @@ class OneHotReferenceAttnProcessor:
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Attend from `[B, N, C]` to `encoder_hidden_states`, `[B, L, C]`."""
         query, key, value = (
             projection(tokens).unflatten(-1, (attn.heads, -1))
             for projection, tokens in (

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 SCALE = 4
-# Pixels of the input's side that are worked on at once: the features of a tile take 16 × 64 channels for each pixel.
+# Side of a tile in pixels of the input: the features of a tile take 16 × 64 channels for each of its pixels.
 TILE = 256
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with a ReLU between them and a residual around, without normalisation."""
+    """Two convolutions with a ReLU between them and a residual around them, without normalisation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -22,6 +22,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = _conv(channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `[B, channels, H, W]` to the same shape."""
         return hidden_states + self.conv2(F.relu(self.conv1(hidden_states)))
 
 
@@ -29,8 +30,8 @@ class SRResNet(nn.Module):
     """SRResNet ×4 without batch normalisation, which adds to a bilinear enlargement (BasicSR's MSRResNet).
 
     Args:
-        channels: Channels of the features.
-        num_blocks: Residual blocks.
+        channels: channels of the features.
+        num_blocks: residual blocks.
     """
 
     _gradient_checkpointing_func: Callable[..., torch.Tensor]  # set by `ModelMixin.enable_gradient_checkpointing`
@@ -48,8 +49,8 @@ class SRResNet(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Enlarge `[B, 3, H, W]` in [0, 1], of any size, to `[B, 3, 4 * H, 4 * W]`, which is not clipped.
 
-        A large image is worked on in tiles, with as much around each as its pixels depend on: this bounds the memory
-        and changes nothing.
+        A large image is processed in tiles, with as much around each as its pixels depend on: this bounds the memory
+        and does not change the result.
         """
         height, width = image.shape[-2:]
         rows = [
@@ -59,7 +60,7 @@ class SRResNet(nn.Module):
         return torch.cat(rows, dim=-2)
 
     def _tile(self, image: torch.Tensor, top: int, left: int) -> torch.Tensor:
-        # One pixel for each convolution at the input's size; the three at two and four times it need one together.
+        # One pixel for each convolution at the input's size; the three at two and four times it share one.
         margin = 2 * len(self.body) + 3
         above, before = min(top, margin), min(left, margin)
         surroundings = image[..., top - above : top + TILE + margin, left - before : left + TILE + margin]
@@ -87,8 +88,9 @@ def _activate(features: torch.Tensor) -> torch.Tensor:
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 3×3 convolution, started as in the official code with weights of a tenth of the usual size: the whole network
-    starts out close to the bilinear enlargement.
+    """Make a 3×3 convolution with weights of a tenth of the usual size, as in the official code.
+
+    The whole network so starts out close to the bilinear enlargement.
     """
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     nn.init.kaiming_normal_(conv.weight)

@@ -1,4 +1,4 @@
-"""Images to latents and back, tile by tile."""
+"""Encode images to latents and decode latents to images, tile by tile."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def encode_tiles(vae: Any, image: torch.Tensor, windows: Sequence[Window], unit:
     Args:
         vae: an autoencoder of diffusers.
         windows: the tiles, in latents.
-        unit: pixels to one latent.
+        unit: pixels per latent.
 
     Returns:
-        Unscaled: mean and logarithm of the variance of the posterior, `[B, 2 * channels, h, w]`; of an
-        `AutoencoderTiny`, which has none, the latents, `[B, channels, h, w]`.
+        Unscaled: mean and logarithm of the variance of the posterior, `[B, 2 * channels, h, w]`; from an
+        `AutoencoderTiny`, which has no posterior, the latents, `[B, channels, h, w]`.
     """
 
     def moments(tiles: torch.Tensor, _: int) -> torch.Tensor:
@@ -41,7 +41,7 @@ def decode_tiles(
     """Decode scaled latents `[B, channels, h, w]`.
 
     Args:
-        decode_tile: given unscaled latents of a tile and the tile's number, instead of the VAE's decoder.
+        decode_tile: called with the unscaled latents of a tile and the tile's number, instead of the VAE's decoder.
 
     Returns:
         Images `[B, 3, H, W]`, float32 in [0, 1].

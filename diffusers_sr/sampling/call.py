@@ -1,7 +1,7 @@
-"""What a pipeline's call was asked: one frozen, typed value, checked as it is made.
+"""What a pipeline's call was asked to do: one frozen, typed value, checked as it is made.
 
 A method's arguments are the fields of its own subclass of `Call`, in `<method>/call.py`. The pipeline's signature and
-help are read off the fields, and so are the options of the command line, which needs no torch for them.
+help are read off the fields, and so are the options of the command line, which does not import torch for them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ START_POINTS = ("lr", "noise")
 COLOR_FIXES = ("adain", "wavelet", None)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MODELS_OWN = "default"
-"""A `color_fix` of this value is the model's, since None is one of its values."""
+"""This `color_fix` stands for the model's own. None cannot, as it stands for no colour fix."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 CallT = TypeVar("CallT", bound="Call")
@@ -41,49 +41,50 @@ def argument(help: str, default: Any = None, **metadata: Any) -> Any:
 
     Args:
         help: what it means, for the pipeline's documentation.
-        default: its value where the caller says nothing.
-        metadata: `per_image=True`, if it is one for all images or a list, or a first axis, with one for each; and
+        default: its value if the caller does not give one.
+        metadata: `per_image=True` if it is one value for all images, or a list or a first axis with one for each; and
             `option`, how argparse adds it to the command line, for a method's argument that is an option there.
     """
     return field(default=default, metadata={"help": help, **metadata})
 
 
 def model_argument(help: str, **metadata: Any) -> Any:
-    """Make an argument that may be None, and then has the value in the pipeline's `call_defaults`."""
+    """Make an argument that may be None, and then takes its value from the pipeline's `call_defaults`."""
     return argument(help, from_model=True, **metadata)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Call:
-    """What every method's call takes.
+    """The arguments that every method's call takes.
 
     Raises:
-        ValueError: if an argument has a value that is not allowed, or two do not fit each other.
+        ValueError: if an argument has a value that is not allowed, or two do not go together.
     """
 
     image: ImageInput | Sequence[ImageInput] = argument(
-        "what to enlarge, one image or several of one size; see `read_images` of `diffusers_sr.image.pixels` for the "
+        "the image to enlarge, or several of the same size; see `read_images` of `diffusers_sr.image.pixels` for the "
         "kinds that are read."
     )
     prompt: str | list[str] | None = argument(
-        "what is in the image, for all images or one for each; it is added to what the method says itself.",
+        "what is in the image, one text for all images or one for each; it is added to what the method itself says "
+        "about the image.",
         per_image=True,
     )
     negative_prompt: str | list[str] | None = model_argument(
-        "what the result should not look like, for all images or one for each.",
+        "what the result should not look like, one text for all images or one for each.",
         per_image=True,
     )
     upscale: float = argument(
-        "any factor above 0; the result has `round(width * upscale) × round(height * upscale)` pixels.", 4.0
+        "a factor above 0; the result has `round(width * upscale) × round(height * upscale)` pixels.", 4.0
     )
     num_inference_steps: int = model_argument("denoising steps.")
     guidance_scale: float = model_argument(
-        "weight of the prompt against the negative prompt. Up to 1 there is no guidance, and the negative prompt is "
-        "not used."
+        "weight of the prompt against the negative prompt. At 1 or below there is no guidance, and the negative "
+        "prompt is not used."
     )
     controlnet_conditioning_scale: float = model_argument("weight of the ControlNet's residuals.")
     start_point: str = model_argument(
-        '"lr" starts from the enlarged image\'s latents under noise, "noise" from noise alone.'
+        '"lr" starts from the enlarged image\'s latents with noise added, "noise" from noise alone.'
     )
     tile_size: int = model_argument(
         "side of a tile in pixels of the result, a multiple of `vae_scale_factor`, for the VAE and the denoiser. An "
@@ -93,24 +94,25 @@ class Call:
         "pixels by which neighbouring tiles overlap, a multiple of `vae_scale_factor` too."
     )
     tile_batch_size: int = argument(
-        "tiles the denoiser takes at once. The VAE, which needs more memory for a tile than the denoiser, takes one.",
+        "tiles the denoiser takes in one call. The VAE, which needs more memory for a tile than the denoiser, takes "
+        "one.",
         1,
     )
     color_fix: str | None = argument(
         '"adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.image.color`), None leaves it '
-        'as it is decoded; "default" is the one in `call_defaults`.',
+        'as decoded; "default" stands for the one in `call_defaults`.',
         MODELS_OWN,
     )
     process_size: int = model_argument(
-        "images whose shorter side would be below this many pixels are processed at this size, and the result is "
-        "reduced to the size that was asked for."
+        "images whose shorter side would be enlarged to fewer pixels than this are processed at this size, and the "
+        "result is reduced to the size that was asked for."
     )
     generator: Generators = argument(
-        "for all noise; a list of one for each result makes each independent of the others in the batch."
+        "source of all noise; a list with one for each result makes each independent of the rest of the batch."
     )
     latents: torch.Tensor | None = argument(
-        "noise to start from, `[results, channels, height, width]` at the size of the padded latents, instead of what "
-        "`generator` gives."
+        "noise to start from, `[results, channels, height, width]` at the size of the padded latents, instead of "
+        "noise from `generator`."
     )
     prompt_embeds: torch.Tensor | None = argument(
         "`[1 or images, tokens, channels]`, instead of `prompt`.", per_image=True
@@ -118,22 +120,22 @@ class Call:
     negative_prompt_embeds: torch.Tensor | None = argument(
         "`[1 or images, tokens, channels]`, instead of `negative_prompt`.", per_image=True
     )
-    num_images_per_prompt: int = argument("results for each image, next to each other in the output.", 1)
+    num_images_per_prompt: int = argument("number of results for each image, next to each other in the output.", 1)
     output_type: str = argument(
-        '"pil", "np" (`[results, H, W, 3]`), "pt" (`[results, 3, H, W]`), both float32 in [0, 1], or "latent", of the '
-        "padded image.",
+        '"pil"; "np" (`[results, H, W, 3]`) or "pt" (`[results, 3, H, W]`), both float32 in [0, 1]; or "latent", the '
+        "result's latents, still padded.",
         "pil",
     )
-    return_dict: bool = argument("whether to return an `ImagePipelineOutput` or a tuple.", True)
+    return_dict: bool = argument("whether to return an `ImagePipelineOutput` rather than a tuple.", True)
     cross_attention_kwargs: dict[str, Any] | None = argument(
-        'handed to the UNet; its "scale" is the weight of a LoRA, in the text encoder too.'
+        'passed to the UNet; its "scale" is the weight of a LoRA, in the text encoder too.'
     )
     callback_on_step_end: StepCallback | None = argument(
-        "called as `callback(pipeline, step, timestep, tensors)` after every step of the result; tensors it returns "
-        "replace those of the call."
+        "called as `callback(pipeline, step, timestep, tensors)` after every step of the result; tensors that it "
+        "returns replace those of the call."
     )
     callback_on_step_end_tensor_inputs: Sequence[str] = argument(
-        "which tensors it gets, of the pipeline's `_callback_tensor_inputs`.", ("latents",)
+        "names of the tensors that it gets, out of the pipeline's `_callback_tensor_inputs`.", ("latents",)
     )
 
     def __post_init__(self) -> None:
@@ -146,13 +148,13 @@ class Call:
         for name in ("num_inference_steps", "tile_batch_size", "num_images_per_prompt"):
             check_count(name, getattr(self, name))
         if not is_number(self.process_size) or self.process_size < 0:
-            raise ValueError(f"process_size={self.process_size!r}, expected a number of pixels from 0 on.")
+            raise ValueError(f"process_size={self.process_size!r}, expected a number of pixels from 0 upwards.")
         check_choice("start_point", self.start_point, START_POINTS)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
 
     def counts_per_image(self) -> dict[str, int]:
-        """How many there are of each argument that is one for all images, or one for each."""
+        """Count the values of each argument that has one for all images, or one for each."""
         given = {
             each.name: getattr(self, each.name)
             for each in dataclasses.fields(self)
@@ -178,16 +180,16 @@ def read_call(
     defaults: Mapping[str, Any],
     caller: str,
 ) -> CallT:
-    """Make the value that a pipeline was asked, complete and checked.
+    """Make the complete and checked value from the arguments of a call.
 
     Args:
-        kind: the method's class of it.
+        kind: the method's subclass of `Call`.
         args, arguments: as they were given, by position and by name.
-        defaults: of the model, for arguments that are None.
+        defaults: those of the model, for arguments that are None.
         caller: name of the pipeline, for errors.
 
     Raises:
-        TypeError: if there is no such argument, or one is given twice.
+        TypeError: if an argument is unknown, or given twice.
         ValueError: as `kind` does.
     """
     signature = call_signature(kind)
@@ -201,7 +203,7 @@ def read_call(
     if given.get("color_fix", MODELS_OWN) == MODELS_OWN:
         given["color_fix"] = defaults["color_fix"]
     for each in dataclasses.fields(kind):
-        # Embeddings that are given take the place of a default text.
+        # Embeddings, if given, take the place of a default text.
         is_given = any(given.get(name) is not None for name in (each.name, f"{each.name}_embeds"))
         if each.metadata.get("from_model") and not is_given:
             given[each.name] = defaults[each.name]
@@ -209,7 +211,7 @@ def read_call(
 
 
 def call_signature(kind: type[Call]) -> inspect.Signature:
-    """The arguments of a call: those of every method by position or name, a method's own by name only."""
+    """Make the signature of a call: every method's arguments by position or name, a method's own by name only."""
     common = {each.name for each in dataclasses.fields(Call)}
     parameters = []
     for each in sorted(dataclasses.fields(kind), key=lambda each: each.name not in common):
@@ -226,7 +228,7 @@ def call_signature(kind: type[Call]) -> inspect.Signature:
 
 
 def with_arguments_of(kind: type[Call]) -> Callable[[Function], Function]:
-    """Give a `__call__(self, *args, **kwargs)` the signature and the documentation of what it takes."""
+    """Give a `__call__(self, *args, **kwargs)` the signature and the documentation of the call that it takes."""
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
@@ -251,9 +253,9 @@ def _documentation(kind: type[Call]) -> str:
     ]
     return "\n".join(
         [
-            "Enlarge one image, or several of one size.",
+            "Enlarge one image, or several of the same size.",
             "",
-            "For arguments that may be None `pipeline.config.call_defaults` holds the values that are used.",
+            "Arguments that are None take their values from `pipeline.config.call_defaults` where it has one.",
             "",
             "Args:",
             *lines,
@@ -262,7 +264,7 @@ def _documentation(kind: type[Call]) -> str:
             "    The images, as an `ImagePipelineOutput` or the only element of a tuple.",
             "",
             "Raises:",
-            "    ValueError: if an argument has a value that is not allowed, or two do not fit each other.",
-            "    TypeError: if an image is of an unknown kind, or there is no such argument.",
+            "    ValueError: if an argument has a value that is not allowed, or two do not go together.",
+            "    TypeError: if an image is of an unknown kind, or an argument is unknown.",
         ]
     )

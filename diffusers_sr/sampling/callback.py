@@ -1,4 +1,4 @@
-"""A call's callback, in diffusers' form, as what the sampling loop does after a step."""
+"""Run a call's callback, which has diffusers' form, after each step of the sampling loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def callback_after_step(pipeline: Any, call: Call, guidance: Guidance) -> AfterStep | None:
-    """Make of a callback what `sample` calls, or give None if the call has none.
+    """Turn the call's callback into the function that `sample` calls after a step; None if there is no callback.
 
-    It may change latents and texts by what it returns, and the guidance as diffusers' own callbacks do, by setting
-    `_guidance_scale` on the pipeline.
+    The callback may change the latents and the prompts' embeddings by returning them, and the guidance as diffusers'
+    own callbacks do, by setting `_guidance_scale` on the pipeline.
     """
     callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
     if callback is None:

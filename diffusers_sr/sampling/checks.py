@@ -1,4 +1,4 @@
-"""What single arguments of a call may be. Numbers may be those of numpy."""
+"""Check single arguments of a call. Numbers may be numpy's."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def check_fraction(name: str, value: Any) -> None:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a whole number from 1 on."""
+    """Raise ValueError unless `value` is a whole number from 1 upwards."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}, expected a whole number from 1 on.")
+        raise ValueError(f"{name}={value!r}, expected a whole number from 1 upwards.")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -42,21 +42,21 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
-    """Raise ValueError unless `value` is one of those that are allowed."""
+    """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r}, expected one of {', '.join(map(repr, allowed))}.")
 
 
 def check_multiple(name: str, value: Any, unit: int) -> None:
-    """Raise ValueError unless `value` is a multiple of `unit`, the pixels to one latent, from 0 on."""
+    """Raise ValueError unless `value` is a multiple of `unit`, the pixels per latent, from 0 upwards."""
     if not isinstance(value, Integral) or value < 0 or value % unit:
-        raise ValueError(f"{name}={value!r}, expected a multiple of {unit}, the pixels to one latent.")
+        raise ValueError(f"{name}={value!r}, expected a multiple of {unit}, the pixels per latent.")
 
 
 def check_timestep(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a whole number from 0 on; how many timesteps there are, a scheduler knows."""
+    """Raise ValueError unless `value` is a whole number from 0 upwards; the scheduler knows how many there are."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name}={value!r}, expected a timestep of the training, a whole number from 0 on.")
+        raise ValueError(f"{name}={value!r}, expected a timestep of the training, a whole number from 0 upwards.")
 
 
 def is_number(value: object) -> bool:

@@ -26,7 +26,7 @@ class Denoiser(ABC):
 
     Args:
         unet: stock Stable Diffusion's.
-        cross_attention_kwargs: handed to it.
+        cross_attention_kwargs: passed to the UNet.
     """
 
     def __init__(self, unet: UNet2DConditionModel, cross_attention_kwargs: dict[str, Any] | None = None) -> None:
@@ -41,24 +41,24 @@ class Denoiser(ABC):
 
         Args:
             latents: `[tiles * B, channels, h, w]`, scaled for the model.
-            timestep: of all latents, or `[tiles * B]`.
+            timestep: one for all latents, or `[tiles * B]`.
             texts: embeddings `[B, tokens, channels]` of the prompt, or of the negative prompt and the prompt.
             control: of these tiles, as `control_tiles` gives it.
 
         Returns:
-            What the base's `prediction_type` says, `[tiles * B, channels, h, w]` for each text.
+            A prediction of the base's `prediction_type`, `[tiles * B, channels, h, w]`, for each text.
         """
 
     def control_tiles(
         self, control: Any, num_results: int, groups: Sequence[Sequence[Window]], unit: int
     ) -> list[Any]:
-        """Cut the control into groups of tiles, with everything computed that is the same at every step.
+        """Cut the control into groups of tiles, and compute everything that is the same at every step.
 
         Args:
             control: of the whole image.
             num_results: `B`, the latents that are sampled.
             groups: the tiles that are predicted together, in latents.
-            unit: pixels to one latent.
+            unit: pixels per latent.
         """
         return [control] * len(groups)
 
@@ -69,7 +69,7 @@ class Denoiser(ABC):
         text: torch.Tensor,
         residuals: Sequence[torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Run the UNet, with the residuals of a ControlNet for these latents or for a part that they repeat."""
+        """Run the UNet, with the residuals of a ControlNet for these latents, or for a part that they repeat."""
         down, middle = None, None
         if residuals is not None:
             *down, middle = (repeat_to_batch(residual, len(latents)) for residual in residuals)
@@ -86,7 +86,7 @@ class Denoiser(ABC):
 
 
 class ControlledDenoiser(Denoiser):
-    """The base of the methods' denoisers: with a ControlNet, and an adapter that is attached to both.
+    """The base class of the methods' denoisers: a UNet and a ControlNet, with an adapter attached to both.
 
     Args:
         controlnet: sees what the method shows it.
@@ -117,10 +117,10 @@ class ControlledDenoiser(Denoiser):
     def embed_image(
         self, image: torch.Tensor, num_results: int, groups: Sequence[Sequence[Window]], unit: int
     ) -> list[torch.Tensor]:
-        """Compute what the ControlNet makes of a condition image `[images, 3, H, W]` before its first block.
+        """Compute the ControlNet's embedding of a condition image `[images, 3, H, W]`, which enters its first block.
 
         Returns:
-            For each group of tiles `[tiles * num_results, channels, h, w]`.
+            An embedding `[tiles * num_results, channels, h, w]` for each group of tiles.
         """
         tiles = embed_tiles(lambda tile: [embed_condition(self.controlnet, tile)], image, num_results, groups, unit)
         return [embedding for (embedding,) in tiles]
@@ -132,6 +132,7 @@ class StockDenoiser(Denoiser):
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: None = None
     ) -> list[torch.Tensor]:
+        """Predict the noise with one call of the UNet for each text."""
         return [self.run_unet(latents, timestep, repeat_to_batch(text, len(latents))) for text in texts]
 
 
@@ -147,13 +148,13 @@ def guided_prediction(
     windows: Sequence[Window],
     tile_batch_size: int,
 ) -> PredictNoise:
-    """Make of a denoiser the function that a sampling loop calls: all tiles, with guidance.
+    """Turn a denoiser into the function that a sampling loop calls: it predicts all tiles, with guidance.
 
     Args:
-        controls: of every group of tiles, from `control_tiles`.
-        guidance: read anew in every step.
+        controls: those of every group of tiles, from `control_tiles`.
+        guidance: read again in every step.
         windows: the tiles.
-        tile_batch_size: tiles to a group.
+        tile_batch_size: tiles in a group.
     """
 
     def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -172,10 +173,10 @@ def embed_tiles(
     groups: Sequence[Sequence[Window]],
     unit: int,
 ) -> list[list[torch.Tensor]]:
-    """Apply `embed`, which gives all that a model reads of an image, to the tiles of `image`, `[images, 3, H, W]`.
+    """Apply `embed`, which returns all that a model reads of an image, to the tiles of `image`, `[images, 3, H, W]`.
 
     Returns:
-        For each group what `embed` gives of its tiles, `[tiles * num_results, channels, h, w]` each.
+        For each group what `embed` returns for its tiles, `[tiles * num_results, channels, h, w]` each.
     """
     copies = num_results // len(image)
     tiles = (crop_tiles(image, group, unit) for group in groups)
@@ -184,10 +185,10 @@ def embed_tiles(
 
 @apply_forward_hook
 def embed_condition(controlnet: ControlNetModel, image: torch.Tensor) -> torch.Tensor:
-    """Compute what the ControlNet makes of the condition image before its first block, `[B, channels, h, w]`.
+    """Compute the ControlNet's embedding of the condition image, which enters its first block, `[B, channels, h, w]`.
 
-    Not being the ControlNet's `forward`, this has to see to offloading itself: the decorator brings a ControlNet of
-    `enable_model_cpu_offload` to its device; one of group offloading is used where its weights are.
+    As this is not the ControlNet's `forward`, it has to handle offloading itself: the decorator brings a ControlNet
+    under `enable_model_cpu_offload` to its device; one under group offloading is used where its weights are.
     """
     embedding = controlnet.controlnet_cond_embedding
     weight = embedding.conv_in.weight

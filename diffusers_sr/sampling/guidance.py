@@ -10,11 +10,11 @@ import torch
 
 @dataclass
 class Guidance:
-    """The texts of a sampling and the weight between them, which a callback may change between two steps.
+    """The texts of a sampling run and the weight between them, which a callback may change between two steps.
 
     Args:
         prompt_embeds, negative_prompt_embeds: `[B, tokens, channels]`; without the second there is no guidance.
-        scale: weight of the prompt against the negative prompt; up to 1 there is no guidance.
+        scale: weight of the prompt against the negative prompt; at 1 or below there is no guidance.
     """
 
     prompt_embeds: torch.Tensor
@@ -29,7 +29,7 @@ class Guidance:
         return [self.prompt_embeds]
 
     def combine(self, predictions: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Combine the predictions for `texts` (Ho and Salimans 2022); one alone is returned."""
+        """Combine the predictions for `texts` (Ho and Salimans 2022); a single one is returned as it is."""
         if len(predictions) == 1:
             return predictions[0]
         negative, positive = predictions

@@ -1,4 +1,4 @@
-"""The one sampling loop; it knows nothing of what predicts the noise."""
+"""The one sampling loop; it does not know what predicts the noise."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from .call import Generators
 
 PredictNoise: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From latents `[B, channels, H, W]`, scaled for the model, and a timestep to the noise in them, of the same shape."""
+"""Maps latents `[B, channels, H, W]`, scaled for the model, and a timestep to the noise in them, of the same shape."""
 
 AfterStep: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From step, timestep, latents and predicted noise to the latents of the next step."""
+"""Maps step, timestep, latents and predicted noise to the latents of the next step."""
 
 
 def sample(
@@ -32,13 +32,13 @@ def sample(
     """Denoise latents over the timesteps of a scheduler.
 
     Args:
-        predict_noise: what the scheduler's steps are taken by.
+        predict_noise: the prediction that the scheduler's steps are computed from.
         latents: `[B, channels, H, W]` at the first timestep.
-        scheduler: a scheduler of diffusers whose timesteps are set, and which no other sampling uses.
+        scheduler: a scheduler of diffusers whose timesteps are set, and which no other sampling run uses.
         generator: for schedulers that draw noise in their steps.
-        is_interrupted: asked before every step; the latents are returned as they are once it says so.
-        after_step: called after every step.
-        progress_bar: made with the number of steps as `total`.
+        is_interrupted: called before every step; once it returns True, the latents are returned as they are.
+        after_step: called after every step; it returns the latents of the next one.
+        progress_bar: called with the number of steps as `total`.
 
     Returns:
         Denoised latents, `[B, channels, H, W]`.

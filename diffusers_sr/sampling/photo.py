@@ -1,4 +1,4 @@
-"""The images of a call at the sizes that its steps work on, and the noise they start from."""
+"""The images of a call at the sizes that its steps work at, and the noise that sampling starts from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Photo(NamedTuple):
     Args:
         low_resolution: as they were given, `[images, 3, height, width]` in [0, 1].
         enlarged: at the size the models work at, `[images, 3, H, W]` in [0, 1].
-        padded: those with both sides filled up to whole latents.
+        padded: the enlarged ones with both sides padded to whole latents.
         final_size: height and width of the result.
     """
 
@@ -33,7 +33,7 @@ class Photo(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What sampling starts from, `[B, channels, h, w]` each: noise, and the image's latents if it starts from them."""
+    """The start of sampling, `[B, channels, h, w]` each: noise, and the image's latents if it starts from them."""
 
     noise: torch.Tensor
     image_latents: torch.Tensor | None
@@ -43,11 +43,11 @@ def read_photo(call: Call, unit: int, device: torch.device) -> Photo:
     """Read the images of a call, enlarge them bicubically and pad them.
 
     Args:
-        unit: pixels to one latent.
+        unit: pixels per latent.
 
     Raises:
-        TypeError, ValueError: as `read_images` does.
-        ValueError: if the result would have no pixels.
+        TypeError: if `read_images` does.
+        ValueError: if `read_images` does, or if the result would have no pixels.
     """
     low_resolution = read_images(call.image).to(device)
     height, width = low_resolution.shape[-2:]
@@ -57,11 +57,11 @@ def read_photo(call: Call, unit: int, device: torch.device) -> Photo:
 
 
 def check_against_photo(call: Call, photo: Photo, channels: int, unit: int) -> None:
-    """Raise ValueError if what a call gives for each image, or each result, does not fit the number or size of these.
+    """Raise ValueError if what a call gives for each image, or each result, does not match their number or size.
 
     Args:
-        channels: of the latents.
-        unit: pixels to one latent.
+        channels: those of the latents.
+        unit: pixels per latent.
     """
     num_images = len(photo.low_resolution)
     for name, count in call.counts_per_image().items():
@@ -78,7 +78,7 @@ def check_against_photo(call: Call, photo: Photo, channels: int, unit: int) -> N
 
 
 def latents_shape(call: Call, photo: Photo, channels: int, unit: int) -> tuple[int, int, int, int]:
-    """The shape of all latents of a call, `[results, channels, h, w]`."""
+    """Compute the shape of all latents of a call, `[results, channels, h, w]`."""
     height, width = photo.padded.shape[-2:]
     return len(photo.padded) * call.num_images_per_prompt, channels, height // unit, width // unit
 
@@ -87,7 +87,7 @@ def for_each_result(value: torch.Tensor, name: str, num_images: int, num_images_
     """Repeat one entry for all images, or one for each, to one for each result.
 
     Raises:
-        ValueError: if there is another number of entries.
+        ValueError: if there is a different number of entries.
     """
     check_count_of(name, len(value), num_images)
     return value.expand(num_images, *value.shape[1:]).repeat_interleave(num_images_per_prompt, dim=0)
@@ -96,4 +96,4 @@ def for_each_result(value: torch.Tensor, name: str, num_images: int, num_images_
 def check_count_of(name: str, count: int, num_images: int) -> None:
     """Raise ValueError unless there is one entry for all images, or one for each."""
     if count not in (1, num_images):
-        raise ValueError(f"There are {count} of `{name}` for {num_images} images: give one for all, or for each.")
+        raise ValueError(f"There are {count} of `{name}` for {num_images} images: give one for all, or one for each.")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 
 from ..texts import as_texts, encode_texts
-
-
-class EncodeOptions(TypedDict, total=False):
-    """What every method's `encode_prompt` takes besides its texts; see `PromptEncoder.encode_prompt`."""
-
-    do_classifier_free_guidance: bool
-    prompt_embeds: torch.Tensor | None
-    negative_prompt_embeds: torch.Tensor | None
-    lora_scale: float | None
 
 
 class PromptEncoder(TextualInversionLoaderMixin):
@@ -27,35 +21,52 @@ class PromptEncoder(TextualInversionLoaderMixin):
     config: Any
     _execution_device: torch.device
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if inspect.unwrap(cls.encode_prompt) is PromptEncoder.encode_prompt:
+            cls.encode_prompt = _with_arguments_of(cls.write_prompt, PromptEncoder.encode_prompt)  # type: ignore[method-assign]
+
+    def write_prompt(self, prompt: str | list[str] | None) -> str | list[str] | None:
+        """Write what the text encoder reads for a user's prompt; a method adds what it sees in the image itself."""
+        return prompt
+
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        *,
         do_classifier_free_guidance: bool = True,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         lora_scale: float | None = None,
+        **written: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode both prompts in one call of the text encoder.
+        """Encode the prompts that `write_prompt` writes, and the negative prompts, in one call of the text encoder.
 
         Texts and embeddings are as in `__call__`; no `prompt` is an empty one, and `negative_prompt` has a default.
-        `lora_scale` is the weight of a LoRA in the text encoder.
+        `prompt_embeds` take the place of the whole prompt.
+
+        Args:
+            lora_scale: weight of a LoRA in the text encoder.
+            written: the further arguments of `write_prompt`.
 
         Returns:
             Embeddings of the prompts and of the negative prompts, `[texts, tokens, channels]`. The second are None
             without classifier-free guidance.
 
         Raises:
-            ValueError: if there is no text encoder and embeddings are missing, or the two differ in shape.
+            ValueError: if embeddings are missing and there is no text encoder, or if the two do not have the same
+                tokens and channels.
         """
-        return self._encode_pair(
+        if prompt_embeds is None and self.tokenizer is not None:
+            prompt = self.write_prompt(prompt, **written)
+        prompt_embeds, negative_prompt_embeds = self._encode_pair(
             "prompt",
-            (prompt, negative_prompt if do_classifier_free_guidance else ""),
+            (prompt, negative_prompt),
             (prompt_embeds, negative_prompt_embeds),
             do_classifier_free_guidance,
             lora_scale,
         )
+        return prompt_embeds, negative_prompt_embeds
 
     def _encode_pair(
         self,
@@ -65,7 +76,7 @@ class PromptEncoder(TextualInversionLoaderMixin):
         has_negative: bool,
         lora_scale: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Do `encode_prompt` for two arguments `{name}` and `negative_{name}`, of which the second has a default."""
+        """Do `encode_prompt` for the arguments `{name}` and `negative_{name}`; the second has a default."""
         positive, negative = embeds[0], embeds[1] if has_negative else None
         positive_texts = [] if positive is not None else as_texts(texts[0] or "")
         negative_texts = []
@@ -94,3 +105,19 @@ class PromptEncoder(TextualInversionLoaderMixin):
                 f"The pipeline has no text encoder or no tokenizer: give `{name}_embeds`, and with a "
                 f"`guidance_scale` above 1 `negative_{name}_embeds` too."
             )
+
+
+def _with_arguments_of(write_prompt: Callable[..., Any], encode_prompt: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the further arguments of `write_prompt` in the signature of `encode_prompt`."""
+
+    @functools.wraps(encode_prompt)
+    def encode(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return encode_prompt(self, *args, **kwargs)
+
+    own = inspect.signature(encode_prompt)
+    parameters = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    further = [each for each in inspect.signature(write_prompt).parameters.values() if each.name not in own.parameters]
+    encode.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*parameters, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in further)]
+    )
+    return encode

@@ -1,4 +1,4 @@
-"""What diffusers reads of a call on its pipeline, and lets callbacks set there."""
+"""What diffusers reads about a call on its pipeline, and lets callbacks set there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class CallState:
     """The part of a pipeline that remembers its last call, as far as diffusers' contract asks for it.
 
-    Of these no step of a call reads any but `interrupt`, and what a callback has set after its step.
+    The steps of a call read only `interrupt`, and after a callback the `guidance_scale` that it may have set.
     """
 
     _guidance_scale: float = 1.0
@@ -21,26 +21,31 @@ class CallState:
 
     @property
     def guidance_scale(self) -> float:
+        """Weight of the prompt against the negative prompt."""
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
+        """Whether there is classifier-free guidance."""
         return self._guidance_scale > 1
 
     @property
     def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        """The arguments that the call passes to the UNet."""
         return self._cross_attention_kwargs
 
     @property
     def num_timesteps(self) -> int:
+        """Number of steps that the result takes; 0 until it is sampled."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
+        """Whether a callback has stopped the call."""
         return self._interrupt
 
     def _start_call(self, call: Call) -> None:
-        """Set what diffusers' callbacks read, and may set, on a pipeline; no step of ours reads it but the stop."""
+        """Set what diffusers' callbacks read, and may set, on a pipeline."""
         self._guidance_scale = call.guidance_scale
         self._cross_attention_kwargs = call.cross_attention_kwargs
         self._num_timesteps = 0

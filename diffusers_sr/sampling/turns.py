@@ -1,4 +1,4 @@
-"""One call at a time on one model."""
+"""Allow one call at a time on a model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _turns_lock = threading.Lock()
 def turn_on(model: nn.Module, caller: object) -> Iterator[None]:
     """Let one thread at a time run a call on `model`, whose hooks read what the call is conditioned on.
 
-    Calls of other threads wait, those of other pipelines on the same model too. In one thread the call of one pipeline
-    may run that of another, say as its activation.
+    Calls from other threads wait, including those of other pipelines on the same model. Within a thread the call of
+    one pipeline may run that of another, for example as its activation.
 
     Raises:
         RuntimeError: if a callback calls the pipeline whose call it is part of.
@@ -37,7 +37,7 @@ def turn_on(model: nn.Module, caller: object) -> Iterator[None]:
     with turn.lock:
         if any(each is caller for each in turn.callers):
             raise RuntimeError(
-                f"This {type(caller).__name__} is called by a callback of its own call: use a second pipeline of the "
+                f"This {type(caller).__name__} was called by a callback of its own call: use a second pipeline of the "
                 "same components for that."
             )
         turn.callers.append(caller)

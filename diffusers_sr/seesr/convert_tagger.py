@@ -1,4 +1,4 @@
-"""RAM's and DAPE's official weights to `Tagger`."""
+"""Convert RAM's and DAPE's official weights to `Tagger`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .tagger import Tagger
 TAGS_FILE = "ram_tag_list.txt"
 THRESHOLDS_FILE = "ram_tag_list_threshold.txt"
 
-# The captioning half of RAM: built by the official code, used by nothing in SeeSR.
+# The captioning half of RAM: the official code builds it, but nothing in SeeSR uses it.
 CAPTIONING = ("tag_encoder.", "text_decoder.")
-# Buffers that some savings carry and that follow from the configuration.
+# Buffers that some files hold and that follow from the configuration.
 BUFFERS = (".relative_position_index", ".attn_mask")
-# Not to be seen in the shapes: the same in every RAM.
+# The shapes do not show it: it is the same in every RAM.
 HEAD_NUM_HEADS = 4
-# The Swin transformers RAM was published with, by their first stage's channels: known depths show a missing block.
+# The Swin transformers RAM was published with, by their first stage's channels: known depths reveal a missing block.
 PUBLISHED_DEPTHS = {128: (2, 2, 18, 2), 192: (2, 2, 18, 2)}
 
 _RENAMED = (
@@ -55,11 +55,11 @@ def load_tagger(ram: PathLike, dape: PathLike | None, tags_folder: PathLike) -> 
     Args:
         ram: `ram_swin_large_14m.pth`.
         dape: `DAPE.pth`, or None for plain RAM.
-        tags_folder: Folder with `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
+        tags_folder: folder with `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
 
     Raises:
-        FileNotFoundError: If one of the files is not there.
-        ValueError: As `tagger_from_official`, or if a threshold is not a number.
+        FileNotFoundError: if one of the files does not exist.
+        ValueError: if `tagger_from_official` raises it, or if a threshold is not a number.
     """
     tags = _lines(Path(tags_folder) / TAGS_FILE)
     thresholds = [_threshold(line, Path(tags_folder)) for line in _lines(Path(tags_folder) / THRESHOLDS_FILE)]
@@ -75,17 +75,17 @@ def tagger_from_official(
 ) -> Tagger:
     """Make a tagger of RAM's state dict, with DAPE's low-rank matrices merged into its weights.
 
-    The sizes are read from the shapes. RAM's image is as large as makes the last Swin stage one window (384 pixels
+    The sizes are read from the shapes. RAM's image has the size that makes the last Swin stage one window (384 pixels
     for windows of 12 tokens). Weights keep their dtype.
 
     Args:
-        ram: Tensors under the official names; those of the captioning half are passed over.
-        dape: Every `lora_A` and `lora_B` of the official DAPE, or None for plain RAM.
-        tags: Names of the tags, in the order of the label embeddings.
-        thresholds: One for each tag.
+        ram: tensors under the official names; those of the captioning half are ignored.
+        dape: every `lora_A` and `lora_B` of the official DAPE, or None for plain RAM.
+        tags: names of the tags, in the order of the label embeddings.
+        thresholds: one for each tag.
 
     Raises:
-        ValueError: If keys are missing, unexpected or mis-shaped (all of them are listed), if there are not as many
+        ValueError: if keys are missing, unexpected or mis-shaped (all of them are listed), if there are not as many
             tags or thresholds as label embeddings, or if DAPE would change the captioning half.
     """
     weights = {
@@ -98,7 +98,7 @@ def tagger_from_official(
     if not labels == len(tags) == len(thresholds):
         raise ValueError(
             f"RAM's weights know {labels} tags, but {TAGS_FILE} has {len(tags)} and {THRESHOLDS_FILE} has "
-            f"{len(thresholds)} entries: take the lists that belong to the weights."
+            f"{len(thresholds)} entries: use the lists that belong to the weights."
         )
     with init_empty_weights(include_buffers=False):
         tagger = Tagger(tags=list(tags), thresholds=list(thresholds), **sizes)
@@ -111,7 +111,7 @@ def tagger_from_official(
 
 
 def official_key(key: str) -> tuple[str, int | None]:
-    """Give the official name of a tagger's key, and the third of it that the key is of a fused `qkv`, if it is one."""
+    """Give the official name of a tagger's key, and which third of it the key is, if that is a fused `qkv`."""
     for projection, part in _QKV.items():
         if projection in key:
             return official_key(key.replace(projection, ".attn.qkv."))[0], part
@@ -176,10 +176,10 @@ def _count(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 
 def _merge_dape(weights: Mapping[str, torch.Tensor], dape: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add `B @ A` over the rank to the weights it adapts; alpha is 1 in the official code.
+    """Add `B @ A`, divided by the rank, to the weights it adapts; alpha is 1 in the official code.
 
-    The fused Swin projection is adapted in its queries and values: the upper half of A's rows and of B's rows is the
-    queries', the lower the values'.
+    The fused Swin projection is adapted in its queries and values: the upper half of A's rows and of B's rows is for
+    the queries, the lower half for the values.
     """
     captioning = {key: tensor for key, tensor in dape.items() if key.startswith(CAPTIONING)}
     trained = [key for key, tensor in captioning.items() if key.endswith(".lora_B") and tensor.any()]
@@ -226,4 +226,4 @@ def _threshold(line: str, folder: Path) -> float:
     try:
         return float(line)
     except ValueError:
-        raise ValueError(f"{line!r} in {folder / THRESHOLDS_FILE} is no number.") from None
+        raise ValueError(f"{line!r} in {folder / THRESHOLDS_FILE} is not a number.") from None

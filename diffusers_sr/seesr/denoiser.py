@@ -12,11 +12,11 @@ from ..sampling.denoiser import ControlledDenoiser, in_one_batch
 
 
 class SeeSRControl(NamedTuple):
-    """What ControlNet and adapter are given.
+    """The inputs of ControlNet and adapter.
 
     Args:
-        image: enlarged, `[images, 3, H, W]` in [0, 1], or what the ControlNet embeds of its tiles.
-        representation: of the image, as `SeeSRAdapter.prepare` gives it: all tiles share it.
+        image: enlarged, `[images, 3, H, W]` in [0, 1], or the ControlNet's embedding of its tiles.
+        representation: that of the image, as `SeeSRAdapter.prepare` returns it: all tiles share it.
     """
 
     image: torch.Tensor
@@ -24,11 +24,12 @@ class SeeSRControl(NamedTuple):
 
 
 class SeeSRDenoiser(ControlledDenoiser):
-    """Both hosts attend to the representation in both halves of the guidance, which so acts on the text alone."""
+    """Both hosts attend to the representation in both halves of the guidance, which thus acts on the text alone."""
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: SeeSRControl
     ) -> Sequence[torch.Tensor]:
+        """Predict the noise for all texts in one batch."""
         latents, text = in_one_batch(latents, texts)
         with self.adapter.conditioned(control.representation):
             residuals = control_features(

@@ -8,13 +8,11 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
-from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
-from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
 from .call import SeeSRCall
@@ -32,13 +30,13 @@ class SeeSRPipeline(SuperResolutionPipeline):
     acts on the text alone.
 
     Defaults are those of the official code: 50 steps, guidance 5.5, the start from the image, tiles of 96 × 96
-    latents that overlap by 4. With an sd-turbo base take `num_inference_steps=2, guidance_scale=1`.
+    latents that overlap by 4. With an sd-turbo base use `num_inference_steps=2, guidance_scale=1`.
 
     Args:
-        tagger: may be None, said explicitly (`from_pretrained(..., tagger=None)`), for calls with `representation`,
-            and with `tags` or `prompt_embeds` unless no tags are wanted.
+        tagger: may be None, if that is given explicitly (`from_pretrained(..., tagger=None)`), for calls with
+            `representation`, and with `tags` or `prompt_embeds` unless no tags are wanted.
 
-    The others are those of `SuperResolutionPipeline`.
+    The other arguments are those of `SuperResolutionPipeline`.
 
     Example::
 
@@ -79,7 +77,7 @@ class SeeSRPipeline(SuperResolutionPipeline):
         self.register_modules(tagger=tagger)
 
     def check_components(self, call: SeeSRCall) -> None:
-        """Raise ValueError, besides, if there is neither a tagger nor a representation."""
+        """Raise ValueError also if there is neither a tagger nor a representation."""
         super().check_components(call)
         if self.tagger is None and call.representation is None:
             raise ValueError(
@@ -88,7 +86,7 @@ class SeeSRPipeline(SuperResolutionPipeline):
             )
 
     def describe(self, image: torch.Tensor, call: SeeSRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Take tags and representation of the images from one pass of the tagger; from none if the call has both."""
+        """Get the images' tags and representation from one pass of the tagger, or without it if the call has both."""
         tags, representation = call.tags, call.representation
         if self.tagger is not None and (tags is None or representation is None):
             seen = self.tagger(self.tagger.preprocess(image))
@@ -97,35 +95,27 @@ class SeeSRPipeline(SuperResolutionPipeline):
         assert representation is not None
         return {"tags": tags}, {"representation": representation}
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        tags: str | list[str] | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode the official prompt, "`tags`, `prompt`,clean, high-resolution, 8k", and the negative prompt.
+    def write_prompt(
+        self, prompt: str | list[str] | None, tags: str | list[str] | None = None
+    ) -> str | list[str] | None:
+        """Write the official prompt, "`tags`, `prompt`,clean, high-resolution, 8k".
 
-        Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k". `prompt_embeds` replace the
-        whole prompt. See `PromptEncoder.encode_prompt` for the rest.
+        Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k".
 
         Raises:
             ValueError: if `tags` and `prompt` are lists of different lengths.
         """
-        if options.get("prompt_embeds") is None:
-            prompt = full_prompts(as_texts(tags or ""), as_texts(prompt or ""))
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        return prompt_embeds, negative_prompt_embeds
+        return full_prompts(as_texts(tags or ""), as_texts(prompt or ""))
 
     def prepare_control(
         self, call: SeeSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> SeeSRControl:
-        """Take the enlarged image, and what the adapter prepares of the representation."""
+        """Take the enlarged image, and what the adapter prepares from the representation."""
         return SeeSRControl(photo.padded, self.adapter.prepare(representation=seen["representation"]))
 
 
 def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:
-    """The texts SeeSR was trained to be prompted with; a list of one serves all of the other.
+    """Make the prompts that SeeSR was trained with; a list of one entry serves every entry of the other.
 
     Raises:
         ValueError: if both have several entries and differ in length.

@@ -25,7 +25,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 @dataclass
 class TaggerOutput(BaseOutput):
-    """What one pass of the tagger gives.
+    """The output of one pass of the tagger.
 
     Args:
         logits: [B, number of tags]; their sigmoid is the probability of a tag.
@@ -34,7 +34,7 @@ class TaggerOutput(BaseOutput):
     """
 
     logits: torch.Tensor
-    # accelerate's offloading rebuilds an output from a dictionary alone, which takes a default here.
+    # accelerate's offloading rebuilds an output from a dictionary alone, which needs a default here.
     representation: torch.Tensor = None  # type: ignore[assignment]
 
 
@@ -48,26 +48,26 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
     official code drops the feed-forward branch as well. Nothing differs in evaluation.
 
     Args:
-        tags: Names of the tags, in the order of the logits.
-        thresholds: A tag is given if its probability is above its threshold; one for each tag, between 0 and 1.
-        image_size: Side in pixels of the square the image is resized to; a multiple of
+        tags: names of the tags, in the order of the logits.
+        thresholds: one for each tag, between 0 and 1; a tag is given if its probability is above its threshold.
+        image_size: side in pixels of the square the image is resized to; a multiple of
             `patch_size * 2 ** (stages - 1) * window_size`, so that every stage is tiled by whole windows.
-        patch_size: Side of a patch in pixels.
-        embed_dim: Channels of the first Swin stage, doubled by each further stage.
-        depths: Blocks of each stage.
-        num_heads: Attention heads of each stage.
-        window_size: Side of an attention window in tokens.
-        mlp_ratio: Width of a Swin block's feed-forward network over the block's channels.
-        drop_path_rate: Stochastic depth of the last Swin block while training, growing linearly from 0 at the first.
-        representation_dim: Channels of the representation.
-        head_hidden_size: Width of the tagging head.
-        head_num_heads: Attention heads of the tagging head.
-        head_intermediate_size: Width of the tagging head's feed-forward networks.
-        head_num_layers: Layers of the tagging head.
-        dropout: Dropout of the tagging head while training.
+        patch_size: side of a patch in pixels.
+        embed_dim: channels of the first Swin stage, doubled by each further stage.
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage.
+        window_size: side of an attention window in tokens.
+        mlp_ratio: width of a Swin block's feed-forward network over the block's channels.
+        drop_path_rate: stochastic depth of the last Swin block while training, growing linearly from 0 at the first.
+        representation_dim: channels of the representation.
+        head_hidden_size: width of the tagging head.
+        head_num_heads: attention heads of the tagging head.
+        head_intermediate_size: width of the tagging head's feed-forward networks.
+        head_num_layers: layers of the tagging head.
+        dropout: dropout of the tagging head while training.
 
     Raises:
-        ValueError: If `tags` and `thresholds` differ in length, or `image_size` is no multiple as described.
+        ValueError: if `tags` and `thresholds` differ in length, or `image_size` is not such a multiple.
     """
 
     _supports_gradient_checkpointing = True
@@ -130,7 +130,7 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def preprocess(self, image: torch.Tensor) -> torch.Tensor:
         """Resize to the tagger's square and normalise.
 
-        Bilinear with antialiasing, as torchvision's `Resize` of the official inference does it today. The aspect
+        Bilinear with antialiasing, as torchvision's `Resize` in the official inference does it today. The aspect
         ratio is not kept: the official tagger was trained on squashed images.
 
         Args:
@@ -148,7 +148,7 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return ((resized - mean) / std).to(self.dtype)
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Give the Swin tokens [B, 1 + N, embed_dim * 2 ** (stages - 1)]: the mean of all first, then all of them."""
+        """Compute Swin tokens [B, 1 + N, embed_dim * 2 ** (stages - 1)]: the mean of all first, then all of them."""
         tokens = self.swin(pixel_values=pixel_values).last_hidden_state
         return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
 
@@ -174,12 +174,11 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
         given = torch.sigmoid(logits.float()) > thresholds
         return [[self.config.tags[index] for index in row.nonzero().flatten().tolist()] for row in given.cpu()]
 
-    @functools.wraps(ModelMixin.save_pretrained)  # pipelines read the signature to know what they may pass
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save as `ModelMixin.save_pretrained` does; low-rank matrices have to be merged before.
+        """Save as `ModelMixin.save_pretrained` does; low-rank matrices have to be merged first.
 
         Raises:
-            ValueError: If the tagger still carries a peft adapter: a plain tagger could not read its keys.
+            ValueError: if the tagger still carries a peft adapter: a plain tagger could not read its keys.
         """
         if getattr(self, "peft_config", None):
             raise ValueError(
@@ -187,6 +186,9 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 "`tagger.save_lora_adapter(...)`."
             )
         super().save_pretrained(*args, **kwargs)
+
+    # Pipelines read the signature to know what they may pass.
+    functools.update_wrapper(save_pretrained, ModelMixin.save_pretrained)
 
 
 def dape_lora_config(tagger: Tagger) -> LoraConfig:
@@ -204,10 +206,10 @@ def dape_lora_config(tagger: Tagger) -> LoraConfig:
 
 
 def merge_lora(tagger: Tagger) -> Tagger:
-    """Add the tagger's low-rank matrices into its plain weights, in place, and take peft's wrappers away.
+    """Add the tagger's low-rank matrices into its plain weights, in place, and remove peft's wrappers.
 
     Returns:
-        The same tagger, with plain weights that `save_pretrained` accepts and outputs as before.
+        The same tagger, with plain weights that `save_pretrained` accepts, and the same outputs as before.
     """
     tagger.fuse_lora()
     tagger.unload_lora()

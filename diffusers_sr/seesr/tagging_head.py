@@ -1,4 +1,4 @@
-"""The Query2Label head of RAM: one learned query a tag, answered by cross-attention to the image representation."""
+"""The Query2Label head of RAM: one learned query per tag, answered by cross-attention to the image representation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class TaggingHeadLayer(nn.Module):
-    """Cross-attention to the representation and a feed-forward network, each with a residual and a norm behind it.
+    """Cross-attention to the representation and a feed-forward network, each followed by a residual and a norm.
 
     There is no self-attention: tags do not see each other, as in RAM, which deletes it from BERT's layers.
     """
@@ -54,13 +54,13 @@ class TaggingHead(nn.Module):
     """RAM's tagging head (paper section 3.3, "image recognition decoder").
 
     Args:
-        num_tags: Number of tags T.
-        representation_dim: Channels D of the representation, and of the tags' label embeddings.
-        hidden_size: Width H of the layers.
-        num_heads: Attention heads; divides `hidden_size`.
-        intermediate_size: Width of the feed-forward networks.
-        num_layers: Number of layers.
-        dropout: Dropout of attention weights and of both outputs of a layer, while training.
+        num_tags: number of tags T.
+        representation_dim: channels D of the representation, and of the tags' label embeddings.
+        hidden_size: width H of the layers.
+        num_heads: attention heads; divides `hidden_size`.
+        intermediate_size: width of the feed-forward networks.
+        num_layers: number of layers.
+        dropout: dropout of attention weights and of both outputs of a layer, while training.
     """
 
     _gradient_checkpointing_func: Callable[..., torch.Tensor]  # set by `ModelMixin.enable_gradient_checkpointing`
@@ -87,7 +87,7 @@ class TaggingHead(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(self, representation: torch.Tensor) -> torch.Tensor:
-        """Give the logits [B, T] of all tags for `representation` [B, L, D]."""
+        """Compute the logits [B, T] of all tags for `representation` [B, L, D]."""
         hidden_states = F.relu(self.label_proj(self.label_embed)).unsqueeze(0)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -115,7 +115,7 @@ def test_options_of_a_method_that_make_no_sense(run, capsys, arguments, message)
     [
         (("--cfw-weight", "1.5"), "cfw_weight=1.5, expected a number from 0 to 1"),
         (("--cfw-weight", "nan"), "cfw_weight=nan, expected a number from 0 to 1"),
-        (("--num-references", "0"), "num_references=0, expected a whole number from 1 on"),
+        (("--num-references", "0"), "num_references=0, expected a whole number from 1 upwards"),
         (("--captioner", "measured"), "is a CoSeRPipeline, which has no --captioner"),
     ],
 )

@@ -171,7 +171,7 @@ def test_features_that_do_not_fit(models: Models) -> None:
         (features[:1], r"expected one for each of the levels \[2, 1\]"),
         ([feature[:1] for feature in features], "with as many images as there are latents"),
         (models.features(models.image[..., :-8]), r"the features are \[2, 24, 6, 8\], but the decoder's are"),
-        (features[::-1], "give those of an image, or a tile, that the latents have the size of"),
+        (features[::-1], "give those of an image, or a tile, as large as the decoded latents"),
     ):
         with pytest.raises(ValueError, match=message):
             models.cfw.decode(models.vae, models.latents, wrong, 0.5)

@@ -98,8 +98,12 @@ def test_checkpoint_without_stock_unet_needs_a_base(official, tmp_path):
         ),
         ("coser", {f"{CONTROLNET}hint_zero_conv.bias": None}, "1 missing:\n  controlnet_cond_embedding.bias"),
         ("coser", {f"{CONTROLNET}lna_kv.weight": torch.zeros(1)}, r"1 unexpected:\n  lna_kv.weight \[1\]"),
-        ("coser", {"bridge.weight": torch.zeros(2)}, r"coser.ckpt is no official .*keys\n  bridge.weight \[2\]$"),
-        ("qformer", {"bridge.weight": torch.zeros(2)}, r"qformer.ckpt is no official .*keys\n  bridge.weight \[2\]$"),
+        ("coser", {"bridge.weight": torch.zeros(2)}, r"coser.ckpt is not an official .*keys\n  bridge.weight \[2\]$"),
+        (
+            "qformer",
+            {"bridge.weight": torch.zeros(2)},
+            r"qformer.ckpt is not an official .*keys\n  bridge.weight \[2\]$",
+        ),
         (
             "qformer",
             {"pre_sr_model.body.1.conv2.bias": None},
@@ -108,7 +112,7 @@ def test_checkpoint_without_stock_unet_needs_a_base(official, tmp_path):
         (
             "qformer",
             {"pre_sr_model.conv_first.weight": None},
-            "qformer.ckpt has not.*missing:\n  pre_sr_model.conv_fi",
+            "qformer.ckpt does not have.*missing:\n  pre_sr_model.conv_fi",
         ),
         (
             "qformer",
@@ -130,9 +134,9 @@ def test_wrong_keys(official, tmp_path, file, changes, message):
 @pytest.mark.parametrize(
     ("argument", "file", "message"),
     [
-        ("checkpoint", "qformer.ckpt", r"is no CoSeR checkpoint: it has no keys model.diffusion_model.\*_lna"),
-        ("checkpoint", "cfw.ckpt", "cfw.ckpt is no official CoSeR file"),
-        ("qformer", "cfw.ckpt", "cfw.ckpt is no official CoSeR file"),
+        ("checkpoint", "qformer.ckpt", r"is not a CoSeR checkpoint: it has no keys model.diffusion_model.\*_lna"),
+        ("checkpoint", "cfw.ckpt", "cfw.ckpt is not an official CoSeR file"),
+        ("qformer", "cfw.ckpt", "cfw.ckpt is not an official CoSeR file"),
         ("cfw", "qformer.ckpt", "has no fusion layers: give StableSR's autoencoder, vqgan_cfw_00011.ckpt"),
     ],
 )

@@ -30,7 +30,7 @@ def test_checkpoint_without_stock_unet_takes_the_bases(official, original, tmp_p
 def test_equal_base_is_taken(official, caplog):
     caplog.set_level(logging.INFO)
     load_networks(official / "coser.ckpt", str(official / "base"))
-    assert "The checkpoint's UNet is that of" in caplog.text
+    assert "The checkpoint's UNet equals that of" in caplog.text
 
 
 def test_other_base_keeps_the_checkpoint_and_says_so(official, original, tmp_path, caplog):
@@ -65,7 +65,7 @@ def test_base_that_cannot_be_had(official):
 def test_stock_checkpoint_is_none_of_cosers(official, tmp_path):
     weights = torch.load(official / "coser.ckpt")["state_dict"]
     stock = changed(official / "coser.ckpt", tmp_path, {key: None for key in weights if "_lna" in key})
-    with pytest.raises(ValueError, match="is no CoSeR checkpoint"):
+    with pytest.raises(ValueError, match="is not a CoSeR checkpoint"):
         load_networks(stock)
 
 

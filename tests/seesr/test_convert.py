@@ -87,7 +87,7 @@ def test_one_error_lists_all_wrong_keys(official, tmp_path, role):
 
 def test_checkpoint_without_image_attention(official, tmp_path):
     shutil.copy(official / "base" / "unet" / WEIGHTS, official / "unet" / WEIGHTS)
-    with pytest.raises(ValueError, match="holds no SeeSR checkpoint"):
+    with pytest.raises(ValueError, match="does not hold a SeeSR checkpoint"):
         convert_all(official, tmp_path / "output")
 
 
@@ -100,7 +100,7 @@ def test_equal_base_is_taken(official, original, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     original["unet"].save_pretrained(official / "base" / "unet", safe_serialization=False)
     convert_all(official, tmp_path / "output")
-    assert "The checkpoint's UNet is that of" in caplog.text
+    assert "The checkpoint's UNet equals that of" in caplog.text
     assert not [record for record in caplog.records if record.name.startswith("diffusers_sr") and record.levelno > 20]
 
 
