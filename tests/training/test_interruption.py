@@ -188,4 +188,4 @@ def test_another_number_of_processes_is_said(tmp_path: Path, caplog: pytest.LogC
     path = tmp_path / "checkpoint-4" / MANIFEST
     path.write_text(path.read_text().replace('"num_processes": 1', '"num_processes": 2'))
     fit(tmp_path, resume_from_checkpoint="latest")
-    assert "is of 2 process(es), this run has 1" in caplog.text
+    assert "was written by 2 process(es), this run has 1" in caplog.text
