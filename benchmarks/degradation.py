@@ -1,10 +1,10 @@
 """Speed and statistics of the training degradation: `python benchmarks/degradation.py`.
 
-Samples per second of one core, by the processor time the process took, so that what else runs on the machine counts
-little; per GPU, where there is one, by the clock. Reading and cropping a photo comes on top.
+It prints samples per second for one core, by the processor time of the process, so that other work on the machine
+counts little; and for a GPU, where there is one, by the clock. Reading and cropping a photo is not included.
 
-Then what `degrade` draws, beside the ranges and chances that the training pairs of SeeSR were made with (Real-ESRGAN's
-second-order degradation, with SeeSR's settings).
+Then it prints what `degrade` draws, next to the ranges and chances that the training pairs of SeeSR were made with
+(Real-ESRGAN's second-order degradation, with SeeSR's settings).
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ CHANCES = {
 
 
 def make_image(side: int) -> torch.Tensor:
-    """Smooth patches as in a photo: pure noise or a flat field would change the cost of Poisson noise."""
+    """Make smooth patches as in a photo: pure noise or a flat field would change the cost of Poisson noise."""
     image = torch.rand(1, 3, side // 16, side // 16, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(image, size=(side, side), mode="bilinear")[0]
 
 
 def cpu_milliseconds(side: int, samples: int) -> tuple[float, float]:
-    """Mean processor time of sharpening and of degrading one image of this side, over the same draws every run."""
+    """Measure the mean processor time of sharpening and of degrading one image, over the same draws in every run."""
     image = make_image(side)
     spent = [0.0, 0.0]
     for seed in range(-3, samples):  # three warm up
@@ -84,7 +84,7 @@ def cpu_milliseconds(side: int, samples: int) -> tuple[float, float]:
 
 
 def gpu_samples_per_second(side: int, samples: int, batch_size: int = 8) -> float:
-    """Sharpened and degraded by the clock, in batches."""
+    """Measure how many samples are sharpened and degraded per second by the clock, in batches."""
     images = make_image(side).expand(batch_size, -1, -1, -1).cuda()
     for number in range(-2, math.ceil(samples / batch_size)):  # two warm up
         if number == 0:
@@ -96,7 +96,7 @@ def gpu_samples_per_second(side: int, samples: int, batch_size: int = 8) -> floa
 
 
 def record_draws(samples: int) -> dict[str, dict[Any, list[Any]]]:
-    """What `degrade` drew: for each way of drawing, by its arguments, the results."""
+    """Record what `degrade` draws: the results for each way of drawing, by its arguments."""
     draws: dict[str, dict[Any, list[Any]]] = {}
     originals = {name: getattr(degradation, name) for name in ("_uniform", "_chance", "_choice", "_weighted_choice")}
     for name, original in originals.items():
@@ -118,18 +118,18 @@ def record_draws(samples: int) -> dict[str, dict[Any, list[Any]]]:
 
 
 class Statistic(NamedTuple):
-    """What was drawn for one parameter."""
+    """A summary of the draws for one parameter."""
 
     name: str
     published: str
     drawn: str
-    count: int
+    number: int
     z: float
     """Distance of the mean, or of the share, from what is published, in standard errors."""
 
 
 def statistics(draws: dict[str, dict[Any, list[Any]]]) -> Iterator[Statistic]:
-    """Each published range and chance beside what `record_draws` gives."""
+    """Compare each published range and chance with what `record_draws` gives."""
     for name, (low, high) in RANGES.items():
         values = torch.tensor(draws["_uniform"][low, high])
         z = (values.mean() - (low + high) / 2) / ((high - low) / math.sqrt(12 * len(values)))
@@ -142,8 +142,8 @@ def statistics(draws: dict[str, dict[Any, list[Any]]]) -> Iterator[Statistic]:
         for option, probability in options.items():
             yield _share(f"{name}: {option}", probability, outcomes, option)
     for name, equal in UNIFORM_CHOICES.items():
-        for option in equal:
-            yield _share(f"{name}: {option}", 1 / len(equal), draws["_choice"][equal,], option)
+        for value in equal:
+            yield _share(f"{name}: {value}", 1 / len(equal), draws["_choice"][equal,], value)
 
 
 def _share(name: str, probability: float, outcomes: list[Any], outcome: Any) -> Statistic:
@@ -155,8 +155,10 @@ def _share(name: str, probability: float, outcomes: list[Any], outcome: Any) -> 
 def main() -> None:
     """Print speeds, then statistics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=200, help="to measure the speed with")
-    parser.add_argument("--draws", type=int, default=4000, help="samples whose draws are counted, at least 500")
+    parser.add_argument("--samples", type=int, default=200, help="samples for measuring the speed (%(default)s)")
+    parser.add_argument(
+        "--draws", type=int, default=4000, help="samples whose draws are counted, at least 500 (%(default)s)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     for side in (128, 512):

@@ -1,4 +1,4 @@
-"""What the trainers train, at the size of the published models, with new weights."""
+"""The modules that the trainers fit, at the size of the published models, with new weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REPRESENTATION_DIM = 512
 
 
 def stable_diffusion(version: str) -> StableDiffusionPipeline:
-    """Stable Diffusion, "1.5" or "2", with new weights, and a tokenizer that knows only letters."""
+    """Make Stable Diffusion "1.5" or "2" with new weights, and with a tokenizer that knows only letters."""
     tokens = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer({token: number for number, token in enumerate(tokens)}, [], model_max_length=77)
@@ -74,12 +74,12 @@ def stable_diffusion(version: str) -> StableDiffusionPipeline:
 
 
 def ram() -> Tagger:
-    """RAM's image branch, at its size."""
+    """Make RAM's image branch at its published size."""
     return Tagger([f"tag {number}" for number in range(NUM_RAM_TAGS)], [0.5] * NUM_RAM_TAGS)
 
 
 def build(stage: str, arguments: Any) -> nn.Module:
-    """What the trainer of a stage gives to `train`, with new weights."""
+    """Build the module that the trainer of a stage gives to `train`, with new weights."""
     if stage == "dape":
         student = ram()
         student.add_adapter(dape_lora_config(student))
@@ -133,11 +133,11 @@ def _xpsr(base: StableDiffusionPipeline, arguments: Any) -> TrainableDenoiser:
 _DENOISERS: dict[str, Callable[[StableDiffusionPipeline, Any], TrainableDenoiser]] = {
     make.__name__.removeprefix("_"): make for make in (_seesr, _coser, _scedit, _cassr, _xpsr)
 }
-"""What trains a stage, by the stage's name."""
+"""The functions that build the denoiser of a stage, by the stage's name."""
 
 
 def synthetic_batch(arguments: TrainingArguments) -> dict[str, Any]:
-    """A batch as `PhotoCrops` gives it."""
+    """Make a batch like those of `PhotoCrops`."""
     count, side = arguments.train_batch_size, arguments.resolution
     batch: dict[str, Any] = {
         "target": torch.rand(count, 3, side, side),

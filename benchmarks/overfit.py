@@ -1,4 +1,4 @@
-"""Shows that every training stage can learn eight tiny images by heart: its loss before and after some hundred steps.
+"""Show that every training stage can learn eight tiny images by heart: its loss before and after some hundred steps.
 
     python benchmarks/overfit.py [STAGE ...]
 
@@ -22,11 +22,11 @@ from tests.training.stages import STAGES, build
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; all by default")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"one of {', '.join(STAGES)}; all by default")
     parser.add_argument("--steps", type=int, help="optimiser steps (400; 1,500 for a single-step picture)")
     options = parser.parse_args()
     if unknown := sorted(set(options.stages) - set(STAGES)):
-        parser.error(f"there is no stage {', '.join(unknown)}: choose of {', '.join(STAGES)}")
+        parser.error(f"there is no stage {', '.join(unknown)}: choose from {', '.join(STAGES)}")
     print("| stage | loss before | after | times lower | seconds |\n|---|---:|---:|---:|---:|")
     for name in options.stages or STAGES:
         stage = build(name)

@@ -1,4 +1,4 @@
-"""The recipes of the stages, with the options of their trainers."""
+"""The recipes of the stages, and the options of their trainers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ STAGES = sorted(path.stem.removesuffix("_24gb") for path in (TRAINING / "recipes
 
 
 def trainer(stage: str) -> ModuleType:
-    """The script that trains a stage, as a module."""
+    """Import the script that trains a stage."""
     spec = importlib.util.spec_from_file_location(f"train_{stage}", TRAINING / f"train_{stage}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
 def arguments_class(script: ModuleType) -> type[TrainingArguments]:
-    """The dataclass of a training script's options."""
+    """Find the dataclass of a training script's options."""
     (kind,) = (
         value
         for value in vars(script).values()
@@ -38,7 +38,7 @@ def arguments_class(script: ModuleType) -> type[TrainingArguments]:
 
 
 def read_recipe(recipe: Path) -> tuple[str, Any]:
-    """The stage a recipe is named after, and the trainer's arguments with its options; folders are made up."""
+    """Read the stage that a recipe is named after, and its trainer's arguments with made-up folders."""
     stage = recipe.stem.rpartition("_")[0]
     kind = arguments_class(trainer(stage))
     required = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}

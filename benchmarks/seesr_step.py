@@ -1,15 +1,15 @@
-"""What SeeSR's adapter costs: a guided sampling step with it beside one of the stock UNet and ControlNet.
+"""The cost of SeeSR's adapter: a guided sampling step with it, compared with one of the stock UNet and ControlNet.
 
     OMP_WAIT_POLICY=passive python benchmarks/seesr_step.py [--size tiny] [--dtype bfloat16] [--device cuda]
 
-Random weights of Stable Diffusion 2's shapes; about 7 GB of memory for them in float32. Both kinds of step are
-measured in one process, by turns, on a batch of two: the two halves of classifier-free guidance. The stock step is
-what a stock pipeline does, embedding the condition image in every step; SeeSR's is what this package's pipeline
-does, with the embedding and the representation's keys and values prepared before. The arithmetic is counted on the
-shapes, for steps that prepare nothing: at full size the adapter's is 547 of 1,635 GFLOP for each half. A
-transformer's GFLOP take longer than a convolution's, of which only the stock step has any; so each representation
-transformer is also timed beside the stock text transformer it follows. Peak memory is a step's own (activations) plus
-the weights it uses.
+The weights are random, in Stable Diffusion 2's shapes, and take about 7 GB in float32. Both kinds of step are measured
+in one process, by turns, on a batch of two: the two halves of classifier-free guidance. The stock step is what a stock
+pipeline does, embedding the condition image in every step; SeeSR's is what this package's pipeline does, with the
+embedding and the representation's keys and values prepared beforehand. The arithmetic is counted on the shapes, for
+steps that prepare nothing: at full size the adapter's is 547 of 1,635 GFLOP for each half. A transformer's GFLOP take
+longer than a convolution's, and only the stock models have convolutions; so each representation transformer is also
+timed against the stock text transformer that it follows. Peak memory is a step's own (activations) plus the weights it
+uses.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ REPRESENTATION_TOKENS, REPRESENTATION_DIM, TEXT_TOKENS = 145, 512, 77
 
 
 class Bench:
-    """The models on a device, and one step of each kind."""
+    """The models on a device, and a step of each kind."""
 
     def __init__(self, size: str, latent_size: int, dtype: torch.dtype, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -80,12 +80,14 @@ class Bench:
         negative + 5.5 * (positive - negative)
 
     def transformers(self) -> list[tuple[Callable[[], None], Callable[[], None]]]:
-        """For each kind of site in the UNet a call of its text transformer and one of the representation transformer
-        that follows it, which do the same work on the same hidden states, but for the length of what they attend to.
+        """Make pairs of calls for each kind of site in the UNet.
+
+        One calls the site's text transformer, the other the representation transformer that follows it. Both do the
+        same work on the same hidden states, except for the length of what they attend to.
         """
         self.prepare("SeeSR")
         self.adapter.detach()
-        calls = []
+        calls: list[tuple[Callable[[], None], Callable[[], None]]] = []
         for level, channels in enumerate(self.unet.config.block_out_channels[:-1]):
             site = f"down_blocks.{level}.attentions.0"
             size = self.latents.shape[-1] >> level
@@ -95,13 +97,13 @@ class Bench:
         return calls
 
     def weights(self, kind: str) -> int:
-        """Bytes."""
+        """Count the bytes of the weights that a step uses."""
         models = [self.unet, self.controlnet, *([self.adapter] if kind == "SeeSR" else [])]
         return sum(tensor.numel() * tensor.element_size() for model in models for tensor in model.parameters())
 
 
-def measure(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds of a step."""
+def measure(step: Callable[[], object], device: torch.device) -> float:
+    """Measure the seconds of a step."""
     synchronise(device)
     start = time.perf_counter()
     step()
@@ -109,9 +111,11 @@ def measure(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(step: Callable[[], None], device: torch.device) -> int:
-    """The bytes a step needs at its peak beyond what was there before. It gives memory back to the system first, which
-    the step has to ask for again: not a step to be timed."""
+def peak_memory(step: Callable[[], object], device: torch.device) -> int:
+    """Measure the bytes that a step needs at its peak, beyond those in use before.
+
+    This first returns memory to the system, which the step has to ask for again: do not time such a step.
+    """
     before = memory(device, reset=True)
     step()
     synchronise(device)
@@ -119,7 +123,7 @@ def peak_memory(step: Callable[[], None], device: torch.device) -> int:
 
 
 def memory(device: torch.device, reset: bool = False) -> int:
-    """The peak of allocated (CUDA) or resident (CPU, Linux only) bytes; `reset` sets it to what is in use."""
+    """Read the peak of allocated (CUDA) or resident (CPU, Linux only) bytes; `reset` sets it to what is in use."""
     if device.type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
@@ -137,8 +141,10 @@ def synchronise(device: torch.device) -> None:
 
 
 def count_flops(size: str, latent_size: int) -> dict[str, int]:
-    """Floating-point operations of a step of each kind in the official code, which prepares nothing beforehand,
-    counted on tensors without data."""
+    """Count the floating-point operations of a step of each kind, on tensors without data.
+
+    The steps are those of the official code, which prepares nothing beforehand.
+    """
     bench = Bench(size, latent_size, torch.float32, torch.device("meta"))
     bench.representation = bench.representation.repeat(2, 1, 1)
     flops = {}

@@ -1,4 +1,4 @@
-"""Memory that is computed: a step on tensors without data, whose storages are counted."""
+"""Computed memory: a step runs on tensors without data, and their storages are counted."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-# What CUDA's autocast computes in float32 and the CPU's does not, of what is used here.
+# Operations used here that CUDA's autocast computes in float32 and the CPU's does not.
 _FLOAT32_ON_CUDA = (
     torch.ops.aten.layer_norm.default,
     torch.ops.aten.group_norm.default,
     torch.ops.aten.softmax.int,
 )
-# bitsandbytes keeps two bytes a parameter, and a scale for each block of both; small tensors stay in float32.
+# bitsandbytes keeps two bytes per parameter, and a scale for each block of both; small tensors stay in float32.
 _BLOCK, _SMALLEST_8BIT = 256, 4096
 
 
 class Storages(TorchDispatchMode):
-    """Counts the bytes of tensors without data. Operations on tensors with data, which are the host's, run as ever.
+    """A counter of the bytes of tensors without data. Operations on tensors with data, the host's, run as usual.
 
     Attributes:
-        current, peak: bytes.
+        current, peak: bytes in use now, and at most so far.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Storages(TorchDispatchMode):
         self._seen: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def count(self, values: Any) -> None:
-        """Count the storages in `values` that have not been seen, until they are freed."""
+        """Count the storages in `values` that have not been counted yet, until they are freed."""
         for tensor in tree_leaves(values):
             if isinstance(tensor, FakeTensor) and (storage := tensor.untyped_storage()) not in self._seen:
                 size = storage.nbytes()
@@ -65,7 +65,7 @@ class Storages(TorchDispatchMode):
 
 @contextmanager
 def cuda_lists() -> Iterator[None]:
-    """Inside it the CPU's autocast chooses types as CUDA's does."""
+    """Inside the `with` block, let the CPU's autocast choose types as CUDA's does."""
 
     def in_float32(operation: Any) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:

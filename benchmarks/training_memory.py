@@ -2,15 +2,15 @@
 
     python benchmarks/training_memory.py [--recipes seesr_24gb coser_24gb ...]
 
-On a machine with CUDA a step is run, on random weights, and `torch.cuda.max_memory_allocated` is what is shown. On any
-other it is computed: the same step, of the trainer's own modules, runs on tensors that have shapes and types but no
-data (`FakeTensorMode`), and every one of their storages is counted from where it comes to be until it is freed. What
-decides the type of activations on a GPU, the lists of operations that CUDA's autocast runs in float32, is imitated.
+On a machine with CUDA a step is run on random weights, and `torch.cuda.max_memory_allocated` is shown. On any other
+the memory is computed: the same step, of the trainer's own modules, runs on tensors that have shapes and types but no
+data (`FakeTensorMode`), and each of their storages is counted from its creation until it is freed. The lists of
+operations that CUDA's autocast runs in float32, which decide the type of activations on a GPU, are imitated.
 
-The weights are those of RAM and CLIP, too, where a method needs them. Not in the figures, computed or measured: what
-the allocator holds but does not use, the CUDA context, and the buffers of distributed data parallelism. Not in the
-computed ones either: what single operations use inside, such as the workspaces of convolutions and CoSeR's search for
-the most similar key. A gibibyte or two are to be left for that.
+The weights include those of RAM and CLIP where a method needs them. The figures, computed or measured, do not include
+what the allocator holds but does not use, the CUDA context, and the buffers of distributed data parallelism. Computed
+figures do not include what single operations use internally either, such as the workspaces of convolutions and CoSeR's
+search for the most similar key. Leave a gibibyte or two for that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.engine import trainable_parameters
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, too, it finds its neighbours
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that a script finds its neighbours too
 
 from benchmarks.full_size import build, synthetic_batch
 from benchmarks.recipes import STAGES, TRAINING, read_recipe
@@ -44,9 +44,9 @@ GIB = 2**30
 
 @dataclass
 class Memory:
-    """Bytes at the peak of a training step, and what they are made of.
+    """The bytes at the peak of a training step, and what they consist of.
 
-    `activations` is the rest: activations, what operations need at the same time, and gradients on their way.
+    `activations` is the rest: activations, what operations need at the same time, and gradients in transit.
     """
 
     frozen: int
@@ -62,7 +62,7 @@ class Memory:
 
 
 class Computed:
-    """Where a step runs on tensors without data."""
+    """A place where a step runs on tensors without data."""
 
     def __init__(self) -> None:
         self.fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)
@@ -74,20 +74,20 @@ class Computed:
             yield
 
     def build(self, stage: str, arguments: Any) -> nn.Module:
-        """The stage's module, in place."""
+        """Build the stage's module in place."""
         with torch.device("meta"):
             module = build(stage, arguments)
         return self.place(module)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """A module whose tensors are on "meta"."""
+        """Place a module whose tensors are on "meta"."""
         with self.fake_tensors:
             module.to_empty(device="cpu")
         self.storages.count([*module.parameters(), *module.buffers()])
         return module
 
     def place_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The pictures without data; the rest, of which the trainer makes decisions, stays as it is."""
+        """Replace the pictures by tensors without data; the rest, which the trainer's decisions depend on, stays."""
         pictures = {
             name: self.fake_tensors.from_tensor(batch[name]) for name in ("target", "reference") & batch.keys()
         }
@@ -98,7 +98,7 @@ class Computed:
         return AdamW8bitState(parameters) if use_8bit_adam else torch.optim.AdamW(parameters, foreach=True)
 
     def autocast(self, mixed_precision: str | None) -> Any:
-        # The sizes are those of fp16, too.
+        # The sizes are the same with fp16.
         enabled = mixed_precision in ("bf16", "fp16")
         return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
@@ -113,7 +113,7 @@ class Computed:
 
 
 class Measured:
-    """Where a step runs on the first CUDA device."""
+    """A place where a step runs on the first CUDA device."""
 
     running = staticmethod(nullcontext)
     current = staticmethod(torch.cuda.memory_allocated)
@@ -142,12 +142,15 @@ class Measured:
 def step_memory(
     place: Computed | Measured, module: nn.Module, batch: dict[str, Any], arguments: TrainingArguments
 ) -> Memory:
-    """What one optimiser step of the trainer takes, with the optimiser's state and, where batches are accumulated, the
-    gradients of those before.
+    """Measure the memory of one optimiser step of the trainer, with the optimiser's state.
+
+    Where batches are accumulated, the gradients of earlier batches are included.
 
     Args:
-        module: of `place`.
-        batch: of `synthetic_batch`.
+        place: where the step runs.
+        module: the module that `place` built.
+        batch: a batch by `synthetic_batch`.
+        arguments: the trainer's options.
     """
     module.train()
     parameters = [*trainable_parameters(module).values()]
@@ -160,7 +163,7 @@ def step_memory(
         average_bytes = place.current() - before
         optimizer = place.optimizer(parameters, arguments.use_8bit_adam)
         _set_gradients(parameters, torch.zeros_like)
-        optimizer.step()  # which makes its state
+        optimizer.step()  # this creates its state
         _set_gradients(parameters, None)
         optimizer_bytes = place.current() - before - average_bytes
         place.reset_peak()
@@ -188,9 +191,9 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--recipes", nargs="+", default=[f"{stage}_24gb" for stage in STAGES], help="names of files (%(default)s)"
+        "--recipes", nargs="+", default=[f"{stage}_24gb" for stage in STAGES], help="names of recipes (%(default)s)"
     )
-    parser.add_argument("--train_batch_size", type=int, help="instead of the recipe's")
+    parser.add_argument("--train_batch_size", type=int, help="batch size instead of the recipe's")
     options = parser.parse_args(argv)
     kind = Measured if torch.cuda.is_available() else Computed
     how = torch.cuda.get_device_name() if kind is Measured else "without a GPU, not measured"

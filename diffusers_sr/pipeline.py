@@ -42,7 +42,7 @@ class SuperResolutionPipeline(
     """Super-resolution with Stable Diffusion and a ControlNet, and an attention adapter on both.
 
     The base of the methods' pipelines. A method says what its call takes (`call_class`), what it reads from the image
-    (`describe`), how that enters the text (`encode_prompt`) and the denoiser (`prepare_control`), what predicts the
+    (`describe`), how that enters the text (`write_prompt`) and the denoiser (`prepare_control`), what predicts the
     noise (`denoiser_class`), and what its defaults are (`_call_defaults`).
 
     Args:
@@ -178,7 +178,7 @@ class SuperResolutionPipeline(
             call: the call, with what the caller already knows about the images.
 
         Returns:
-            The arguments of `encode_prompt` besides the prompts, and the tensors for `prepare_control`, whose first
+            The arguments of `write_prompt` besides the prompt, and the tensors for `prepare_control`, whose first
             axis is 1 or the number of images.
         """
         raise NotImplementedError
@@ -189,8 +189,7 @@ class SuperResolutionPipeline(
         Args:
             texts: the first of what `describe` returns.
         """
-        device, dtype = self._execution_device, self.unet.dtype
-        embeds = self.encode_prompt(
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             call.prompt,
             call.negative_prompt,
             do_classifier_free_guidance=call.is_guided,
@@ -199,14 +198,14 @@ class SuperResolutionPipeline(
             lora_scale=call.lora_scale,
             **texts,
         )
-        prompt_embeds, negative_prompt_embeds = (
-            None
-            if one is None
-            else for_each_result(one, name, num_images, call.num_images_per_prompt).to(device, dtype)
-            for one, name in zip(embeds, ("prompt", "negative_prompt"), strict=True)
-        )
-        assert prompt_embeds is not None
-        return Guidance(prompt_embeds, negative_prompt_embeds, call.guidance_scale)
+
+        def for_results(embeds: torch.Tensor, name: str) -> torch.Tensor:
+            embeds = for_each_result(embeds, name, num_images, call.num_images_per_prompt)
+            return embeds.to(self._execution_device, self.unet.dtype)
+
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")
+        return Guidance(for_results(prompt_embeds, "prompt"), negative_prompt_embeds, call.guidance_scale)
 
     def prepare_start(self, call: Any, photo: Photo) -> Start:
         """Draw the noise, or take the call's own, and encode the image if sampling starts from it."""

@@ -3,7 +3,7 @@
     python training/embed.py --base runs/base --seesr runs/seesr_adversarial --coser runs/coser_adversarial
 
 `base-small` is a Stable Diffusion pipeline folder; the others hold what a method adds to it, and the values that its
-pipeline's `__call__` uses by default with this model. What is not given stays as it is.
+pipeline's `__call__` uses by default with this model. Models that are not given stay unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class
 from diffusers_sr.training.publish import trained_models
 
-# One step is what the models were fine-tuned for. The small text encoder has little to say, so there is no guidance.
+# One step is what the models were fine-tuned for. The small text encoder adds little, so there is no guidance.
 # The wavelet colour fix keeps colours locally.
 CALL_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 1,
@@ -39,8 +39,8 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
     Args:
         method: one of `METHODS`.
         trained: holds a folder for each model of the method.
-        changes: to the defaults of a call, which are otherwise those of the model that is replaced, or
-            `CALL_DEFAULTS` where there is none.
+        changes: changes to the defaults of a call, which are otherwise those of the model that is replaced, or
+            `CALL_DEFAULTS` if there is no such model.
     """
     kind = pipeline_class(method)
     folder = MODELS / f"{method}-small"
@@ -50,13 +50,14 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
         name: model_class.from_pretrained(trained / name, dtype=torch.float16)
         for name, model_class in trained_models(trained, kind).items()
     }
+    base: dict[str, Any] = dict.fromkeys(BASE_COMPONENTS)
     pipeline = kind(
-        **dict.fromkeys(BASE_COMPONENTS),
+        **base,
         **parts,
         scheduler=DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler"),
         call_defaults={**call_defaults, **changes},
     )
-    # diffusers' own method, which writes no code: the package holds the classes.
+    # diffusers' own method, which writes no code: the package itself holds the classes.
     DiffusionPipeline.save_pretrained(pipeline, folder)
 
 
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="defaults of a call with the models that are given, where they are not those of the models they replace",
+        help="call defaults of the given models, where they differ from those of the models they replace",
     )
     options = parser.parse_args(argv)
 
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         if (trained := getattr(options, method)) is not None:
             embed(method, trained, dict(options.call))
     for path in MODELS.rglob("*.json"):
-        if "_name_or_path" in (config := json.loads(path.read_text())):  # a folder of the machine this ran on
+        if "_name_or_path" in (config := json.loads(path.read_text())):  # a folder on the machine this ran on
             del config["_name_or_path"]
             path.write_text(json.dumps(config, indent=2) + "\n")
     for folder in sorted(MODELS.iterdir()):

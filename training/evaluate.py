@@ -1,4 +1,4 @@
-"""Measures a model beside bicubic enlargement on photographs that the Real-ESRGAN recipe degrades.
+"""Measure a model against bicubic enlargement on photographs that the Real-ESRGAN recipe degrades.
 
     python training/evaluate.py --data PHOTOS --list training/recipes/held_out_photos.txt --model seesr-small
 
@@ -33,9 +33,9 @@ SCALE = 4
 
 
 def degraded_pair(path: Path, seed: int, max_size: int | None = None) -> tuple[Tensor, Tensor]:
-    """The photo cut to a multiple of the scale, [1, 3, H, W], and its degraded version, [1, 3, H / 4, W / 4].
+    """Read a photo cut to a multiple of the scale, [1, 3, H, W], and degrade it, [1, 3, H / 4, W / 4].
 
-    With `max_size` a longer side is cut, not shrunk, to that many pixels around the centre.
+    With `max_size` a longer side is cropped, not shrunk, to that many pixels around the centre.
     """
     photo = read_image(path).float() / 255
     height, width = (min(side, max_size or side) // SCALE * SCALE for side in photo.shape[-2:])
@@ -45,12 +45,12 @@ def degraded_pair(path: Path, seed: int, max_size: int | None = None) -> tuple[T
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """[1, 3, H, W] in [0, 1] as a picture."""
+    """Convert [1, 3, H, W] in [0, 1] to a picture."""
     return Image.fromarray((image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
 def side_by_side(images: list[Tensor]) -> Image.Image:
-    """Pictures of one height in a row, with a narrow gap."""
+    """Put pictures of the same height in a row, with narrow gaps."""
     pictures = [to_pil(image) for image in images]
     row = Image.new("RGB", (sum(p.width for p in pictures) + 8 * (len(pictures) - 1), pictures[0].height), "white")
     left = 0
@@ -61,7 +61,7 @@ def side_by_side(images: list[Tensor]) -> Image.Image:
 
 
 def call_argument(text: str) -> tuple[str, Any]:
-    """Name and value of "name=value"."""
+    """Read name and value from "name=value"."""
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value)
@@ -72,8 +72,10 @@ def call_argument(text: str) -> tuple[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of photographs")
-    parser.add_argument("--list", help="file that lists the photos to take, one name a line; all by default")
-    parser.add_argument("--model", default="seesr-small", help="what diffusers_sr.load_pipeline loads")
+    parser.add_argument("--list", help="file that lists the photos to measure, one name per line; all by default")
+    parser.add_argument(
+        "--model", default="seesr-small", help="model to measure, as diffusers_sr.load_pipeline takes it"
+    )
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own by default")
     parser.add_argument("--guidance-scale", type=float, help="guidance scale; the model's own by default")
     parser.add_argument("--color-fix", default="default", help="adain, wavelet or none; the model's own by default")
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument(
         "--first-seed", type=int, default=0, help="seed the first photo is degraded with (%(default)s)"
     )
-    parser.add_argument("--max-size", type=int, help="cut longer sides to this many pixels around the centre")
+    parser.add_argument("--max-size", type=int, help="crop longer sides to this many pixels around the centre")
     parser.add_argument("--pictures", type=Path, help="folder for comparison pictures")
     options = parser.parse_args()
 
@@ -100,7 +102,8 @@ def main() -> None:
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
     for index, path in enumerate(paths):
         photo, degraded = degraded_pair(path, options.first_seed + index, options.max_size)
-        bicubic = resize(degraded, photo.shape[-2:])
+        height, width = photo.shape[-2:]
+        bicubic = resize(degraded, (height, width))
         result = pipeline(
             degraded,
             num_inference_steps=options.steps,

@@ -1,8 +1,8 @@
-"""Finds for every photograph those that show the like, by CLIP: the references CoSeR is trained with.
+"""Find similar photographs for each one, by CLIP: the references CoSeR is trained with.
 
     python training/find_references.py --train_data_dir PHOTOS --output references.csv
 
-The file has the columns file, reference and similarity; one made by other means, or by hand, will do as well.
+The file has the columns file, reference and similarity; a file made in any other way will do as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffusers_sr.image.pixels import resize
 
 @torch.no_grad()
 def embeddings(paths: list[Path], clip: CLIPVisionModelWithProjection) -> torch.Tensor:
-    """CLIP's embeddings [photos, channels] of whole photos, stretched to its square."""
+    """Compute CLIP's embeddings [photos, channels] of whole photos, stretched to its square."""
     size = clip.config.image_size
     photos = (read_image(path)[None].to(clip.device) / 255 for path in paths)
     return torch.cat([clip(normalise_for_clip(resize(photo, (size, size)))).image_embeds for photo in photos]).cpu()
@@ -32,10 +32,14 @@ def embeddings(paths: list[Path], clip: CLIPVisionModelWithProjection) -> torch.
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_data_dir", required=True, help="folder of photographs, searched recursively")
-    parser.add_argument("--exclude_data", help="file that lists photos, one name a line, to leave out")
+    parser.add_argument("--exclude_data", help="file that lists photos to leave out, one name per line")
     parser.add_argument("--clip", default=CLIP, help="CLIP's vision model: a folder or a Hub id (%(default)s)")
-    parser.add_argument("--count", type=int, default=10, help="references of a photo (%(default)s, the paper's)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--count", type=int, default=10, help="references for each photo (%(default)s, as in the paper)"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args(argv)
 

@@ -1,11 +1,11 @@
-"""Makes the references CasSR is trained with: training crops, degraded, and activated by a trained SCEdit.
+"""Make the references CasSR is trained with: training crops, degraded, and activated by a trained SCEdit.
 
     accelerate launch training/make_references.py --train_data_dir PHOTOS --num_samples 100000 \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
         --output_dir references
 
-Several processes share the work, and what was interrupted goes on where it stopped. The options that decide the crops
-have to be those of the training: --seed, --resolution, --exclude_data and --sharpen_target.
+Several processes share the work, and an interrupted run continues where it stopped. The options that determine the
+crops have to be those of the training: --seed, --resolution, --exclude_data and --sharpen_target.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 
 def write_image(path: Path, image: Tensor) -> None:
-    """Write `image` [3, H, W] in [0, 1] as PNG, whole or not at all."""
+    """Write `image` [3, H, W] in [0, 1] as a PNG file, completely or not at all."""
     pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
     unfinished = path.with_name(f".{path.name}")
     Image.fromarray(pixels).save(unfinished, format="PNG")
@@ -40,7 +40,7 @@ def write_image(path: Path, image: Tensor) -> None:
 
 
 def batches_to_do(folder: Path, count: int, batch_size: int, accelerator: Accelerator) -> Iterator[list[int]]:
-    """The samples of this process that have no reference yet."""
+    """List the samples of this process that have no reference yet, in batches."""
     own = range(accelerator.process_index, count, accelerator.num_processes)
     rest = [index for index in own if not reference_path(folder, index).exists()]
     yield from (rest[start : start + batch_size] for start in range(0, len(rest), batch_size))
@@ -49,11 +49,11 @@ def batches_to_do(folder: Path, count: int, batch_size: int, accelerator: Accele
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_data_dir", required=True, help="folder of photographs, searched recursively")
-    parser.add_argument("--exclude_data", help="file that lists photos, one name a line, to leave out")
+    parser.add_argument("--exclude_data", help="file that lists photos to leave out, one name per line")
     parser.add_argument("--resolution", type=int, default=512, help="side of the crops, in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (%(default)s)")
     parser.add_argument("--sharpen_target", action="store_true", help="degrade USM-sharpened crops")
-    parser.add_argument("--num_samples", type=int, required=True, help="how many crops get a reference")
+    parser.add_argument("--num_samples", type=int, required=True, help="number of crops that get a reference")
     parser.add_argument(
         "--pretrained_model_name_or_path", required=True, help="Stable Diffusion: a folder or a Hub id"
     )

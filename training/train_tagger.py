@@ -1,9 +1,9 @@
-"""Trains a small tagger from scratch on tagged photographs: the clean teacher that `train_dape.py` starts from.
+"""Train a small tagger from scratch on tagged photographs: the clean teacher that `train_dape.py` starts from.
 
     accelerate launch training/train_tagger.py --config training/recipes/tagger_small.yaml \
         --train_data_dir PHOTOS --output_dir runs/tagger
 
-SeeSR itself takes RAM (Swin-L) here; `diffusers-sr convert seesr` reads RAM's weights.
+SeeSR itself uses RAM (Swin-L) here; `diffusers-sr convert seesr` reads RAM's weights.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from diffusers_sr.training.photos import photo_crops
 
 @dataclass(kw_only=True)
 class TaggerArguments(TrainingArguments):
-    """Trains a tagger with binary cross-entropy on each tag."""
+    """Options for a tagger, trained with binary cross-entropy on each tag."""
 
-    tags_file: str = field(metadata={"help": "CSV with the columns file and tags (comma-separated)."})
-    threshold: float = option(0.5, "Probability above which a tag is given, for every tag.")
+    tags_file: str = field(metadata={"help": "CSV file with the columns file and tags (comma-separated)."})
+    threshold: float = option(0.5, "Probability above which a tag is given; the same for every tag.")
     image_size: int = option(96, "Side of the tagger's square input.")
     embed_dim: int = option(48, "Channels of the first Swin stage.")
     depths: list[int] = field(default_factory=lambda: [2, 2], metadata={"help": "Blocks of each Swin stage."})
@@ -38,7 +38,7 @@ class TaggerArguments(TrainingArguments):
 
 
 class TaggerLoss(nn.Module):
-    """Binary cross-entropy of the tags of `target`."""
+    """The binary cross-entropy of the tags of `target`."""
 
     def __init__(self, tagger: Tagger):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Trains XPSR (paper, section 3): ControlNet, semantic fusion and pixel attention, degradation-free constraint.
+"""Train XPSR (paper, section 3): ControlNet, semantic fusion and pixel attention, degradation-free constraint.
 
     diffusers-sr caption PHOTOS --output prompts
     accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
@@ -30,24 +30,30 @@ from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 @dataclass(kw_only=True)
 class XPSRArguments(DenoiserArguments, HubArguments):
-    """Trains ControlNet, semantic fusion and pixel attention; defaults are the official script's, where it works.
+    """Options for ControlNet, semantic fusion and pixel attention; defaults are the official script's, where it works.
 
-    It never feeds the high-level prompt; here it does, as in the paper.
+    The official script never feeds the high-level prompt; this one does, as in the paper.
     """
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
     )
-    prompts_dir: str | None = option(None, "Prompts of the photos, of `diffusers-sr caption`; instead of --tags_file.")
+    prompts_dir: str | None = option(
+        None, "Folder of prompts for the photos, by `diffusers-sr caption`; instead of --tags_file."
+    )
     controlnet_model_name_or_path: str | None = option(
-        None, "ControlNet to start from: a folder or a Hub id. By default it is new."
+        None, "ControlNet to start from: a folder or a Hub id. By default a new one is made."
     )
     leave_out_sites: list[str] = field(
         default_factory=list,
-        metadata={"help": "Beginnings of names of sites without new attention, such as up_blocks.3, to save memory."},
+        metadata={
+            "help": "Beginnings of the names of sites that get no new attention, such as up_blocks.3, to save memory."
+        },
     )
-    constraint_weight: float = option(0.05, "Weight of each term of the degradation-free constraint; 0 is none.")
-    latent_terms: str = option("code", "Latents it constrains: 'paper', of three sizes, or 'code', all.")
+    constraint_weight: float = option(
+        0.05, "Weight of each term of the degradation-free constraint; with 0 there is none."
+    )
+    latent_terms: str = option("code", "Latents that it constrains: 'paper' (three sizes) or 'code' (all).")
     null_text_ratio: float = option(0.0, "Share of samples without the high-level prompt.")
     clean_ratio: float = option(0.1, "Share of samples that see the clean crop.")
 

@@ -1,4 +1,4 @@
-"""Fine-tunes a trained XPSR for sampling in one step (`diffusers_sr.training.adversarial`).
+"""Fine-tune a trained XPSR for sampling in one step (`diffusers_sr.training.adversarial`).
 
     accelerate launch training/train_xpsr_adversarial.py --train_data_dir PHOTOS --prompts_dir prompts \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --xpsr runs/xpsr \
@@ -27,12 +27,14 @@ from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 @dataclass(kw_only=True)
 class XPSRAdversarialArguments(AdversarialArguments, HubArguments):
-    """Trains ControlNet, semantic fusion and pixel attention on the picture of a single step."""
+    """Options for training ControlNet, semantic fusion and pixel attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
     )
-    prompts_dir: str | None = option(None, "Prompts of the photos, of `diffusers-sr caption`; instead of --tags_file.")
+    prompts_dir: str | None = option(
+        None, "Folder of prompts for the photos, by `diffusers-sr caption`; instead of --tags_file."
+    )
     xpsr: str = field(metadata={"help": "Output folder of train_xpsr.py."})
 
 

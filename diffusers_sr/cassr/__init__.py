@@ -1,0 +1,1 @@
+"""CasSR: image activation, and attention to the image and to its reference."""

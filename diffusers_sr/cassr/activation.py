@@ -19,11 +19,11 @@ from ..attention.sites import check_site_channels
 
 
 class SkipTuner(nn.Module):
-    """Edits one skip connection by its dense hint (SCEdit, https://arxiv.org/abs/2312.11392, CSC-Tuner).
+    """The edit of one skip connection by its dense hint (SCEdit, https://arxiv.org/abs/2312.11392, CSC-Tuner).
 
     Args:
-        channels: of the skip connection.
-        hidden_channels: of the layer between the two linear ones.
+        channels: channels of the skip connection.
+        hidden_channels: channels between the two linear layers.
     """
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
@@ -33,16 +33,20 @@ class SkipTuner(nn.Module):
         _zero(self.linear_2)
 
     def forward(self, skip: torch.Tensor, hint: torch.Tensor, scale: float) -> torch.Tensor:
-        """`skip + scale * (hint + MLP(skip + hint))`, all `[B, channels, h, w]`; the MLP sees every pixel alone."""
+        """Compute `skip + scale * (hint + MLP(skip + hint))`, all `[B, channels, h, w]`.
+
+        The MLP acts on each pixel alone.
+        """
         pixels = (skip + hint).permute(0, 2, 3, 1)
         change = self.linear_2(F.gelu(self.linear_1(pixels))).permute(0, 3, 1, 2)
         return skip + scale * (hint + change)
 
 
 class SkipHook(AdapterHook):
-    """Edits the skip connections a block of the decoder is given."""
+    """A hook that edits the skip connections passed to a block of the decoder."""
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace the skip connections by edited ones while the adapter is conditioned."""
         if not self.adapter.is_conditioned:
             return args, kwargs
         if len(args) > 1:
@@ -54,26 +58,27 @@ class SkipHook(AdapterHook):
 class SCEditAdapter(AttentionAdapter):
     """SCEdit's controllable skip connection editing: an image steers the decoder of a frozen UNet.
 
-    The image is embedded by convolutions down to the size of the latents. A chain of one convolution a skip connection
-    makes the dense hints of it, each from the one before. A skip connection `s` of the encoder, with what a ControlNet
-    may have added, becomes `s + scale * (hint + MLP(s + hint))` before the decoder has it. The hints depend on neither
-    noise nor text: they are computed once for an image::
+    Convolutions embed the image and reduce it to the size of the latents. A chain of convolutions, one for each skip
+    connection, makes the dense hints from it, each from the one before. A skip connection `s` of the encoder, with
+    whatever a ControlNet has added, becomes `s + scale * (hint + MLP(s + hint))` before it reaches the decoder. The
+    hints depend on neither noise nor text, so they are computed once for an image::
 
         adapter = SCEditAdapter.from_pretrained("path/to/adapter").attach(unet)
         with adapter.conditioning(hints=adapter.embed(image)):
             ...  # the sampling loop
 
-    A new one leaves the UNet as it is, as in the official code (scepter): the convolutions of the hints and the last
-    layers of the MLPs start from zero. Since the hints are a chain, each starts to learn after the one before has.
+    A new adapter leaves the UNet's output unchanged, as in the official code (scepter): the convolutions of the hints
+    and the last layers of the MLPs start from zero. Since the hints form a chain, each starts to learn only after the
+    one before it has.
 
     Args:
-        skip_channels: of the UNet's skip connections, in the order of the encoder.
-        downsamples: which of them come from a downsampling. From there on the hints are half as large.
-        hint_channels: of the embedding of the image. It begins with the first; each further one is reached by a stride
-            of two, so that there are as many of them as levels of the VAE, `len(vae.config.block_out_channels)`.
-        dense_hint_kernel: of the convolutions between hints: 3, or 1 for a ninth of their weights.
-        down_ratio: channels between the two layers of an MLP, in those of the skip connection. The official code has
-            1 throughout: where its configurations set another, it does not read it.
+        skip_channels: channels of the UNet's skip connections, in the order of the encoder.
+        downsamples: numbers of those that come from a downsampling; from there on the hints are half as large.
+        hint_channels: channels of the embedding of the image. It begins with the first; each further one follows a
+            stride of two, so there are as many as the VAE has levels, `len(vae.config.block_out_channels)`.
+        dense_hint_kernel: kernel size of the convolutions between hints: 3, or 1 for a ninth of their weights.
+        down_ratio: channels between the two layers of an MLP, as a multiple of those of the skip connection. The
+            official code always uses 1: where its configurations set another value, it does not read it.
     """
 
     _no_split_modules = ["SkipTuner"]  # noqa: RUF012
@@ -106,7 +111,7 @@ class SCEditAdapter(AttentionAdapter):
 
     @classmethod
     def from_host(cls, unet: UNet2DConditionModel, **options: Any) -> Self:
-        """A new adapter for this UNet, to be trained; `options` are the other arguments of the class."""
+        """Make a new adapter for this UNet, to be trained; `options` are the other arguments of the class."""
         skip_channels = [channels for block in reversed(unet.up_blocks) for channels in _skip_channels(block)]
         downsamples, number = [], 1  # the first is the input convolution's
         for block in unet.down_blocks:
@@ -114,11 +119,11 @@ class SCEditAdapter(AttentionAdapter):
             if block.downsamplers is not None:
                 downsamples.append(number)
                 number += 1
-        # By name: diffusers takes what is given by position for defaults, and leaves it out in `from_config`.
+        # By name: diffusers treats arguments given by position as defaults, and leaves them out in `from_config`.
         return cls(skip_channels=skip_channels, downsamples=downsamples, **options)
 
     def sites(self, role: str) -> dict[str, dict[str, Any]]:
-        """The blocks of the decoder, with the `skips` each is given, as numbers in the order of the encoder."""
+        """List the blocks of the decoder, with the `skips` each is given, as numbers in the order of the encoder."""
         if role != "unet":
             return {}
         bounds = [0, *self.config.downsamples, len(self.config.skip_channels)]
@@ -126,14 +131,14 @@ class SCEditAdapter(AttentionAdapter):
         return {f"up_blocks.{number}": {"skips": skips} for number, skips in enumerate(reversed(levels))}
 
     def embed(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """The dense hints of an image, one for each skip connection in the order of the encoder.
+        """Compute the dense hints of an image, one for each skip connection in the order of the encoder.
 
         Args:
-            image: `[B, 3, H, W]` in [0, 1], as many pixels as the VAE makes of the latents: for CasSR the degraded
+            image: `[B, 3, H, W]` in [0, 1], at the size that the VAE decodes the latents to: for CasSR the degraded
                 image, enlarged to the size of the result.
 
         Returns:
-            `[B, channels, h, w]` each, the first of the size of the latents.
+            Hints `[B, channels, h, w]`; the first has the size of the latents.
 
         Raises:
             ValueError: if `image` has another shape.
@@ -146,7 +151,7 @@ class SCEditAdapter(AttentionAdapter):
         return hints
 
     def dense_hints_of(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """What `embed` computes."""
+        """Compute what `embed` returns."""
         hint = self.recomputed(self.hint_embedding, image)
         hints = []
         for conv in self.dense_hints:
@@ -157,16 +162,17 @@ class SCEditAdapter(AttentionAdapter):
     def prepare_conditioning(
         self, hints: Sequence[torch.Tensor], scale: float = 1.0
     ) -> tuple[list[torch.Tensor], float]:
-        """What `set_conditioning` and `conditioning` take.
+        """Check the hints and give what `conditioned` takes; `prepare` and `conditioning` have the same arguments.
 
         Args:
-            hints: of the image, from `embed`. A host may be called with any multiple of their batch: guidance halves
-                come as repetitions of it, with the image as the fastest index.
-            scale: how much of the change reaches the decoder; with 0 the host is the stock one. (The official code
-                multiplies two: one of the configuration, which is 1 wherever it is published, and one of the call.)
+            hints: those of the image, from `embed`. A host may be called with any multiple of their batch: the halves
+                of the guidance are repetitions of it, with the image as the fastest index.
+            scale: how much of the change reaches the decoder; with 0 the host computes what the stock one does. (The
+                official code multiplies two scales: one from the configuration, which is 1 in every published one, and
+                one from the call.)
 
         Raises:
-            ValueError: if there are not the hints of every skip connection.
+            ValueError: if there is not one hint for every skip connection.
         """
         expected = list(self.config.skip_channels)
         if [hint.shape[1] for hint in hints] != expected:
@@ -177,10 +183,10 @@ class SCEditAdapter(AttentionAdapter):
         return list(hints), scale
 
     def edit_skips(self, site: str, skips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """The skip connections `[k * B, channels, h, w]` of a block, which take the place of those it is given.
+        """Edit the skip connections `[k * B, channels, h, w]` that a block is given.
 
         Raises:
-            ValueError: if the hints are those of an image of another size, or `B` images do not divide the batch.
+            ValueError: if the hints belong to an image of another size, or the batch is not a multiple of their `B`.
         """
         hints, scale = self._conditioning
         edited = []
@@ -189,13 +195,14 @@ class SCEditAdapter(AttentionAdapter):
             if hint.shape[-2:] != skip.shape[-2:]:
                 raise ValueError(
                     f"The hint of skip connection {index} has the size {list(hint.shape[-2:])}, but the model is "
-                    f"called with latents that make it {list(skip.shape[-2:])}: embed the image in the size that the "
-                    "VAE makes of these latents, every tile by itself."
+                    f"called with latents that make it {list(skip.shape[-2:])}: embed the image at the size that the "
+                    "VAE decodes these latents to, each tile separately."
                 )
             edited.append(self.recomputed(self.tuners[index], skip, repeat_to_batch(hint, len(skip)), scale))
         return tuple(edited)
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> SkipHook:
+        """Make the hook that edits the skip connections of a block."""
         channels, skips = _skip_channels(module), self.sites(role)[site]["skips"]
         if len(channels) != len(skips):
             raise ValueError(
@@ -208,8 +215,10 @@ class SCEditAdapter(AttentionAdapter):
 
 
 def _hint_embedding(channels: Sequence[int]) -> nn.Sequential:
-    """Of `[B, 3, H, W]`, halved for every channel after the first: a ControlNet's embedding of the condition image
-    without its last convolution."""
+    """Build a ControlNet's embedding of the condition image, without its last convolution.
+
+    It takes `[B, 3, H, W]`, and halves height and width for every entry of `channels` after the first.
+    """
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1)]
     for previous, width in pairwise(channels):
         layers += [
@@ -222,9 +231,9 @@ def _hint_embedding(channels: Sequence[int]) -> nn.Sequential:
 
 
 def _skip_channels(up_block: Any) -> list[int]:
-    """Channels of the skip connections a block of the decoder is given, in the order of the encoder.
+    """List the channels of the skip connections that a block of the decoder is given, in the order of the encoder.
 
-    It takes the last of them first. That one is its own level's, of which the channels are the block's.
+    The block takes the last of them first. That one comes from its own level, whose channels are the block's.
     """
     resnets = list(up_block.resnets)
     channels = [resnets[0].out_channels]

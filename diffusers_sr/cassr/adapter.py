@@ -26,9 +26,9 @@ class ControlAttention(nn.Module):
     """Attention of a transformer block's hidden states to control features (paper, Eq. 1 and 2).
 
     Args:
-        channels: of the transformer block.
-        control_channels: of the control features.
-        num_attention_heads: those of the block's self-attention.
+        channels: channels of the transformer block.
+        control_channels: channels of the control features.
+        num_attention_heads: heads of the block's self-attention.
         norm_num_groups: groups of the control features' normalisation.
     """
 
@@ -44,18 +44,19 @@ class ControlAttention(nn.Module):
         )
 
     def prepare(self, feature: torch.Tensor) -> torch.Tensor:
-        """Keys and values of a control feature, `[B, control_channels, h, w] -> [B, h * w, 2 * channels]`."""
+        """Compute keys and values of a control feature, `[B, control_channels, h, w] -> [B, h * w, 2 * channels]`."""
         return keys_and_values(self.attn, feature_tokens(self.norm_control(feature)))
 
     def forward(self, hidden_states: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor:
-        """What is added to the hidden states `[k * B, N, channels]`."""
+        """Compute what is added to the hidden states `[k * B, N, channels]`."""
         return self.attn(self.norm_hidden(hidden_states), encoder_hidden_states=prepared)
 
 
 class LRAttentionHook(AdapterHook):
-    """Puts the LR attention after the self-attention of a transformer block."""
+    """A hook that puts the LR attention after the self-attention of a transformer block."""
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
+        """Add the LR attention to the output while the adapter is conditioned."""
         if not self.adapter.is_conditioned:
             return output
         return self.adapter("attend_to_lr", self.site, output)
@@ -64,8 +65,8 @@ class LRAttentionHook(AdapterHook):
 class CasSRAdapter(AttentionAdapter):
     """Reference and LR attention around the self-attention of the transformer blocks of the UNet's decoder.
 
-    They read the features of one ControlNet (its residuals, which the UNet gets too), run on the image and on its
-    reference. With hidden states `x` a block, up to its attention to the text, becomes::
+    Both read the features of one ControlNet (its residuals, which the UNet gets too), run on the image and on its
+    reference. On hidden states `x`, a block up to its attention to the text becomes::
 
         x1 = x  + scale_reference * reference_attention(x)
         x2 = x1 + self_attention(x1)
@@ -73,16 +74,16 @@ class CasSRAdapter(AttentionAdapter):
 
     No code of CasSR was released, and the paper leaves much of this open. Its Eq. 1 and 2 have no residual, without
     which a new attention would destroy what the frozen UNet knows; here there is one, and the output projections start
-    from zero. The hidden states are normalised as for the block's other attentions, and the control features too: they
-    start from zero and have no scale of their own. A block reads the control feature whose skip connection enters the
-    residual block before it; where the two differ in channels, the projections of keys and values take the
-    ControlNet's. The middle has no such attention: the paper names the upsampling blocks.
+    from zero. The hidden states are normalised as for the block's other attentions, and so are the control features,
+    since they start from zero and have no scale of their own. A block reads the control feature whose skip connection
+    enters the residual block before it; where the two differ in channels, the projections of keys and values take the
+    ControlNet's. The middle block has no such attention: the paper names the upsampling blocks.
 
     Args:
-        unet_sites: the name of every such transformer block, "up_blocks.1.attentions.0.transformer_blocks.0", with
-            `channels`, `control_channels`, `num_attention_heads` and `norm_num_groups` of its two `ControlAttention`,
-            and `control_index`: which of the ControlNet's down residuals they read. `from_hosts` reads them from the
-            models.
+        unet_sites: the names of these transformer blocks, such as "up_blocks.1.attentions.0.transformer_blocks.0",
+            each with `channels`, `control_channels`, `num_attention_heads` and `norm_num_groups` of its two
+            `ControlAttention`, and `control_index`: which of the ControlNet's down residuals they read. `from_hosts`
+            reads them from the models.
     """
 
     _no_split_modules = ["ControlAttention"]  # noqa: RUF012
@@ -99,10 +100,10 @@ class CasSRAdapter(AttentionAdapter):
 
     @classmethod
     def from_hosts(cls, unet: Host, controlnet: Host) -> Self:
-        """A new adapter for these models, to be trained.
+        """Make a new adapter for these models, to be trained.
 
-        Both attentions start from the block's own self-attention where the shapes allow it, and what they add from
-        zero, so that the conditioned UNet starts out as the stock one.
+        Both attentions start from the block's own self-attention where the shapes allow it, and what they add starts
+        from zero, so that the conditioned UNet initially computes what the stock one does.
         """
         sites = control_sites(unet, controlnet)
         adapter = cls(
@@ -114,7 +115,7 @@ class CasSRAdapter(AttentionAdapter):
         return adapter
 
     def sites(self, role: str) -> dict[str, dict[str, Any]]:
-        """Transformer blocks, and the self-attention in each."""
+        """List the transformer blocks, and the self-attention in each."""
         if role != "unet":
             return {}
         blocks = self.config.unet_sites
@@ -127,15 +128,15 @@ class CasSRAdapter(AttentionAdapter):
         lr_scale: float = 1.0,
         reference_scale: float = 1.0,
     ) -> dict[str, dict[str, tuple[torch.Tensor, float]]]:
-        """Keys and values of every site by what they are of, "lr" and "reference", and site; each with its scale.
+        """Compute keys and values from the image, "lr", and from the "reference", by site, each with its scale.
 
-        This is what `set_conditioning` and `conditioning` take. They do not depend on the hidden states, and so are
-        the same in both halves of the guidance.
+        `conditioned` takes the result; `prepare` and `conditioning` have the same arguments. Keys and values do not
+        depend on the hidden states, so they are the same in both halves of the guidance.
 
         Args:
-            lr, reference: the residuals of the ControlNet for the image and for its reference, those of the down
-                blocks and then the middle one, each `[B, channels, h, w]`. A host may then be called with any multiple
-                of `B` latents. Without one of them its attention is left out.
+            lr, reference: the ControlNet's residuals for the image and for its reference, those of the down blocks and
+                then that of the middle block, each `[B, channels, h, w]`. A host may then be called with any multiple
+                of `B` latents. If one of them is None, its attention is left out.
             lr_scale, reference_scale: weights of what the attentions add; with 0 they add nothing.
 
         Raises:
@@ -158,20 +159,21 @@ class CasSRAdapter(AttentionAdapter):
         }
 
     def attend_to_reference(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`x1` of a site from `x`, `[k * B, N, channels]`. It is kept for `attend_to_lr`."""
+        """Compute `x1` of a site from `x`, `[k * B, N, channels]`, and keep it for `attend_to_lr`."""
         if "reference" in self._conditioning:
             hidden_states = hidden_states + self._attend("reference", site, hidden_states)
         self._streams[site] = hidden_states
         return hidden_states
 
     def attend_to_lr(self, site: str, attended: torch.Tensor) -> torch.Tensor:
-        """`x3 - x1` of a site from what its self-attention returns, `x2 - x1`: the block itself adds `x1`."""
+        """Compute `x3 - x1` of a site from what its self-attention returns, `x2 - x1`: the block itself adds `x1`."""
         stream = self._streams.pop(site)
         if "lr" in self._conditioning:
             attended = attended + self._attend("lr", site, attended + stream)
         return attended
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> AdapterHook:
+        """Make the hook for a transformer block, or for the self-attention in one."""
         if site.endswith(SELF_ATTENTION):
             return LRAttentionHook(self, role, site.removesuffix(SELF_ATTENTION))
         expected = self.sites(role)[site]["channels"]
@@ -184,7 +186,7 @@ class CasSRAdapter(AttentionAdapter):
         return scale * self.recomputed(self._attention(name, site), hidden_states, prepared)
 
     def _attention(self, name: str, site: str) -> ControlAttention:
-        return self.unet[site_key(site)][name]  # type: ignore[index]  # a ModuleDict does not know of what
+        return self.unet[site_key(site)][name]  # type: ignore[index]  # a ModuleDict does not know its values' type
 
     def _keep_processors(self) -> None:
         for site in self.config.unet_sites:

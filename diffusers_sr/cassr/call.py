@@ -1,4 +1,4 @@
-"""What a call of CasSR's pipeline takes."""
+"""The arguments of a call of CasSR's pipeline."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ class CasSRCall(Call):
     """The arguments of every method, and those of the reference and the activation that makes it."""
 
     reference_images: ImageInput | Sequence[ImageInput] | None = argument(
-        "references instead of activated ones, for all images or one for each. They show what the image shows, and "
-        "are resized to the size it is enlarged to."
+        "references to use instead of activated ones, one for all images or one for each. They show the same as the "
+        "image, and are resized to the size it is enlarged to."
     )
     activation: Activation | None = model_argument(
-        "what makes the references instead of the pipeline's component. An `SCEditAdapter` or a `ControlNetModel`, on "
-        "the pipeline's device: stock Stable Diffusion, sampled as the result is. A function: it is given each image "
-        "as a PIL image, as the pipeline was given it and not enlarged, and returns one of any size, of the kinds "
-        'that `read_images` reads. "lr": the enlarged image is its own.'
+        "what makes the references, in place of the pipeline's component. An `SCEditAdapter` or a `ControlNetModel`, "
+        "on the pipeline's device, steers stock Stable Diffusion, which is sampled as the result is. A function gets "
+        "each image as a PIL image, as it was given to the pipeline and not enlarged, and returns one of any size and "
+        'of any kind that `read_images` reads. With "lr" the enlarged image is its own reference.'
     )
     activation_steps: int | None = model_argument(
         "denoising steps of the activation; `num_inference_steps` by default."
     )
     activation_guidance_scale: float = model_argument(
-        "guidance of the activation. Where the result has no guidance, it has none."
+        "guidance scale of the activation. If the result has no guidance, the activation has none either."
     )
     reference_conditioning_scale: float = model_argument(
-        "weight of the reference: of its residuals, and of what the attention to it adds. With 0 there is no "
-        "reference, and none is made."
+        "weight of the reference: of its residuals, and of what the attention to it adds. With 0 no reference is made "
+        "or used."
     )
 
     def __post_init__(self) -> None:

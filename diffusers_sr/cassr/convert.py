@@ -1,4 +1,4 @@
-"""SCEdit's controllers, as scepter publishes them, to a folder of this package's adapter."""
+"""Convert SCEdit's controllers, as published by scepter, to a folder of this package's adapter."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from accelerate import init_empty_weights
 from ..conversion.checkpoints import PathLike, check_keys, new_folder, read_state_dict
 from .activation import SCEditAdapter
 
-# Where the weights lie in a published folder, such as `canny_control`.
+# Where the weights are in a published folder, such as `canny_control`.
 WEIGHTS = ("pytorch_model.bin", "0_SwiftSCETuning/pytorch_model.bin")
-# Of every Stable Diffusion's encoder: two residual blocks a level, and what is before them.
+# In the encoder of every Stable Diffusion: two residual blocks per level, and the layer before them.
 SKIPS_PER_LEVEL = 3
 
 
@@ -22,14 +22,13 @@ def convert(checkpoint: PathLike, output: PathLike) -> None:
     """Write a folder for `SCEditAdapter.from_pretrained` from a controller trained with scepter.
 
     Args:
-        checkpoint: `pytorch_model.bin`, or a folder that has it, alone or under `0_SwiftSCETuning`.
-        output: folder to write, which must not exist, or be empty; it appears once it is complete.
+        checkpoint: `pytorch_model.bin`, or a folder that contains it, directly or under `0_SwiftSCETuning`.
+        output: folder to write, which must not exist or must be empty; it appears once it is complete.
 
     Raises:
-        FileExistsError: If `output` exists and is not an empty folder.
-        FileNotFoundError: If there is no such file.
-        ValueError: If keys are missing, unexpected or mis-shaped, or if the file is damaged or another than it should
-            be.
+        FileExistsError: if `output` exists and is not an empty folder.
+        FileNotFoundError: if there is no such file.
+        ValueError: if keys are missing, unexpected or mis-shaped, or if the file is damaged or not a controller.
     """
     path = find_weights(checkpoint)
     with new_folder(output) as folder:
@@ -37,10 +36,10 @@ def convert(checkpoint: PathLike, output: PathLike) -> None:
 
 
 def find_weights(checkpoint: PathLike) -> Path:
-    """The file with the weights in a published folder, or the file itself.
+    """Find the file with the weights in a published folder; a path that is not a folder is returned unchanged.
 
     Raises:
-        FileNotFoundError: If a folder has none.
+        FileNotFoundError: if the folder has none.
     """
     path = Path(checkpoint)
     if not path.is_dir():
@@ -56,16 +55,16 @@ def scedit_from_official(
     source: PathLike = "the checkpoint",
     downsamples: Sequence[int] | None = None,
 ) -> SCEditAdapter:
-    """Build the adapter of a state dict of scepter's `CSCTuners`. Its sizes are read off the shapes.
+    """Build the adapter from a state dict of scepter's `CSCTuners`. Its sizes are read off the shapes.
 
     Args:
-        state_dict: perhaps with the prefix "0." or "model.0.", as published.
+        state_dict: weights whose keys may have the prefix "0." or "model.0.", as published.
         source: what errors call the checkpoint.
-        downsamples: of `SCEditAdapter`, which the shapes do not show; those of Stable Diffusion 1, 2 and XL by
-            default.
+        downsamples: as in `SCEditAdapter`, since the shapes do not show them; by default those of Stable Diffusion 1,
+            2 and XL.
 
     Returns:
-        The adapter in evaluation mode, in the weights' type, attached to nothing.
+        The adapter in evaluation mode, in the weights' dtype, not attached to anything.
 
     Raises:
         ValueError: if keys are missing, unexpected or mis-shaped; all are listed.
@@ -76,10 +75,10 @@ def scedit_from_official(
     tuners = _numbers(official, r"lsc_tuner_blocks\.(\d+)\.tuner_op\.ln1\.weight")
     if not hint_convs or not dense_hints or not tuners:
         raise ValueError(
-            f"{source} is no controller of SCEdit: it has not all of pre_hint_blocks.*, dense_hint_blocks.* and "
-            "lsc_tuner_blocks.*."
+            f"{source} is not a controller of SCEdit: it does not have all of pre_hint_blocks.*, dense_hint_blocks.* "
+            "and lsc_tuner_blocks.*."
         )
-    # The first convolution, and then every second, which has a stride.
+    # The first convolution, and then every second one, which has a stride.
     strided = [f"pre_hint_blocks.{number}.weight" for number in range(0, hint_convs[-1] + 1, 4)]
     hints = [f"dense_hint_blocks.{number}.1.weight" for number in range(dense_hints[-1] + 1)]
     if missing := [key for key in (*strided, *hints) if key not in official]:
@@ -94,7 +93,7 @@ def scedit_from_official(
             downsamples=list(downsamples),
             hint_channels=[len(official[key]) for key in strided],
             dense_hint_kernel=official[hints[0]].shape[-1],
-            # The official code rounds down: of what its widths say, the most is nearest to the truth.
+            # The official code rounds the widths down, so the largest of their ratios is nearest to the true one.
             down_ratio=max(hidden / channels for hidden, channels in widths),
         )
     weights = adapter.state_dict()
@@ -105,7 +104,7 @@ def scedit_from_official(
 
 
 def official_key(key: str, num_skips: int) -> str:
-    """The official name of a weight of the adapter; the official tuners are in the order of the decoder."""
+    """Give the official name of a weight of the adapter; the official tuners are in the order of the decoder."""
     part, number, rest = key.split(".", 2)
     if part == "hint_embedding":
         return f"pre_hint_blocks.{number}.{rest}"
@@ -115,5 +114,5 @@ def official_key(key: str, num_skips: int) -> str:
 
 
 def _numbers(official: Mapping[str, torch.Tensor], pattern: str) -> list[int]:
-    """What stands for the number in the keys of a kind, from the least."""
+    """List the numbers in the keys that match the pattern, in ascending order."""
     return sorted(int(match[1]) for key in official if (match := re.fullmatch(pattern, key)))

@@ -19,7 +19,7 @@ ActivationModel: TypeAlias = SCEditAdapter | ControlNetModel
 
 
 class CasSRControl(NamedTuple):
-    """What the ControlNet is run on: images `[images or B, 3, H, W]` in [0, 1], or what it embeds of their tiles.
+    """The inputs of the ControlNet: images `[images or B, 3, H, W]` in [0, 1], or its embeddings of their tiles.
 
     The `reference` is None if its weight, `reference_scale`, is 0.
     """
@@ -30,16 +30,17 @@ class CasSRControl(NamedTuple):
 
 
 class CasSRDenoiser(ControlledDenoiser):
-    """The UNet gets the weighted residuals of the image and of its reference, and attends to each by itself.
+    """The UNet gets the weighted residuals of the image and of its reference, and attends to each separately.
 
-    The ControlNet takes both images in one call, with the positive text; what it finds serves both halves of the
-    guidance. The weight of the image is `controlnet_conditioning_scale`; if both weights are 0, the UNet is the stock
-    one.
+    The ControlNet takes both images in one call, with the positive text; its features serve both halves of the
+    guidance. The weight of the image is `controlnet_conditioning_scale`; if both weights are 0, the UNet computes what
+    the stock one does.
     """
 
     def control_tiles(
         self, control: CasSRControl, num_results: int, groups: Sequence[Sequence[Window]], unit: int
     ) -> list[CasSRControl]:
+        """Embed the tiles of the image and of its reference for the ControlNet."""
         tiling = (num_results, groups, unit)
         lr = self.embed_image(control.lr, *tiling)
         reference = [None] * len(lr) if control.reference is None else self.embed_image(control.reference, *tiling)
@@ -48,6 +49,7 @@ class CasSRDenoiser(ControlledDenoiser):
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: CasSRControl
     ) -> Sequence[torch.Tensor]:
+        """Predict the noise with the ControlNet's features of the image and of its reference."""
         both, text = in_one_batch(latents, texts)
         weights = {"lr": self.controlnet_conditioning_scale, "reference": control.reference_scale}
         weights = {name: weight for name, weight in weights.items() if weight != 0}
@@ -71,8 +73,8 @@ class CasSRDenoiser(ControlledDenoiser):
 class ActivationDenoiser(Denoiser):
     """Stock Stable Diffusion, steered by the image through SCEdit's tuners or through a ControlNet.
 
-    The `control` is a list: of the images the model sees, `[images, 3, H, W]` in [0, 1], or of what it embeds of their
-    tiles.
+    The `control` is a list: it holds the images the model sees, `[images, 3, H, W]` in [0, 1], or the model's
+    embeddings of their tiles.
 
     Args:
         activation: an `SCEditAdapter` that is attached to the UNet, or a ControlNet, which is run as diffusers' own
@@ -91,6 +93,8 @@ class ActivationDenoiser(Denoiser):
     def control_tiles(
         self, control: list[torch.Tensor], num_results: int, groups: Sequence[Sequence[Window]], unit: int
     ) -> list[list[torch.Tensor]]:
+        """Embed the tiles of the image, as dense hints or as a ControlNet's condition."""
+
         def embed(tile: torch.Tensor) -> list[torch.Tensor]:
             if is_scedit(self.activation):
                 return self.activation.embed(tile)
@@ -102,6 +106,7 @@ class ActivationDenoiser(Denoiser):
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: list[torch.Tensor]
     ) -> Sequence[torch.Tensor]:
+        """Predict the noise with the UNet, steered by the image."""
         latents, text = in_one_batch(latents, texts)
         if is_scedit(self.activation):
             with self.activation.conditioning(hints=control):
@@ -112,7 +117,7 @@ class ActivationDenoiser(Denoiser):
 
 
 def is_activation_model(activation: Any) -> TypeGuard[ActivationModel]:
-    """Whether this is a model that samples a reference, and not a function or a word."""
+    """Whether this is a model that steers the sampling of a reference, and not a function or "lr"."""
     return isinstance(unwrap_module(activation), (SCEditAdapter, ControlNetModel))
 
 

@@ -11,14 +11,12 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
-from typing_extensions import Unpack
 
 from ..image.pixels import ImageInput, pad_to_multiple, read_references
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start, for_each_result
-from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts
 from .activation import SCEditAdapter
 from .adapter import CasSRAdapter
@@ -39,13 +37,14 @@ GENERAL_PROMPT = "clean, high-resolution"
 
 
 class CasSRPipeline(SuperResolutionPipeline):
-    """CasSR: the image is activated to a cleaner one of the same content, which then guides its own super-resolution.
+    """CasSR: the image is activated into a cleaner one with the same content, which then guides its super-resolution.
 
     The first stage samples this reference with stock Stable Diffusion, steered by the enlarged image through the
     `activation`, and decodes it. The second samples the result: the ControlNet is run on the enlarged image and on the
-    reference, and the UNet gets the weighted sum of both residuals and attends to each by itself. That happens once a
-    step, with the positive prompt, and serves both halves of the guidance. Both stages start from the same latents,
-    and nothing is read from the image but its pixels: the prompt is the paper's general one, after a user's own.
+    reference, and the UNet gets the weighted sum of both residuals and attends to each separately. The ControlNet runs
+    once per step, with the positive prompt, and serves both halves of the guidance. Both stages start from the same
+    latents, and nothing but its pixels is read from the image: the prompt is the paper's general one, which follows
+    the user's own.
 
     No code was released. The paper states the general prompt, guidance, and the start from the image, which it takes
     from SeeSR; the other defaults fill in what it leaves open. The negative prompt is empty (its ablation calls it a
@@ -55,10 +54,10 @@ class CasSRPipeline(SuperResolutionPipeline):
 
     Args:
         controlnet: sees the enlarged image and the reference, in [0, 1].
-        activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. May be None, said
+        activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None, given
             explicitly, for calls with `reference_images`, another `activation`, or no reference.
 
-    The others are those of `SuperResolutionPipeline`.
+    The other arguments are those of `SuperResolutionPipeline`.
 
     Example::
 
@@ -102,7 +101,7 @@ class CasSRPipeline(SuperResolutionPipeline):
         self.register_modules(activation=activation)
 
     def check_components(self, call: CasSRCall) -> None:
-        """Raise ValueError, besides, if there is nothing to make a reference with, or more than one thing."""
+        """Raise ValueError also if there is nothing to make a reference with, or `activation` cannot make one."""
         super().check_components(call)
         if call.reference_conditioning_scale == 0:
             return
@@ -115,40 +114,29 @@ class CasSRPipeline(SuperResolutionPipeline):
             )
         if not (activation in (None, "lr") or is_activation_model(activation) or callable(activation)):
             raise ValueError(
-                f"activation={activation!r}, expected an SCEditAdapter, a ControlNetModel, a function that is given "
+                f"activation={activation!r}, expected an SCEditAdapter, a ControlNetModel, a function that takes "
                 "and returns an image, or 'lr' for the image itself."
             )
 
     def describe(self, image: torch.Tensor, call: CasSRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """See nothing: the prompt is a general one, and what the adapter reads changes from step to step."""
+        """Return nothing: the prompt is a general one, and what the adapter reads changes from step to step."""
         return {}, {}
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode "`prompt`, clean, high-resolution", or without `prompt` what follows it, and the negative prompt.
-
-        `prompt_embeds` replace the whole prompt. See `PromptEncoder.encode_prompt` for the rest.
-        """
-        if options.get("prompt_embeds") is None:
-            prompt = general_prompts(as_texts(prompt or ""))
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        return prompt_embeds, negative_prompt_embeds
+    def write_prompt(self, prompt: str | list[str] | None) -> str | list[str] | None:
+        """Write "`prompt`, clean, high-resolution", or without `prompt` the general one alone."""
+        return general_prompts(as_texts(prompt or ""))
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
-        """Take the mode of the posterior, nothing drawn: the image is to be found again, not varied."""
+        """Take the mode of the posterior instead of a draw: the image is to be recovered, not varied."""
         return posterior.mode()
 
     def prepare_control(
         self, call: CasSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> CasSRControl:
-        """Take the image and its reference, which is given or made of it (paper, stage 1).
+        """Take the image and its reference, which is given or made from it (paper, stage 1).
 
         Raises:
-            ValueError: if there are neither one nor as many references as images.
+            ValueError: if there is neither one reference nor one for each image.
         """
         activation = self.activation if call.activation is None else call.activation
         if call.reference_conditioning_scale == 0:
@@ -171,19 +159,19 @@ class CasSRPipeline(SuperResolutionPipeline):
         if is_scedit(activation):
             activation.attach(self.unet)
         else:
-            self.adapter.attach(activation)  # for a ControlNet of images: it can then take one that is embedded
+            self.adapter.attach(activation)  # so that this ControlNet can take an image that is already embedded
         denoiser = ActivationDenoiser(self.unet, activation, call.cross_attention_kwargs)
         guidance = replace(guidance, scale=call.activation_guidance_scale)
         latents = self.sample_reference(call, denoiser, [photo.padded], guidance, start, call.activation_steps)
         return self.decode(call, photo, latents)
 
     def _read_references(self, images: ImageInput | Sequence[ImageInput], photo: Photo) -> torch.Tensor:
-        """References `[images, 3, H, W]` that lie on the padded image as the photo they show does."""
+        """Read references, one for each image, at its size and padded as it is: `[images, 3, H, W]`."""
         references = read_references(images, photo.size).to(photo.padded.device)
         references = pad_to_multiple(references, self.vae_scale_factor)
         return for_each_result(references, "reference_images", len(photo.padded))
 
 
 def general_prompts(prompts: list[str]) -> list[str]:
-    """The texts CasSR is prompted with: the general one, after the prompt where there is one."""
+    """Add the general prompt to each prompt; in place of an empty one it stands alone."""
     return [f"{prompt}, {GENERAL_PROMPT}" if prompt else GENERAL_PROMPT for prompt in prompts]

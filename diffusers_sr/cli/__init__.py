@@ -1,6 +1,6 @@
 """The command `diffusers-sr`; `main` is its entry point.
 
-The commands import torch and the models when they run: `--help` and wrong arguments are answered without.
+The commands import torch and the models only when they run: `--help` and wrong arguments need neither.
 """
 
 from .main import main

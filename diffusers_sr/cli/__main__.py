@@ -1,4 +1,4 @@
-"""`python -m diffusers_sr.cli`, the command where its script is not installed."""
+"""`python -m diffusers_sr.cli`: the command, for where its script is not installed."""
 
 import sys
 

@@ -17,10 +17,10 @@ from .terminal import is_out_of_memory, report
 DESCRIPTION = """\
 Describe photographs: what each shows, and how good it is.
 
-FOLDER is a folder of images (not in folders below it). What is described already is left as it is, so that a run that
-was interrupted goes on. `diffusers-sr upscale --prompts` takes the output, and so does training.
+FOLDER is a folder of images (its subfolders are not searched). Images that are described already are left alone, so
+that an interrupted run can continue. `diffusers-sr upscale --prompts` takes the output, and so does training.
 
-A file that cannot be read is reported, and the others are still done. The exit status is 0 if all went well, 1 if
+A file that cannot be read is reported, and the others are still processed. The exit status is 0 if all went well, 1 if
 something failed, 2 if the arguments make no sense, and 130 after an interruption.
 """
 
@@ -47,9 +47,9 @@ def add_parser(commands: Commands) -> None:
         help="one file, found by the images' pixels, or text files found by their names (%(default)s)",
     )
     command.add_argument(
-        "--names", action="store_true", help=f"with `{MEASURED}`: the name of a file says what it shows"
+        "--names", action="store_true", help=f"with `{MEASURED}`: take what an image shows from its file name"
     )
-    command.add_argument("--batch-size", type=positive_int, default=4, help="images at once (%(default)s)")
+    command.add_argument("--batch-size", type=positive_int, default=4, help="images to describe at once (%(default)s)")
     add_device(command)
 
 
@@ -57,13 +57,13 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr caption`."""
     if options.names and options.captioner != MEASURED:
         parser.error(
-            f"argument --names: not allowed with another --captioner than {MEASURED}, which says what it sees"
+            f"argument --names: not allowed with a --captioner other than {MEASURED}, which says what it sees"
         )
     device = choose_device(parser, options.device)
     from ..xpsr.caption_folder import caption_folder, measure_folder
     from ..xpsr.captioner import captioner_settings
 
-    load = functools.cache(load_captioner)  # where all is described, nothing is loaded
+    load = functools.cache(load_captioner)  # if everything is described, nothing is loaded
     try:
         if options.captioner == MEASURED:
             done = measure_folder(

@@ -1,4 +1,4 @@
-"""Where an image's prompts are from: a language model, files, or measurements."""
+"""The source of an image's prompts: a language model, files, or measurements."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 MEASURED = "measured"
 CAPTIONER_HELP = (
-    f"folder or Hub id of an image-text-to-text model, or `{MEASURED}`: by what can be measured, without one"
+    f"folder or Hub id of an image-text-to-text model, or `{MEASURED}` for what can be measured without one"
 )
 
 
 class CaptionerError(Exception):
-    """A captioner cannot be loaded, with which no image can be done."""
+    """A captioner that cannot be loaded, so that no image can be processed."""
 
 
 def add_prompts_or_captioner(group: argparse._ArgumentGroup) -> None:
-    """Add --prompts and --captioner, of which one can be given."""
+    """Add --prompts and --captioner, which exclude each other."""
     exclusive = group.add_mutually_exclusive_group()
     exclusive.add_argument(
-        "--prompts", type=Path, metavar="DIR", help="folder with prompts of every image, as `caption` writes it"
+        "--prompts", type=Path, metavar="DIR", help="folder with prompts for every image, as `caption` writes it"
     )
-    exclusive.add_argument("--captioner", metavar="MODEL", help=f"what describes the images: {CAPTIONER_HELP}")
+    exclusive.add_argument("--captioner", metavar="MODEL", help=f"model that describes the images: {CAPTIONER_HELP}")
 
 
 def load_captioner(model: str, device: str, dtype: str | None, **arguments: Any) -> Captioner:
-    """Load the language model that describes images; `arguments` are further ones of a `Captioner`.
+    """Load the language model that describes images; `arguments` are further arguments of `Captioner`.
 
     Raises:
         CaptionerError: if it cannot be loaded.
@@ -49,7 +49,7 @@ def load_captioner(model: str, device: str, dtype: str | None, **arguments: Any)
 
 
 def prompts_of(image: Path, prompts: Path) -> Callable[[Any], list[ImagePrompts]]:
-    """Make a captioner that reads what it says of one image file from a folder of prompts."""
+    """Make a captioner that reads the prompts for one image file from a folder of prompts."""
     from ..xpsr.prompts import read_prompts
 
     return lambda _: read_prompts(prompts, [image])

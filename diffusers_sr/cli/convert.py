@@ -1,6 +1,6 @@
-"""`diffusers-sr convert METHOD`: make a folder to load of official checkpoints.
+"""`diffusers-sr convert METHOD`: make a pipeline folder from official checkpoints.
 
-The methods are the converters that the pipelines' classes name, and their options are the converters' arguments.
+The methods are the converters that the pipeline classes name, and their options are the converters' arguments.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .terminal import quiet_libraries
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command; its methods follow when it is chosen, since the pipelines' classes take long to import."""
-    commands.add_parser("convert", help="make a folder to load of official checkpoints", complete=_add_methods)
+    """Add the command; its methods follow when it is chosen, since the pipeline classes take long to import."""
+    commands.add_parser("convert", help="make a pipeline folder from official checkpoints", complete=_add_methods)
 
 
 def _add_methods(command: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_converter(
         method.add_argument(
             f"--{parameter.name.replace('_', '-')}",
             required=required,
-            default=argparse.SUPPRESS,  # what is not given is not handed over
+            default=argparse.SUPPRESS,  # what is not given is not passed on
             metavar="PATH" if os.PathLike[str] in get_args(hints[parameter.name]) else None,
             help=(text if required or parameter.default is None else f"{text} ({parameter.default})").replace(
                 "%", "%%"
@@ -78,7 +78,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """Read what a docstring says before its arguments, and of each of them."""
+    """Read what a docstring says before its arguments, and about each of them."""
     description, _, rest = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
     entries = re.split(r"^    (\w+): ", rest.partition("\n\n")[0], flags=re.MULTILINE)[1:]
     texts = [" ".join(text.split()).removesuffix(".") for text in entries[1::2]]

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Args:
-        arguments: without the program's name; those of the process by default.
+        arguments: the arguments without the program's name; by default those of the process.
 
     Raises:
         SystemExit: with status 2 for wrong arguments and 0 after `--help`, as argparse does.

@@ -1,7 +1,7 @@
-"""The options for what only some pipelines take, read off the classes of their calls.
+"""The options for arguments that only some pipelines take, read off the classes of their calls.
 
-An argument with a single value has its option in its field. Arguments that need more than a value have theirs here, by
-the argument's name, whichever pipelines take it.
+The option for an argument with a single value is in the argument's field. The options for arguments that need more
+than one value are here, by the argument's name, whichever pipelines take it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .references import add_reference, read_references
 
 
 class OwnOptions(NamedTuple):
-    """Options of an argument that is made of more than a value: their names in the namespace, and what adds them."""
+    """The options for an argument that is made of several values: their names in the namespace, and what adds them."""
 
     names: tuple[str, ...]
     add: Callable[[argparse._ArgumentGroup], None]
 
 
 class MethodArgument(NamedTuple):
-    """An argument of a call that has options: how argparse adds its value's, and the pipelines that take it."""
+    """An argument of a call that has options: how argparse adds that for its value, and the pipelines that take it."""
 
     option: Mapping[str, Any] | None
     pipelines: list[str]
@@ -46,7 +46,7 @@ def call_class(pipeline: str) -> type[Call]:
 
 
 def method_arguments() -> dict[str, MethodArgument]:
-    """Find the arguments with options by their names; where methods share one, the first says how it is added."""
+    """Find the arguments that have options, by name; where methods share one, the first says how it is added."""
     common = {field.name for field in dataclasses.fields(Call)}
     found: dict[str, MethodArgument] = {}
     for pipeline in METHODS.values():

@@ -1,4 +1,4 @@
-"""Which model a command takes, and loading it."""
+"""The choice of a command's model, and loading it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--method",
         choices=tuple(METHODS),
-        help=f"of the --model; without one, of the package's small model ({DEFAULT_METHOD})",
+        help=f"method of the --model or, without it, of the package's small model ({DEFAULT_METHOD})",
     )
-    command.add_argument("--model", help="pipeline folder, Hub id, or a model in the package")
+    command.add_argument("--model", help="pipeline folder, Hub id, or name of a model in the package")
 
 
 def choose_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:

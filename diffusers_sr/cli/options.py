@@ -1,4 +1,4 @@
-"""Types of options, and the options that several commands have: the device and the type of the weights."""
+"""Types of options, and the options that several commands share: the device and the type of the weights."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def positive_int(text: str) -> int:
 
 def add_device(command: argparse.ArgumentParser) -> None:
     """Add --device and --dtype; `choose_device` and `choose_dtype` read them."""
-    command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first of them that is there)")
-    command.add_argument("--dtype", choices=DTYPES, help="of the weights (float16 on cuda, otherwise float32)")
+    command.add_argument("--device", help="cuda, cuda:1, mps or cpu (the first that is available)")
+    command.add_argument("--dtype", choices=DTYPES, help="type of the weights (float16 on cuda, otherwise float32)")
 
 
 def choose_device(parser: argparse.ArgumentParser, name: str | None) -> str:
-    """Take the device of that name, or the best; exit with status 2 if it is not there."""
+    """Choose the device of that name, or the best one; exit with status 2 if it is not available."""
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -42,12 +42,12 @@ def choose_device(parser: argparse.ArgumentParser, name: str | None) -> str:
         return next(kind for kind, there in available.items() if there)
     if not available.get(name.split(":")[0]):
         kinds = ", ".join(kind for kind, there in available.items() if there)
-        parser.error(f"argument --device: {name} is not there; this machine has {kinds}")
+        parser.error(f"argument --device: {name} is not available; this machine has {kinds}")
     return name
 
 
 def choose_dtype(name: str | None, device: str) -> torch.dtype:
-    """Take the floating-point type of that name, or the one that suits the device."""
+    """Choose the floating-point type of that name, or the one that suits the device."""
     import torch
 
     if name is None:

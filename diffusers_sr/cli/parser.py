@@ -1,4 +1,4 @@
-"""The parser of a command, which may be completed late."""
+"""The parser of a command, which can be completed when the command is chosen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser of one command.
 
     Args:
-        complete: called once with the parser, if the command is chosen, before its arguments are read: to add what
+        complete: called once with the parser when the command is chosen, before its arguments are read: it adds what
             takes long to import.
     """
 
@@ -21,9 +21,10 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         self.complete = complete
 
-    def parse_known_args(  # type: ignore[override]  # of typeshed's overloads, all of which it stands for
+    def parse_known_args(  # type: ignore[override]  # typeshed has overloads, and this covers all of them
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
+        """Complete the parser if it has not been, then parse as argparse does."""
         complete, self.complete = self.complete, None
         if complete is not None:
             complete(self)

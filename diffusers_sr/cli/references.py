@@ -17,7 +17,7 @@ def add_reference(group: argparse._ArgumentGroup) -> None:
         action="append",
         type=Path,
         metavar="FILE",
-        help="image to take textures from, instead of a generated one; may be given several times, for all images",
+        help="image to take textures from, instead of a generated one, for all images; repeat it for several",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the user reads while a command runs, and what is kept off the terminal."""
+"""What the user reads while a command runs, and what stays off the terminal."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 def report(path: Path, reason: str) -> None:
-    """Say what is wrong with a file, or what is to be known of it, in one line."""
+    """Print in one line what is wrong with a file, or what the user should know about it."""
     print(f"{path}: {' '.join(reason.split())}", file=sys.stderr)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what the error says, on any device."""
+    """Whether the error says that memory ran out, on any device."""
     import torch
 
-    # CUDA has a class for it; the other devices say it in words only.
+    # CUDA has a class for it; other devices only say so in the message.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
 
 
 def quiet_libraries() -> None:
-    """Keep off the terminal what libraries say and count while loading; progress of images and of downloads stays."""
+    """Keep the libraries' messages and progress off the terminal while loading; that of images and downloads stays."""
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its `__all__`
         are_progress_bars_disabled,

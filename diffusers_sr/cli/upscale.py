@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Enlarge photographs.
 
-INPUT is an image file or a folder, of which every image in it is taken (not in folders below it; files that are
-hidden or have no image's suffix are passed over). OUTPUT is the file to write if INPUT is one file and OUTPUT ends in
-.png, .jpg, .webp, .tif or .bmp; otherwise a folder. In a folder a result keeps the name of its input, ending in .png
-if its own kind cannot be written, and with a number if the name is taken by another result. What exists at OUTPUT is
-overwritten (or left, with --skip-existing), but never an input.
+INPUT is an image file, or a folder whose images are all enlarged (its subfolders are not searched; hidden files and
+files without an image's suffix are skipped). OUTPUT is the file to write if INPUT is one file and OUTPUT ends in .png,
+.jpg, .webp, .tif or .bmp; otherwise it is a folder. In a folder a result keeps the name of its input, with the suffix
+.png if its own format cannot be written, and with a number if another result has that name already. Existing files at
+OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 
-EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. Output has 8 bits a
-channel.
+EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. The output has 8
+bits per channel.
 
-A file that cannot be read or written is reported, and the others are still done. The exit status is 0 if all went
-well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
+A file that cannot be read or written is reported, and the others are still processed. The exit status is 0 if all
+went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
 """
 
 
@@ -47,23 +47,33 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="image files and folders of images")
     command.add_argument("-o", "--output", required=True, type=Path, help="image file or folder to write")
     add_model(command)
-    command.add_argument("--upscale", type=positive_float, default=4.0, help="factor (%(default)s)")
+    command.add_argument("--upscale", type=positive_float, default=4.0, help="factor to enlarge by (%(default)s)")
     command.add_argument("--steps", type=positive_int, help="denoising steps (the model's default)")
     command.add_argument(
-        "--guidance-scale", type=float, help="weight of the text; up to 1 is none (the model's default)"
+        "--guidance-scale",
+        type=float,
+        help="weight of the text; at 1 or below there is no guidance (the model's default)",
     )
-    command.add_argument("--prompt", help="what is in the image, added to what the model sees in it")
+    command.add_argument("--prompt", help="description of the image, added to what the model sees in it")
     command.add_argument(
-        "--tile-size", type=positive_int, help="in output pixels; less needs less memory (the model's default)"
+        "--tile-size",
+        type=positive_int,
+        help="side of a tile in output pixels; smaller tiles need less memory (the model's default)",
     )
     command.add_argument(
-        "--tile-overlap", type=int, help="in output pixels, less than the tile size (the model's default)"
+        "--tile-overlap",
+        type=int,
+        help="overlap of tiles in output pixels, less than the tile size (the model's default)",
     )
     command.add_argument(
-        "--color-fix", choices=("adain", "wavelet", "none"), help="how colours are kept (the model's default)"
+        "--color-fix",
+        choices=("adain", "wavelet", "none"),
+        help="how to keep the photo's colours (the model's default)",
     )
-    command.add_argument("--skip-existing", action="store_true", help="leave results that exist, to resume a folder")
-    command.add_argument("--seed", type=int, default=0, help="of the noise, for each image anew (%(default)s)")
+    command.add_argument("--skip-existing", action="store_true", help="keep existing results, to resume a folder")
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)"
+    )
     add_device(command)
     add_method_options(command)
 
@@ -72,7 +82,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr upscale`."""
     check_together(parser, options)
     options.model = choose_model(parser, options)
-    # Imported here, and torch with them, because --help and wrong arguments can be answered without.
+    # Imported here, and torch with them, because --help and wrong arguments need neither.
     from ..image.decoding import ImageFileError
     from ..image.formats import images_in
     from ..image.outputs import plan_outputs
@@ -122,7 +132,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         except CaptionerError as error:
             print(f"diffusers-sr: {error}", file=sys.stderr)
             return 1
-        # A ValueError is the pipeline's about its arguments for this image.
+        # A ValueError is the pipeline's, about its arguments for this image.
         except (ImageFileError, ValueError, OSError) as error:
             failures += 1
             report(source, str(error))
@@ -136,10 +146,10 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, seed: int, arguments: dict[str, Any]) -> Any:
     """Run the pipeline on one RGB image; its progress bar carries `name`.
 
-    Every image starts from the same seed, so that its result does not depend on what else is done.
+    Every image starts from the same seed, so that its result does not depend on the other images.
 
     Raises:
-        ValueError: if the memory does not suffice, or an argument does not suit the pipeline.
+        ValueError: if there is not enough memory, or an argument does not suit the pipeline.
     """
     import torch
 
@@ -155,7 +165,7 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, seed: int,
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Read what all pipelines take, and all images of a command are enlarged with."""
+    """Read the arguments that all pipelines take; all images of a command share them."""
     arguments = {
         "prompt": options.prompt,
         "upscale": options.upscale,
@@ -175,7 +185,7 @@ def _check(
     options: argparse.Namespace,
     arguments: dict[str, Any],
 ) -> None:
-    """Exit with status 2 if an argument does not suit the pipeline, which is so for every image."""
+    """Exit with status 2 if an argument does not suit the pipeline, whatever the image."""
     if refused := refused_options(type(pipeline).call_class, options):
         parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
     try:

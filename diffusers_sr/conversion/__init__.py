@@ -1,0 +1,1 @@
+"""Reading the official checkpoints, and the base models that they were trained on."""

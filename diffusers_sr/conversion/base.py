@@ -19,13 +19,13 @@ def load_base(base: PathLike, cross_attention_dim: int, mirror: str) -> dict[str
     """Load UNet, VAE, text encoder, tokenizer and scheduler of a Stable Diffusion.
 
     Args:
-        base: Folder or Hub id.
-        cross_attention_dim: Channels of the text that the checkpoint was trained with.
-        mirror: Hub id that errors name.
+        base: folder or Hub id.
+        cross_attention_dim: channels of the text embeddings that the checkpoint was trained with.
+        mirror: Hub id that errors suggest.
 
     Raises:
-        OSError: If the base cannot be had.
-        ValueError: If its text encoder gives another number of channels.
+        OSError: if the base cannot be loaded.
+        ValueError: if its text encoder has another number of channels.
     """
     try:
         components = {
@@ -38,12 +38,12 @@ def load_base(base: PathLike, cross_attention_dim: int, mirror: str) -> dict[str
     except OSError as error:
         raise OSError(
             f"The base '{base}' could not be loaded. The repositories that Stable Diffusion was first published in "
-            f"have left the Hub; {mirror!r} is a mirror, and a folder with the same files will do as well. ({error})"
+            f"were removed from the Hub; {mirror!r} is a mirror, and a folder with the same files works too. ({error})"
         ) from error
     width = components["text_encoder"].config.hidden_size
     if width != cross_attention_dim:
         raise ValueError(
-            f"The text encoder of '{base}' gives {width} channels, but the checkpoint's UNet expects "
+            f"The text encoder of '{base}' has {width} channels, but the checkpoint's UNet expects "
             f"{cross_attention_dim}: this is not the base it was trained on."
         )
     return components
@@ -55,17 +55,17 @@ def base_unet_if_equal(
     """Give the base's UNet if it equals the checkpoint's; if not, the checkpoint's, and log the keys that differ.
 
     Args:
-        unet: The checkpoint's.
-        base_unet: The base's.
-        base: What the log calls the base.
+        unet: the checkpoint's UNet.
+        base_unet: the base's UNet.
+        base: what the log calls the base.
     """
     different = differing_keys(unet.state_dict(), base_unet.state_dict())
     if not different:
-        logger.info("The checkpoint's UNet is that of %s, which is used.", base)
+        logger.info("The checkpoint's UNet equals that of %s, which is used.", base)
         return base_unet
     shown = ", ".join(different[:5]) + (", …" if len(different) > 5 else "")
     logger.warning(
-        "The checkpoint's UNet is not that of %s, and is kept: %d of its %d tensors differ (%s).",
+        "The checkpoint's UNet differs from that of %s, and is kept: %d of its %d tensors differ (%s).",
         base,
         len(different),
         len(unet.state_dict()),

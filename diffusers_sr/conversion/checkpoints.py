@@ -1,4 +1,4 @@
-"""Reading foreign checkpoints without trusting them, and writing folders that are whole or not there."""
+"""Read foreign checkpoints without trusting them, and write folders that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch import nn
 
 PathLike = str | os.PathLike[str]
 
-_ALONE = "Save its state dict alone, best as safetensors."
+_ALONE = "Save its state dict alone, preferably as safetensors."
 
 
 def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
     """Read a flat dictionary of tensors, on the CPU, from a safetensors file or a torch pickle.
 
-    Of a pickle no code runs. If its dictionary holds the weights under "state_dict", as a training's checkpoint does,
-    or under "model", as RAM's does, these are given; what else it holds (a training's progress, the state of its
-    callbacks) is not looked at. The tensors of a pickle are mapped from the file, not yet read.
+    No code in a pickle is run. If its dictionary holds the weights under "state_dict", as training checkpoints do, or
+    under "model", as RAM's does, those are returned; anything else in it (a training's progress, the state of its
+    callbacks) is ignored. The tensors of a pickle are mapped from the file, not yet read.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or there is anything but tensors among the weights.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or there is anything but tensors among the weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,14 +39,14 @@ def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     try:
         content = _unpickle(path)
-    except Exception as error:  # what torch's unpickler raises on damaged bytes is no closed set
-        # Of a refused pickle torch itself says how to trust it instead.
+    except Exception as error:  # torch's unpickler has no fixed set of errors for damaged bytes
+        # For a refused pickle, torch's own message goes on to say how to trust it.
         reason = str(error.__context__ or error).partition("\n")[0].partition(" Please use")[0]
         raise ValueError(
-            f"{path} could not be read as a file of weights: it is damaged, or its pickle holds objects that take "
+            f"{path} could not be read as a file of weights: it is damaged, or its pickle holds objects that need "
             f"code, which is never run. {_ALONE} ({reason or type(error).__name__})"
         ) from error
     weights = content
@@ -68,7 +68,7 @@ def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
 
 
 class _StandIn:
-    """An empty object in place of one that only code of a pickle could make."""
+    """An empty object in place of one that only code in a pickle could make."""
 
     def __new__(cls, *args: Any) -> _StandIn:
         return super().__new__(cls)
@@ -84,9 +84,9 @@ def _unpickle(path: Path) -> Any:
     """Read a pickle as `torch.load` does with `weights_only=True`, with stand-ins for what that would refuse.
 
     PyTorch Lightning before 1.5, which trained Stable Diffusion and its relatives, writes its callbacks' classes into
-    every checkpoint, beside the weights. Nothing is imported for a stand-in.
+    every checkpoint, besides the weights. Nothing is imported for a stand-in.
     """
-    if not zipfile.is_zipfile(path):  # torch's older format: it cannot be mapped, nor its classes be listed
+    if not zipfile.is_zipfile(path):  # torch's older format: it cannot be mapped, nor can its classes be listed
         return torch.load(path, map_location="cpu", weights_only=True)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     with torch.serialization.safe_globals([(type(name, (_StandIn,), {}), name) for name in names]):
@@ -110,8 +110,8 @@ def read_model_config(folder: PathLike, class_name: str, own_options: Iterable[s
         own_options: options of the official code that the stock class does not know, which are left out.
 
     Raises:
-        FileNotFoundError: If there is no configuration.
-        ValueError: If it is that of another class.
+        FileNotFoundError: if there is no configuration.
+        ValueError: if it is that of another class.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -123,7 +123,7 @@ def read_model_config(folder: PathLike, class_name: str, own_options: Iterable[s
 
 
 def stock_key(key: str) -> str:
-    """The official name of what is stock in an official model: its own."""
+    """Give the official name of a stock weight in an official model: its own."""
     return key
 
 
@@ -136,10 +136,10 @@ def load_parts(
 
     Args:
         parts: every module, with a function that gives the official name of a key of its state dict.
-        source: What errors call the state dict.
+        source: what errors call the state dict.
 
     Raises:
-        ValueError: If keys are missing, unexpected or mis-shaped; all of them are listed.
+        ValueError: if keys are missing, unexpected or mis-shaped; all of them are listed.
     """
     own = [{key: (name(key), tensor.shape) for key, tensor in part.state_dict().items()} for part, name in parts]
     check_keys(state_dict, {official: shape for keys in own for official, shape in keys.values()}, source)
@@ -153,7 +153,7 @@ def check_keys(
     """Make sure that a state dict has exactly the expected keys with exactly the expected shapes.
 
     Raises:
-        ValueError: One error that lists all keys that are missing, unexpected or mis-shaped.
+        ValueError: if keys are missing, unexpected or mis-shaped; one error lists all of them.
     """
     missing = [f"  {key} {list(shape)}" for key, shape in expected.items() if key not in state_dict]
     unexpected = [f"  {key} {list(tensor.shape)}" for key, tensor in state_dict.items() if key not in expected]
@@ -175,7 +175,7 @@ def new_folder(output: PathLike) -> Iterator[Path]:
     After an error nothing is left of it.
 
     Raises:
-        FileExistsError: If `output` exists and is not an empty folder.
+        FileExistsError: if `output` exists and is not an empty folder.
     """
     output = Path(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):

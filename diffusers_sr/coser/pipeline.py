@@ -11,7 +11,6 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
-from typing_extensions import Unpack
 
 from ..image.pixels import read_references
 from ..pipeline import SuperResolutionPipeline
@@ -19,8 +18,7 @@ from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_tiles
 from ..sampling.denoiser import StockDenoiser
 from ..sampling.guidance import Guidance
-from ..sampling.photo import Photo, Start
-from ..sampling.prompts import EncodeOptions
+from ..sampling.photo import Photo, Start, for_each_result
 from .adapter import CoSeRAdapter
 from .call import CoSeRCall
 from .cfw import ControllableFeatureWrapping, autoencoder_to_join, has_layers_to_join
@@ -123,31 +121,14 @@ class CoSeRPipeline(SuperResolutionPipeline):
             embedding = self.cognitive_encoder(image).embedding
         return {"cognitive_embedding": embedding}, {}
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        cognitive_embedding: torch.Tensor | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode both prompts; the cognitive embedding follows the tokens of the prompt, or `prompt_embeds`.
-
-        See `PromptEncoder.encode_prompt` for the rest.
-
-        Raises:
-            ValueError: if there are several prompts and several embeddings, but not equally many.
-        """
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        if cognitive_embedding is not None:
-            count = max(len(prompt_embeds), len(cognitive_embedding))
-            if not {len(prompt_embeds), len(cognitive_embedding)} <= {1, count}:
-                raise ValueError(
-                    f"There are {len(prompt_embeds)} prompts for {len(cognitive_embedding)} images: give one for all, "
-                    "or one for each."
-                )
-            parts = (prompt_embeds, cognitive_embedding.to(prompt_embeds))
-            prompt_embeds = torch.cat([part.expand(count, -1, -1) for part in parts], dim=1)
-        return prompt_embeds, negative_prompt_embeds
+    def prepare_guidance(self, call: CoSeRCall, texts: dict[str, Any], num_images: int) -> Guidance:
+        """Encode the prompts; the cognitive embedding follows the tokens of the prompt, also of `prompt_embeds`."""
+        guidance = super().prepare_guidance(call, {}, num_images)
+        embedding = for_each_result(
+            texts["cognitive_embedding"], "cognitive_embedding", num_images, call.num_images_per_prompt
+        )
+        guidance.prompt_embeds = torch.cat([guidance.prompt_embeds, embedding.to(guidance.prompt_embeds)], dim=1)
+        return guidance
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
         """Take the mode of the posterior, as in the official code: nothing is drawn."""

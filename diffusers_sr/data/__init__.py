@@ -1,0 +1,1 @@
+"""Training photographs: where they are read from, their order, crops and degradation."""

@@ -23,9 +23,9 @@ from .sharpening import usm_sharpen
 logger = logging.getLogger(__name__)
 
 # Decoding a photo costs more than degrading a crop of it. A folder of up to this many stays decoded in every worker;
-# a larger one would fill the memory, and a photo would be thrown out before its next turn.
+# a larger one would fill the memory, and a photo would be evicted before its next turn.
 _MOST_DECODED_PHOTOS = 160
-# A folder of nothing else is wrong.
+# If this many photos in a row cannot be used, the folder is the wrong one.
 _MOST_SKIPPED = 1000
 
 
@@ -34,19 +34,20 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
 
     Every pass over the photos is a new permutation of them. A crop is flipped left to right half of the time. A photo
     that cannot be used, because its file is damaged or it is smaller than the crop, is skipped: the next photo in
-    order takes its place (and has its own turn as well). It is logged once, with the count of those skipped so far,
-    whichever loader worker comes upon it; of a stream, whose photos are not known beforehand, once in each pass.
+    order takes its place (and has its own turn as well). It is logged once, with the number skipped so far, whichever
+    loader worker comes across it; in a stream, whose photos are not known in advance, once in each pass.
 
     A sample holds
     - `target`: [3, crop_size, crop_size] in [0, 1];
     - `degraded` (with `degradation`, or for photos that have a low-resolution version): [3, crop_size / scale,
-      crop_size / scale]. Made by degrading the crop: in SeeSR's official training data the USM-sharpened crop, which
-      is then the target too. Or cut from the photo's low-resolution version, and the target left as it is;
+      crop_size / scale]. It is made by degrading the crop: in SeeSR's official training data the USM-sharpened crop,
+      which is then the target too. Or it is cut from the photo's low-resolution version, and the target is not
+      sharpened;
     - `reference` (with `references`, and `degraded`): a crop of another photo, of the size of the target, and
-      sharpened if that is;
-    - `tags`: the photo's tags by name, or else those kept with the photo, or "";
+      sharpened if the target is;
+    - `tags`: the tags listed for the photo's name, or else those stored with the photo, or "";
     - `seed`: int64, for what the training step draws for this sample (noise, timestep);
-    - `degradation_seed` instead of `degraded` (with `degrade_later`): int64; `complete` makes the rest of it.
+    - `degradation_seed` instead of `degraded` (with `degrade_later`): int64; `complete` makes `degraded` from it.
 
     Args:
         photos: files, other photographs by number, or a stream of photographs, which has its own order.
@@ -56,12 +57,13 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         sharpen_target: whether the crop is sharpened before it is degraded.
         scale: ratio of the target's side to the degraded crop's.
         tags: tags by file name.
-        references: of every photo the others that it may be shown with, and the weights they are drawn by.
-        degrade_later: leave sharpening and degrading to `complete`, which does them for a batch on its device.
+        references: for every photo, the others that it may be shown with, and the weights they are drawn by.
+        degrade_later: whether to leave sharpening and degrading to `complete`, which does them for a batch on its
+            device.
 
     Raises:
-        ValueError: if a photo has no reference, or one that is not among the photos; if the crop's side is no multiple
-            of the scale, where samples are degraded; and, when a sample is asked for, if no photo can be used.
+        ValueError: if a photo has no reference, or one that is not among the photos; if samples are degraded and the
+            crop's side is not a multiple of the scale; and, when a sample is read, if no photo can be used.
     """
 
     def __init__(
@@ -93,8 +95,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self.tags = tags or {}
         self.references = references or {}
         self.degrade_later = degrade_later
-        self._told: set[str] = set()  # those of a stream
-        # By number, whichever worker came upon them: loader workers share this memory.
+        self._told: set[str] = set()  # by name, in a stream
+        # By number, whichever worker came across them: loader workers share this memory.
         self._is_skipped = torch.zeros(
             0 if self.photos is None else len(self.photos), dtype=torch.bool
         ).share_memory_()
@@ -109,21 +111,21 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         """The photos' names. Raises ValueError if they are streamed."""
         if self.photos is None:
             raise ValueError(
-                "Photos that are streamed have no names by which something could belong to them: leave out "
-                "--streaming, or write them to shards (python training/prepare.py)."
+                "Streamed photos have no fixed names that references could be found by: leave out --streaming, or "
+                "write the photos to shards (python training/prepare.py)."
             )
         return self.photos.names
 
     @property
     def skipped(self) -> list[str]:
-        """Names of the photos that this process and its loader workers skipped so far; of a stream, this worker's."""
+        """Names of the photos that this process and its loader workers skipped so far; in a stream, this worker's."""
         if self.photos is None:
             return sorted(self._told)
         return [self.photos.names[number] for number in self._is_skipped.nonzero().flatten().tolist()]
 
     @property
     def paths(self) -> list[Path]:
-        """The photos' files. Raises ValueError if they are no files of a folder."""
+        """The photos' files. Raises ValueError if they are not files of a folder."""
         if not isinstance(self.photos, PhotoFiles):
             raise ValueError(
                 "These photos are not files of a folder: give a folder of photographs (--train_data_dir)."
@@ -131,7 +133,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         return self.photos.paths
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        # Twice their number: the only photo that can be used may have had its turn just before, and come last next.
+        # Twice their number: the only usable photo may have just had its turn, and come last in the next pass.
         most = _MOST_SKIPPED if self.photos is None else min(2 * len(self.photos), _MOST_SKIPPED)
         for photo in islice(self._order.following(index), most):
             try:
@@ -140,12 +142,12 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
                 self._skip(photo, str(error))
                 last = f"{photo.name} {error}"
         raise ValueError(
-            f"{most} photos in a row cannot be used, the last because {last}: give photos that can be read and are as "
-            "large as --resolution."
+            f"{most} photos in a row cannot be used, the last because {last}: give photos that can be read and are at "
+            "least as large as --resolution."
         )
 
     def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What `degrade_later` has left to do, for a batch of samples on any device; changes `batch`."""
+        """Do what `degrade_later` left to do, for a batch of samples on any device; changes `batch`."""
         assert self.degradation is not None
         if self.sharpen_target:
             for name in {"target", "reference"} & batch.keys():
@@ -182,7 +184,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
             raise ImageFileError(f"has the reference {name}, which {error}") from error
 
     def _crop(self, photo: StoredPhoto, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """A crop of the photo, and the same of its low-resolution version if it has one."""
+        """Cut a crop of the photo, and the same of its low-resolution version if it has one."""
         image = self._decode(photo.file)
         height, width = image.shape[-2:]
         if min(height, width) < self.crop_size:
@@ -226,6 +228,6 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
 
 
 def _cut(image: Tensor, top: int, left: int, side: int, flips: bool) -> Tensor:
-    """A square of uint8 [3, height, width], in [0, 1]."""
+    """Cut a square out of uint8 [3, height, width], in [0, 1]."""
     crop = image[:, top : top + side, left : left + side].float() / 255
     return crop.flip(-1) if flips else crop

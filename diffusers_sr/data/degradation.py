@@ -41,7 +41,7 @@ def _weighted_choice(generator: Generator, options: tuple[T, ...], probabilities
 
 
 def _shape(generator: Generator, shapes: Range) -> float:
-    """Below or above 1 with equal chance; a range with no side below (above) 1 gives its end at 1 then."""
+    """Draw a shape below or above 1 with equal chance; a range with nothing there gives its end nearest to 1."""
     low, high = shapes
     if _chance(generator, 0.5):
         return _uniform(generator, low, max(low, min(1.0, high)))
@@ -49,7 +49,7 @@ def _shape(generator: Generator, shapes: Range) -> float:
 
 
 def draw_kernel(order: DegradationOrder, generator: Generator) -> Tensor:
-    """A random blur kernel of one order: float32 [size, size] on the CPU, sum 1."""
+    """Draw a random blur kernel of one order: float32 [size, size] on the CPU, sum 1."""
     size = _choice(generator, order.kernel_sizes)
     if _chance(generator, order.sinc_probability):
         return sinc_kernel(size, _uniform(generator, math.pi / 3 if size < 13 else math.pi / 5, math.pi))
@@ -68,7 +68,7 @@ def draw_kernel(order: DegradationOrder, generator: Generator) -> Tensor:
 
 
 def draw_resize_factor(order: DegradationOrder, generator: Generator) -> float:
-    """A random resize factor of one order."""
+    """Draw a random resize factor of one order."""
     resize = _weighted_choice(generator, RESIZES, order.resize_probabilities)
     if resize == "keep":
         return 1.0
@@ -83,23 +83,23 @@ def resize(image: Tensor, size: tuple[int, int], generator: Generator) -> Tensor
     """
     mode = _choice(generator, INTERPOLATIONS)
     if image.shape[1:] == size:
-        return image  # as each of them would, but for the time it takes
+        return image  # each interpolation would return the same, but slower
     return F.interpolate(image[None], size=size, mode=mode)[0]
 
 
 def poisson_noise(image: Tensor, gray: bool, generator: Generator) -> Tensor:
-    """Poisson noise of an 8-bit image, without the image.
+    """Draw the Poisson noise of an 8-bit image, without the image.
 
-    As in the official code the photon count of white is the number of distinct 8-bit values in the image, rounded up
+    As in the official code, the photon count of white is the number of distinct 8-bit values in the image, rounded up
     to a power of two.
 
     Args:
         image: [3, height, width] in [0, 1].
-        gray: noise of the luminance, equal in all channels.
+        gray: whether the noise is that of the luminance, equal in all channels.
         generator: source of the noise, which is drawn on its device.
 
     Returns:
-        [3, height, width], of mean 0, about ±0.1.
+        [3, height, width], with mean 0, about ±0.1.
     """
     if gray:
         image = (torch.tensor([0.2989, 0.587, 0.114]).to(image)[:, None, None] * image).sum(0, keepdim=True)
@@ -116,7 +116,7 @@ def add_noise(
 ) -> Tensor:
     """Add gaussian or Poisson noise to [3, height, width] and clamp to [0, 1].
 
-    Kind and strength are drawn from `generator`, the noise itself from `noise_generator`, or from the same.
+    Kind and strength are drawn from `generator`, the noise itself from `noise_generator`, or by default from the same.
     """
     noise_generator = noise_generator or generator
     gaussian = _chance(generator, order.gaussian_noise_probability)
@@ -142,7 +142,7 @@ def _degrade_once(
     if _chance(generator, order.blur_probability):
         image = blur(image, draw_kernel(order, generator))
     factor = draw_resize_factor(order, generator)
-    # At least one pixel must remain of images that are smaller than the smallest factor allows for.
+    # At least one pixel must remain of an image that is too small for the factor.
     image = resize(image, (max(1, int(size[0] * factor)), max(1, int(size[1] * factor))), generator)
     return add_noise(image, order, generator, noise_generator)
 
@@ -165,13 +165,13 @@ def degrade(
         config: strengths and probabilities.
         scale: ratio of the image's sides to the result's.
         noise_generator: source of the noise's values alone, on the image's device: drawing them on the CPU takes
-            longer than all the rest on a GPU. By default they come from `generator`.
+            longer than everything else does on a GPU. By default they come from `generator`.
 
     Returns:
         [3, height / scale, width / scale] in [0, 1], multiples of 1/255.
 
     Raises:
-        ValueError: if the image has not three channels, or its sides are no multiples of `scale`.
+        ValueError: if the image does not have three channels, or its sides are not multiples of `scale`.
     """
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image has the shape {list(image.shape)}: degrade takes one image [3, height, width].")
@@ -201,15 +201,15 @@ def degrade(
 def degrade_batch(
     images: Tensor, seeds: Tensor, config: DegradationConfig = DegradationConfig(), scale: int = 4
 ) -> Tensor:
-    """Degrade a batch on the device it is on: the distribution of `degrade`, each sample seeded by its own number.
+    """Degrade a batch on the device it is on, with the distribution of `degrade`, each sample by a seed of its own.
 
-    A sample does not depend on what else is in the batch. It is not what `degrade` makes of the same seed: parameters
-    are drawn on the CPU, but the noise on the device, whose random numbers are others. And on a GPU sums are taken in
-    another order, so that JPEG, which rounds, may differ by a quantisation step.
+    A sample does not depend on what else is in the batch. It is not what `degrade` makes from the same seed:
+    parameters are drawn on the CPU, but the noise on the device, whose random numbers are different. On a GPU, sums
+    are also taken in another order, so that JPEG, which rounds, may differ by a quantisation step.
 
     Kernels, intermediate sizes and JPEG qualities are each sample's own, so no two samples take the same path: they
-    are queued on the device one after another, not stacked into one tensor. (Codes that stack them give all samples
-    of a batch the same parameters, which is another distribution.)
+    are queued on the device one after another, not stacked into one tensor. (Implementations that stack them give all
+    samples of a batch the same parameters, which is another distribution.)
 
     Args:
         images: float32 [batch, 3, height, width] in [0, 1].

@@ -28,7 +28,7 @@ def _check_probabilities(name: str, probabilities: tuple[float, ...], options: t
 
 def _check_kernel_sizes(name: str, sizes: tuple[int, ...]) -> None:
     if not sizes or any(size < 3 or size % 2 == 0 for size in sizes):
-        raise ValueError(f"{name}={sizes!r}: kernel sizes have to be odd and at least 3, and one at least be given.")
+        raise ValueError(f"{name}={sizes!r}: give one kernel size or more, each of them odd and at least 3.")
 
 
 def _check_probability(name: str, value: float) -> None:
@@ -50,7 +50,7 @@ class DegradationOrder:
     Every range is (lowest, highest), drawn from uniformly.
 
     Raises:
-        ValueError: if a value is not possible, naming it.
+        ValueError: if a value is not allowed; the error names it.
     """
 
     blur_probability: float = 1.0
@@ -64,9 +64,9 @@ class DegradationOrder:
     sigma: Range = (0.2, 3.0)
     """Standard deviation of the blur along each of its axes, in pixels."""
     generalised_shape: Range = (0.5, 4.0)
-    """Shape of generalised gaussians; as likely from below 1 as from above."""
+    """Shape of generalised gaussians; as likely below 1 as above."""
     plateau_shape: Range = (1.0, 2.0)
-    """Shape of plateau kernels; half of them have the lowest shape, the official behaviour where this begins at 1."""
+    """Shape of plateau kernels; half of them have the lowest shape, as in the official code if this begins at 1."""
     resize_probabilities: tuple[float, ...] = (0.2, 0.7, 0.1)
     """Chance of enlarging, of shrinking and of keeping the size."""
     resize_factor: Range = (0.15, 1.5)
@@ -107,7 +107,7 @@ class DegradationConfig:
     Kernels of the second order are 7 to 11 pixels wide (SeeSR's limit), where Real-ESRGAN's go up to 21.
 
     Raises:
-        ValueError: if a value is not possible, naming it.
+        ValueError: if a value is not allowed; the error names it.
     """
 
     first: DegradationOrder = DegradationOrder()

@@ -1,4 +1,4 @@
-"""Photographs of a data set on the Hub, or of anything else that `datasets` loads."""
+"""Photographs of a data set on the Hub, or from anything else that `datasets` loads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from .photos import PhotoStream, StoredPhoto
 
-# Rows that are shuffled at once while streaming; their images stay encoded.
+# Rows that are held to be shuffled while streaming; their images stay encoded.
 _SHUFFLE_BUFFER = 1000
 
 
 class HubPhotos:
-    """The photographs of a map-style data set; their names are the numbers of their rows, as 00000012.
+    """The photographs of a map-style data set; their names are the numbers of their rows, such as 00000012.
 
     Args:
         dataset: `datasets.Dataset` whose images are not decoded.
@@ -36,16 +36,16 @@ class HubPhotos:
 
 
 def row_name(number: int) -> str:
-    """What the photo of a row is called."""
+    """Name the photo of a row."""
     return f"{number:08d}"
 
 
 def row_photo(row: Mapping[str, Any], name: str, image_column: str, caption_column: str | None) -> StoredPhoto:
-    """The photo of a row whose image is not decoded: the bytes of a file, or its path or URL."""
+    """Make the photo of a row whose image is not decoded: it is the bytes of a file, or its path or URL."""
     image = row[image_column]
     caption = None if caption_column is None else row[caption_column]
     if image is None:
-        return StoredPhoto(name, b"")  # which cannot be read, as if it were damaged
+        return StoredPhoto(name, b"")  # cannot be read, as if it were damaged
     return StoredPhoto(
         name,
         image["path"] if image["bytes"] is None else image["bytes"],
@@ -56,7 +56,7 @@ def row_photo(row: Mapping[str, Any], name: str, image_column: str, caption_colu
 def load_rows(
     name: str, config: str | None, split: str, streaming: bool, image_column: str, caption_column: str | None
 ) -> Any:
-    """A data set with these columns, its images not decoded: a `Dataset`, or an `IterableDataset` if it is streamed.
+    """Load a data set with these columns, its images not decoded: a `Dataset`, or, streamed, an `IterableDataset`.
 
     Raises:
         ImportError: if the package datasets is not installed.
@@ -75,25 +75,25 @@ def load_rows(
 def stream_photos(
     rows: Any, image_column: str, caption_column: str | None, seed: int, lanes: int, batch_size: int
 ) -> PhotoStream:
-    """The photographs of a data set that is streamed, shuffled anew in every pass.
+    """Stream the photographs of a data set, shuffled anew in every pass.
 
-    With a number of files that is a multiple of `lanes` each lane reads its own files; otherwise each reads all of
-    them and takes its share. What is shuffled is the order of the files, and the rows among `_SHUFFLE_BUFFER`. Names
-    tell lane, pass and position, and are good for messages only.
+    If the number of files is a multiple of `lanes`, each lane reads its own files; otherwise each reads all of them
+    and takes its share. The order of the files is shuffled, and that of the rows within a buffer of `_SHUFFLE_BUFFER`.
+    Names give lane, pass and position, and are only useful in messages.
 
     Args:
         rows: `datasets.IterableDataset` whose images are not decoded.
         image_column: column of the images.
         caption_column: column of captions, or of lists of tags; or None.
-        seed: of the shuffling.
-        lanes, batch_size: as of `PhotoStream`.
+        seed: seed of the shuffling.
+        lanes, batch_size: as in `PhotoStream`.
     """
     datasets = _datasets()
 
     def read(lane: int, turn: int) -> Iterator[StoredPhoto]:
         shuffled = rows.shuffle(seed=random.Random(f"{seed}/pass {turn}").getrandbits(32), buffer_size=_SHUFFLE_BUFFER)
         own = datasets.distributed.split_dataset_by_node(shuffled, rank=lane, world_size=lanes)
-        # `iter(own)` would divide a lane once more, among the workers of a loader; `iter` with a batch size does not.
+        # `iter(own)` would divide a lane again, among the workers of a loader; `iter` with a batch size does not.
         for position, batch in enumerate(own.iter(batch_size=1)):
             row = {column: values[0] for column, values in batch.items()}
             yield row_photo(row, f"{lane}/{turn}/{position}", image_column, caption_column)
@@ -107,6 +107,6 @@ def _datasets() -> ModuleType:
         import datasets.distributed
     except ImportError as error:
         raise ImportError(
-            "Data sets of the Hub need the package datasets: pip install 'diffusers-sr[train]'."
+            "Data sets from the Hub need the package datasets: pip install 'diffusers-sr[train]'."
         ) from error
     return datasets

@@ -33,7 +33,7 @@ CHROMINANCE_TABLE = (
 
 @cache
 def _dct_matrix() -> Tensor:
-    """Orthonormal DCT-II of 8 samples: row k holds the cosine of frequency k."""
+    """Make the orthonormal DCT-II of 8 samples: row k holds the cosine of frequency k."""
     frequency, position = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     matrix = torch.cos((2 * position + 1) * frequency * math.pi / 16) / 2
     matrix[0] /= math.sqrt(2)
@@ -42,7 +42,7 @@ def _dct_matrix() -> Tensor:
 
 @cache
 def _rgb_to_ycbcr_matrix() -> Tensor:
-    """JFIF's full-range conversion, without the offset 128 of the two chroma channels."""
+    """Make the matrix of JFIF's full-range conversion, without the offset of 128 of the two chroma channels."""
     return torch.tensor(
         [
             [0.299, 0.587, 0.114],
@@ -58,7 +58,7 @@ def _ycbcr_to_rgb_matrix() -> Tensor:
 
 
 def quantization_table(table: tuple[tuple[int, ...], ...], quality: float) -> Tensor:
-    """A standard table scaled by libjpeg's rule for `quality` (1 to 100, not necessarily whole): [8, 8] in 1..255."""
+    """Scale a standard table by libjpeg's rule for `quality` (1 to 100, not necessarily whole): [8, 8] in 1..255."""
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     return torch.floor((torch.tensor(table) * percent + 50) / 100).clamp(1, 255)
 
@@ -75,7 +75,7 @@ def _code_plane(plane: Tensor, table: Tensor) -> Tensor:
 
 
 def _halve(planes: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels of [planes, height, width]; F.avg_pool2d takes four times as long on a CPU."""
+    """Average 2 x 2 pixels of [planes, height, width]; F.avg_pool2d takes four times as long on a CPU."""
     upper, lower = planes[:, ::2], planes[:, 1::2]
     return (upper[..., ::2] + upper[..., 1::2]).add_(lower[..., ::2]).add_(lower[..., 1::2]).div_(4)
 
@@ -83,8 +83,8 @@ def _halve(planes: Tensor) -> Tensor:
 def jpeg(image: Tensor, quality: float) -> Tensor:
     """Encode and decode an image as JPEG: standard tables, 4:2:0 chroma, smooth chroma upsampling as in libjpeg.
 
-    Differs from the official torch version in three points where that one is not a real JPEG: sides that are no
-    multiple of 16 are padded with edge pixels (there: black), chroma is interpolated (there: repeated), and the
+    This differs from the official torch version in three points where that one is not real JPEG: sides that are not
+    multiples of 16 are padded with edge pixels (there: black), chroma is interpolated (there: repeated), and the
     picture is rounded to 8 bits before and after (there: not).
 
     Args:

@@ -1,6 +1,6 @@
 """Blur kernels of the Real-ESRGAN degradation (Wang et al. 2021, section 3.1 and appendix).
 
-Every function gives a float32 kernel [size, size] on the CPU which sums to 1; `size` is odd, `sigma` is in pixels.
+A kernel is float32 [size, size] on the CPU and sums to 1; `size` is odd, `sigma` is in pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def _coordinates(size: int) -> Tensor:
 
 
 def _squared_distance(size: int, sigma: tuple[float, float], angle: float) -> Tensor:
-    """Squared Mahalanobis distance of each pixel to the centre, deviations `sigma` along axes turned by `angle`."""
+    """Compute each pixel's squared Mahalanobis distance to the centre.
+
+    The deviations are `sigma`, along axes turned by `angle`.
+    """
     y, x = torch.meshgrid(_coordinates(size), _coordinates(size), indexing="ij")
     along = math.cos(angle) * x + math.sin(angle) * y
     across = math.cos(angle) * y - math.sin(angle) * x
@@ -30,24 +33,29 @@ def _squared_distance(size: int, sigma: tuple[float, float], angle: float) -> Te
 
 
 def gaussian_kernel(size: int, sigma: tuple[float, float], angle: float = 0.0, shape: float = 1.0) -> Tensor:
-    """Generalised gaussian `exp(-d^shape / 2)`, with `d` the squared Mahalanobis distance; shape 1 is the gaussian.
+    """Make a generalised gaussian `exp(-d^shape / 2)`, `d` being the squared Mahalanobis distance.
+
+    With shape 1 it is the gaussian.
 
     Args:
         size: side of the kernel, odd.
         sigma: deviations along the two axes; equal ones make the kernel isotropic.
         angle: rotation of the first axis in radians.
-        shape: below 1 the tails are heavier than a gaussian's, above 1 the top is flatter.
+        shape: exponent; below 1 the tails are heavier than a gaussian's, above 1 the top is flatter.
     """
     return _normalize(torch.exp(-0.5 * _squared_distance(size, sigma, angle) ** shape))
 
 
 def plateau_kernel(size: int, sigma: tuple[float, float], angle: float = 0.0, shape: float = 1.0) -> Tensor:
-    """Plateau-shaped kernel `1 / (1 + d^shape)`; arguments as in `gaussian_kernel`."""
+    """Make a plateau-shaped kernel `1 / (1 + d^shape)`; arguments as in `gaussian_kernel`."""
     return _normalize(1 / (1 + _squared_distance(size, sigma, angle) ** shape))
 
 
 def sinc_kernel(size: int, cutoff: float) -> Tensor:
-    """Circular low-pass filter `cutoff J1(cutoff r) / (2 pi r)`, which rings and overshoots; `cutoff` in (0, pi]."""
+    """Make a circular low-pass filter `cutoff J1(cutoff r) / (2 pi r)`, which rings and overshoots.
+
+    `cutoff` is in (0, pi].
+    """
     y, x = torch.meshgrid(_coordinates(size), _coordinates(size), indexing="ij")
     # At r = 0 the expression is 0 / 0. Its limit, cutoff^2 / 4 pi, is reached to float32 precision well before 1e-3.
     radius = torch.hypot(x, y).clamp(min=1e-3)
@@ -55,7 +63,7 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
 
 
 def reflect_pad(images: Tensor, pad: int) -> Tensor:
-    """Mirror [..., height, width] at its outer pixels, by any `pad`: beyond its length it is reflected again."""
+    """Mirror [..., height, width] at its outer pixels, by any `pad`: beyond the side's length it is mirrored again."""
     if pad < min(images.shape[-2:]):
         planes = images.reshape(-1, *images.shape[-2:])
         mirrored = F.pad(planes, (pad,) * 4, mode="reflect")
@@ -71,7 +79,7 @@ def reflect_pad(images: Tensor, pad: int) -> Tensor:
 
 @cache
 def _fast_length(length: int) -> int:
-    """The smallest even length from `length` on without prime factors above 5: Fourier transforms of it are fast."""
+    """Find the smallest even length from `length` on without prime factors above 5, which is fast to transform."""
     length += length % 2
     while 30 ** length.bit_length() % length:
         length += 2
@@ -79,8 +87,8 @@ def _fast_length(length: int) -> int:
 
 
 def _spectrum(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Fourier transform of [..., height, width] after zeros have been added up to `size`."""
-    # The transforms add zeros as well, but take three times as long for it. Rows of zeros need no transform.
+    """Compute the Fourier transform of [..., height, width], padded with zeros to `size`."""
+    # The transforms can pad too, but then take three times as long. Rows of zeros need no transform.
     height, width = planes.shape[-2:]
     rows = torch.fft.rfft(F.pad(planes, (0, size[1] - width)))
     return torch.fft.fft(F.pad(rows, (0, 0, 0, size[0] - height)), dim=-2)
@@ -89,7 +97,8 @@ def _spectrum(planes: Tensor, size: tuple[int, int]) -> Tensor:
 def blur(images: Tensor, kernel: Tensor) -> Tensor:
     """Filter each plane of float32 [..., height, width] with one kernel [size, size], mirrored at the borders.
 
-    By Fourier transforms: exact to 1e-6 and, from 11 pixels on, several times faster than a convolution on a CPU.
+    It uses Fourier transforms: exact to 1e-6 and, for kernels from 11 pixels on, several times faster than a
+    convolution on a CPU.
     """
     height, width = images.shape[-2:]
     padded = reflect_pad(images, kernel.shape[-1] // 2)

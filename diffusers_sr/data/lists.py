@@ -10,7 +10,7 @@ from ..image.formats import READABLE
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """All images below `folder`, by path, so that an index means the same photo on every machine.
+    """List all images below `folder`, sorted by path, so that an index means the same photo on every machine.
 
     Raises:
         ValueError: if the folder does not exist or holds no image.
@@ -26,7 +26,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def read_tags(path: str | Path | None) -> dict[str, str]:
-    """Tags by file name, from a CSV file with the columns `file` and `tags`; none without a file.
+    """Read tags by file name from a CSV file with the columns `file` and `tags`; there are none without a file.
 
     Raises:
         ValueError: if a column is missing.
@@ -41,12 +41,12 @@ def read_tags(path: str | Path | None) -> dict[str, str]:
 
 
 def split_tags(text: str) -> list[str]:
-    """The tags of a comma-separated list."""
+    """Split a comma-separated list into its tags."""
     return [tag.strip() for tag in text.split(",") if tag.strip()]
 
 
 def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
-    """The file names that a text file lists, one a line.
+    """Read the file names that a text file lists, one per line.
 
     Raises:
         ValueError: if one of them is not among the photos, so that a typing error does not leak or lose a photo.
@@ -58,10 +58,10 @@ def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
 
 
 def training_photos(folder: str | Path, exclude: str | Path | None) -> list[Path]:
-    """The images below `folder` that the text file `exclude`, if there is one, does not list.
+    """List the images below `folder` except for those in the text file `exclude`, if there is one.
 
     Raises:
-        ValueError: if the folder holds no image, or not one that is listed.
+        ValueError: if the folder holds no image, or lacks one that `exclude` lists.
     """
     paths = list_images(folder)
     excluded = set() if exclude is None else listed_names(exclude, paths)

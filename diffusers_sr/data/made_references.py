@@ -1,4 +1,4 @@
-"""References made ahead of training: which crops they belong to, and a data set of these crops with them."""
+"""References made in advance of training: which crops they belong to, and a data set of these crops with them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SETTINGS = "crops.json"
 
 
 def reference_path(folder: Path, index: int) -> Path:
-    """Where the reference of sample `index` is."""
+    """Give the path of the reference of sample `index`."""
     return folder / f"{index:08d}.png"
 
 
 def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
-    """What decides the first `count` samples of `crops`: the same settings give the same crops, equally degraded."""
+    """Collect what decides the first `count` samples of `crops`: equal settings give equal crops, equally degraded."""
     return {
         "count": count,
         "photos": list(crops.names),
@@ -35,10 +35,10 @@ def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note which crops the references in `folder` belong to.
+    """Record which crops the references in `folder` belong to.
 
     Raises:
-        ValueError: if it holds those of other crops.
+        ValueError: if the folder holds references of other crops.
     """
     path = folder / SETTINGS
     if path.is_file():
@@ -49,24 +49,24 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
-    """The first samples of `PhotoCrops`, again and again, each with the `reference` that was made of it.
+    """The first samples of `PhotoCrops`, over and over, each with the `reference` that was made from it.
 
-    A sample is what it is in `PhotoCrops`, but for its `seed`, which is another in each pass.
+    A sample is the same as in `PhotoCrops`, except for its `seed`, which is different in each pass.
 
     Args:
         crops: the samples; its own references, if it has any, are not used.
-        folder: what training/make_references.py wrote.
+        folder: folder that training/make_references.py wrote.
 
     Raises:
-        ValueError: if the references were made of other crops, one of them is missing, or the crops are degraded later
-            than here, or not at all, where they would become others than the references were made of.
+        ValueError: if the references were made from other crops or one of them is missing; or if the crops are
+            degraded later or not degraded at all, since the references would then not be those of the same images.
     """
 
     def __init__(self, crops: PhotoCrops, folder: str | Path) -> None:
         if crops.degrade_later:
-            raise ValueError("References that were made ahead belong to --degradation_device worker.")
+            raise ValueError("References made in advance need --degradation_device worker.")
         if isinstance(crops.photos, PhotoFiles) and crops.photos.degraded is not None:
-            raise ValueError("References that were made ahead are of degraded crops: leave out --train_lr_dir.")
+            raise ValueError("References made in advance belong to degraded crops: leave out --train_lr_dir.")
         folder = Path(folder)
         path = folder / SETTINGS
         if not path.is_file():
@@ -79,7 +79,7 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
         if missing:
             raise ValueError(
                 f"{len(missing)} of {self.count} references are not in {folder}, the first of them "
-                f"{reference_path(folder, missing[0]).name}: run training/make_references.py again, which goes on "
+                f"{reference_path(folder, missing[0]).name}: run training/make_references.py again, which continues "
                 "where it stopped."
             )
 
@@ -100,6 +100,6 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             for name in different
         )
         raise ValueError(
-            f"The references beside {path} were made of other crops, with {shown}: give the options they were made "
-            "with, or make others in another folder."
+            f"The references beside {path} were made from other crops, with {shown}: give the options they were made "
+            "with, or make new ones in another folder."
         )

@@ -1,4 +1,4 @@
-"""The user's own pairs: photographs, and the low-resolution versions of them."""
+"""The user's own pairs: photographs, and their low-resolution versions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _MOST_LISTED = 10
 
 
 def pair_photos(photos: Sequence[Path], low_resolution: Sequence[Path], scale: int) -> list[Path]:
-    """The low-resolution version of each photo: the file of the same stem.
+    """Find the low-resolution version of each photo: the file of the same stem.
 
-    Files that cannot be read are left to whoever reads them.
+    The sizes of files that cannot be read are not checked; reading them later raises the error.
 
     Raises:
-        ValueError: if a photo has none or several, one has no photo, or a photo is not exactly `scale` times as wide
-            and high; it lists names and sizes.
+        ValueError: if a photo has no version or several, a version has no photo, or a photo is not exactly `scale`
+            times as wide and high as its version; the error lists names and sizes.
     """
     by_stem: dict[str, list[Path]] = {}
     for path in low_resolution:

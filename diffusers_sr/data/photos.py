@@ -1,4 +1,4 @@
-"""Where the photographs of a run come from, and the order they come in."""
+"""The photographs of a run, and the order they come in."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ class StoredPhoto(NamedTuple):
     """A photograph that has not been decoded."""
 
     name: str
-    """What tags and references are found by: the file's name, or the number of a data set's row, as 00000012."""
+    """The name that tags and references are found by: the file's, or the number of a data set's row, as 00000012."""
     file: Path | str | bytes
-    """Its file, a URL that fsspec opens, or what is there."""
+    """Its file, a URL that fsspec opens, or the contents of one of these."""
     tags: str = ""
-    """Tags or caption that are kept with it."""
+    """Tags or caption that are stored with it."""
     degraded: Path | None = None
     """Its low-resolution version, where the user has one."""
     number: int | None = None
-    """Where it is in the run's list of photos; those of a stream have none."""
+    """Its position in the run's list of photos; those of a stream have none."""
 
 
 class Photos(Protocol):
     """Photographs by number."""
 
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """The photos' names, by number."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> StoredPhoto: ...
 
@@ -46,7 +48,7 @@ class PhotoFiles:
 
     Args:
         paths: the files.
-        degraded: of each its low-resolution version, in the same order.
+        degraded: their low-resolution versions, in the same order.
     """
 
     def __init__(self, paths: Sequence[Path], degraded: Sequence[Path] | None = None) -> None:
@@ -63,14 +65,14 @@ class PhotoFiles:
 
 
 class Permuted:
-    """Photographs without end, in an order that is new in every pass; it depends on their number and the seed."""
+    """Photographs without end, in a new order in every pass, which depends on their number and the seed."""
 
     def __init__(self, photos: Photos, seed: int) -> None:
         self.photos = photos
         self.seed = seed
 
     def following(self, index: int) -> Iterator[StoredPhoto]:
-        """The photos from the `index`-th of the run on."""
+        """Give the photos from the `index`-th of the run on."""
         for each in count(index):
             turn, position = divmod(each, len(self.photos))
             number = int(_permutation(len(self.photos), self.seed, turn)[position])
@@ -83,20 +85,20 @@ def _permutation(length: int, seed: int, turn: int) -> torch.Tensor:
 
 
 class PhotoStream:
-    """Photographs that can only be read one after another, as those of a data set that is streamed.
+    """Photographs that can only be read one after another, such as those of a data set that is streamed.
 
-    They are dealt out to `lanes`, batch by batch: batch b of the run is the next of lane b modulo `lanes`. With as
-    many lanes as there are processes times loader workers, each worker reads one lane, and none the photos of another.
-    Where a run stopped, each lane is read again up to there, without decoding.
+    They are dealt out to `lanes`, batch by batch: batch b of the run is the next one of lane b modulo `lanes`. With as
+    many lanes as there are processes times loader workers, each worker reads one lane, and never another's photos. A
+    run that is resumed reads each lane again up to where it stopped, without decoding.
 
-    So the order depends on `lanes` and `batch_size`: a run that is resumed has to keep both. Reading backwards starts
-    a lane anew.
+    So the order depends on `lanes` and `batch_size`: a run that is resumed has to keep both. Going backwards reads a
+    lane from its start.
 
     Args:
-        read: called with a lane and the number of a pass, from 0 on, gives the photos of this lane, in the order of
+        read: called with a lane and the number of a pass, from 0 on; gives the photos of this lane in the order of
             this pass.
-        lanes: how many there are.
-        batch_size: samples of a process and step.
+        lanes: number of lanes.
+        batch_size: samples of one process in one step.
     """
 
     def __init__(self, read: Callable[[int, int], Iterator[StoredPhoto]], lanes: int, batch_size: int) -> None:
@@ -104,14 +106,14 @@ class PhotoStream:
         self.batch_size = batch_size
 
     def following(self, index: int) -> Iterator[StoredPhoto]:
-        """The photos from the `index`-th of the run on, as far as its lane holds them."""
+        """Give the photos from the `index`-th of the run on, those of its lane alone."""
         batch, place = divmod(index, self.batch_size)
         turn, lane = divmod(batch, len(self.lanes))
         return self.lanes[lane].following(turn * self.batch_size + place)
 
 
 class _Lane:
-    """Photos read one after another; those from the one that was last asked for on are kept."""
+    """Photos read one after another; those from the last requested position on are kept."""
 
     def __init__(self, read: Callable[[int, int], Iterator[StoredPhoto]], number: int) -> None:
         self.read = read
@@ -148,10 +150,10 @@ class _Lane:
 
 
 def read_file(file: Path | str | bytes) -> bytes:
-    """Read all that a photo's file holds, given as in `StoredPhoto`.
+    """Read the contents of a photo's file, given as in `StoredPhoto`.
 
     Raises:
-        OSError: if it is not there, or not to be had.
+        OSError: if it does not exist, or cannot be obtained.
     """
     if isinstance(file, bytes):
         return file
@@ -162,11 +164,11 @@ def read_file(file: Path | str | bytes) -> bytes:
 def read_image(file: Path | str | bytes) -> torch.Tensor:
     """Read one photo, given as in `StoredPhoto`, as uint8 RGB, [3, height, width].
 
-    It is turned upright as its EXIF data says, and what is transparent is put on white.
+    It is turned upright as its EXIF data says, and its transparent parts are put on white.
 
     Raises:
         ImageFileError: if it cannot be read, or holds pixels of unknown range.
-        OSError: if a URL cannot be had, which says nothing of the photo.
+        OSError: if a URL cannot be fetched, which says nothing about the photo.
     """
     if isinstance(file, str) and "://" in file:
         file = read_file(file)

@@ -1,4 +1,4 @@
-"""Reference images for training: photographs that show what another one shows."""
+"""Reference images for training: photographs that show the same as another one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 COLUMNS = ("file", "reference", "similarity")
 
 References = Mapping[str, Mapping[str, float]]
-"""Of every photo's file name: the file names of its references, with the weights they are drawn by."""
+"""By every photo's file name: the file names of its references, with the weights they are drawn by."""
 
 
 def nearest_photos(names: Sequence[str], embeddings: Tensor, count: int) -> dict[str, dict[str, float]]:
-    """The `count` photos whose embeddings are most similar to each photo's, and the cosine similarities.
+    """Find the `count` photos whose embeddings are most similar to each photo's, and the cosine similarities.
 
     Args:
-        names: of the photos.
+        names: names of the photos.
         embeddings: [photos, channels].
 
     Raises:
@@ -46,10 +46,10 @@ def write_references(path: str | Path, references: References) -> None:
 
 
 def read_references(path: str | Path) -> dict[str, dict[str, float]]:
-    """Read a CSV file with the columns file and reference; without a column similarity all weigh the same.
+    """Read a CSV file with the columns file and reference; without a column similarity all weights are equal.
 
     Raises:
-        ValueError: if a column is missing, or a similarity is no number above 0.
+        ValueError: if a column is missing, or a similarity is not a number above 0.
     """
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
@@ -64,7 +64,7 @@ def read_references(path: str | Path) -> dict[str, dict[str, float]]:
             if not weight > 0:
                 raise ValueError(
                     f"{path} gives {row['file']} and {row['reference']} the similarity {row['similarity']!r}; it has "
-                    "to be a number above 0: remove references that are not alike."
+                    "to be a number above 0: remove references that are not similar."
                 )
             references.setdefault(row["file"], {})[row["reference"]] = weight
     return references
@@ -78,5 +78,5 @@ def check_references(references: References, photos: Sequence[str]) -> None:
     if without or unknown:
         raise ValueError(
             f"These photos have no reference: {without}. These references are not among the photos: {unknown}. "
-            "Make the references of the same photos as the training (training/find_references.py)."
+            "Find the references among the photos that are trained on (training/find_references.py)."
         )

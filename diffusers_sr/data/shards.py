@@ -3,8 +3,8 @@
 Neighbouring members whose names agree up to the first dot make a sample: an image (`00000012.jpg`), and perhaps a text
 file with its tags or caption (`00000012.txt`), and a JSON file with the photo's name (`{"file": "red house.jpg"}`).
 
-They are read by position, through an index of their headers, where the package webdataset reads them as streams: so a
-pass sees each photo once, whatever the number of processes and workers, and a run is resumed exactly.
+They are read by position, through an index of their headers, whereas the package webdataset reads them as streams. So
+a pass sees each photo once, whatever the number of processes and workers, and a run is resumed exactly.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class _Place(NamedTuple):
 class ShardPhotos:
     """The photographs of shards, in the shards' order.
 
-    Making it reads the headers of all shards, and what they hold beside images. A photo's name is the `file` of its
-    JSON file, else its member's.
+    The constructor reads the headers of all shards, and what they hold besides images. A photo's name is the `file` of
+    its JSON file, or else the name of its member.
 
     Args:
         shards: the tar files, uncompressed.
 
     Raises:
-        ValueError: if a shard is not a whole tar file, its JSON is not as above, or there is no image in any.
+        ValueError: if a shard is not a whole tar file, its JSON is not as above, or no shard holds an image.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
@@ -51,7 +51,9 @@ class ShardPhotos:
                 self._tags.append(tags)
                 self._places.append(place)
         if not self.names:
-            raise ValueError(f"There is no image in {', '.join(map(str, shards))}: it needs {', '.join(READABLE)}.")
+            raise ValueError(
+                f"There is no image in {', '.join(map(str, shards))}: one has to end in {', '.join(READABLE)}."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,10 +66,10 @@ class ShardPhotos:
 
 
 def list_shards(pattern: str | Path) -> list[Path]:
-    """The tar files of a folder, or those a pattern such as `shards/train-*.tar` fits, by name.
+    """List the tar files of a folder, or those that match a pattern such as `shards/train-*.tar`, by name.
 
     Raises:
-        ValueError: if there is none, or the pattern is a URL.
+        ValueError: if there are none, or the pattern is a URL.
     """
     if "://" in str(pattern):
         raise ValueError(
@@ -77,7 +79,9 @@ def list_shards(pattern: str | Path) -> list[Path]:
     found = Path(pattern).glob("*.tar") if Path(pattern).is_dir() else map(Path, glob.glob(str(pattern)))
     shards = sorted(found)
     if not shards:
-        raise ValueError(f"No shard found: {str(pattern)!r} is neither a folder with .tar files nor fits any file.")
+        raise ValueError(
+            f"No shard found: {str(pattern)!r} is not a folder with .tar files, nor a pattern that matches a file."
+        )
     return shards
 
 
@@ -118,7 +122,7 @@ def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
                 texts = {suffix: _text(shard, members[suffix]) for suffix in (".json", ".txt") if suffix in members}
                 about = json.loads(texts.get(".json", "{}"))
                 if not isinstance(about, dict):
-                    raise ValueError(f"{members['.json'].name} holds no JSON object")
+                    raise ValueError(f"{members['.json'].name} does not hold a JSON object")
                 name = str(about.get("file", PurePosixPath(image.name).name))
                 yield name, texts.get(".txt", "").strip(), _Place(path, image.offset_data, image.size)
     except (tarfile.TarError, ValueError) as error:
@@ -126,7 +130,7 @@ def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
 
 
 def _key(name: str) -> str:
-    """What a sample's members have in common: folder, and name up to the first dot."""
+    """Give what a sample's members have in common: folder, and name up to the first dot."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.split(".")[0] or path.name))
 

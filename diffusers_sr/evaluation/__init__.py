@@ -1,0 +1,1 @@
+"""Measures of how close a restored image is to its reference."""

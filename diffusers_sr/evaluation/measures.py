@@ -1,7 +1,7 @@
 """Full-reference measures of a restored image, as plain functions.
 
 All take a reference and a result of equal shape, float [batch, 3, height, width] RGB in [0, 1], and return one value
-an image, [batch]. They raise ValueError where the two do not fit each other or are too small to be measured.
+for each image, [batch]. They raise ValueError if the two differ in shape or are too small to be measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def luma(image: Tensor) -> Tensor:
-    """BT.601 luma of [batch, 3, height, width], full range: [batch, height, width] in [0, 1].
+    """Compute BT.601 luma of [batch, 3, height, width], full range: [batch, height, width] in [0, 1].
 
     The Y of video-range YCbCr (16 to 235 of 255) is `(16 + 219 * luma) / 255`.
     """
@@ -23,13 +23,13 @@ def _check(reference: Tensor, result: Tensor, minimum: int) -> None:
     if reference.shape != result.shape:
         raise ValueError(
             f"The reference is {list(reference.shape)} and the result {list(result.shape)}: only images of equal "
-            f"shape [batch, 3, height, width] can be compared."
+            "shape [batch, 3, height, width] can be compared."
         )
     if reference.ndim != 4 or reference.shape[1] != 3:
         raise ValueError(f"The images are {list(reference.shape)}: they have to be [batch, 3, height, width].")
     if min(reference.shape[-2:]) < minimum:
         height, width = reference.shape[-2:]
-        raise ValueError(f"{width}x{height} pixels are too few to compare: each side needs {minimum} at least.")
+        raise ValueError(f"{width}x{height} pixels are too few to compare: each side needs at least {minimum}.")
 
 
 def _crop(image: Tensor, border: int) -> Tensor:
@@ -38,9 +38,11 @@ def _crop(image: Tensor, border: int) -> Tensor:
 
 
 def psnr_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
-    """Peak signal-to-noise ratio in dB of the Y of video-range YCbCr, against a peak of 255; infinite if equal.
+    """Compute the peak signal-to-noise ratio of the Y of video-range YCbCr, in dB against a peak of 255.
 
-    This is the convention of super-resolution papers. Y only spans 16 to 235, so it reads 20 log10(255 / 219) =
+    It is infinite if the two are equal.
+
+    This is the convention of super-resolution papers. Y only spans 16 to 235, so the figure is 20 log10(255 / 219) =
     1.32 dB higher than the same measure on full-range luma (which some libraries call PSNR-Y): compare like with like.
 
     Args:
@@ -54,10 +56,10 @@ def psnr_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
 
 
 def ssim_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of the Y of video-range YCbCr, at most 1.
+    """Compute the structural similarity (Wang et al. 2004) of the Y of video-range YCbCr, at most 1.
 
-    Gaussian window of 11 pixels and deviation 1.5, only where it lies inside the image; K1 = 0.01, K2 = 0.03,
-    peak 255. Arguments as for `psnr_y`.
+    The window is a gaussian of 11 pixels and deviation 1.5, only where it lies inside the image; K1 = 0.01, K2 = 0.03,
+    peak 255. The arguments are those of `psnr_y`.
     """
     _check(reference, result, 11 + 2 * crop_border)
     first, second = (_crop(16 + 219 * luma(image), crop_border)[:, None] for image in (reference, result))
@@ -78,11 +80,11 @@ def ssim_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
 
 
 def gmsd(reference: Tensor, result: Tensor) -> Tensor:
-    """Gradient magnitude similarity deviation (Xue et al. 2014), 0 if equal; about 0.1 is a visible difference.
+    """Compute the gradient magnitude similarity deviation (Xue et al. 2014).
 
-    Full-range luma in 0..255, averaged over 2x2 pixels and halved (an odd last row or column is left out); Prewitt
-    gradients with a border of zeros as in the published code; the similarity's constant is 170; standard deviation
-    over all pixels.
+    It is 0 if the two are equal; about 0.1 is a visible difference. Full-range luma in 0..255 is averaged over 2x2
+    pixels and halved (an odd last row or column is left out); Prewitt gradients have a border of zeros as in the
+    published code; the similarity's constant is 170; the standard deviation is over all pixels.
     """
     _check(reference, result, 2)
     prewitt = torch.tensor([[1.0, 0.0, -1.0]] * 3).to(reference) / 3
@@ -98,12 +100,13 @@ def gmsd(reference: Tensor, result: Tensor) -> Tensor:
 
 
 def radial_log_power_spectrum(image: Tensor) -> Tensor:
-    """Mean of the natural logarithm of luma's power over rings of equal frequency: [batch, min(height, width) // 2].
+    """Average the natural logarithm of luma's power over rings of equal frequency: [batch, min(height, width) // 2].
 
-    Full-range luma in [0, 1], less its mean, times a Hann window, so that the image's borders do not pass for detail.
-    Power is scaled so that white noise of variance v has power v, and 1 / (12 * 255^2), the noise of rounding to
-    8 bits, is added to it: what lies far below cannot be seen, and would dominate a logarithm. Entry r - 1 is the
-    mean over all frequencies whose radius is nearest to r / min(height, width) cycles a pixel; the last is Nyquist.
+    It is that of full-range luma in [0, 1], less its mean, times a Hann window, so that the image's borders do not
+    pass for detail. Power is scaled so that white noise of variance v has power v, and 1 / (12 * 255^2), the noise of
+    rounding to 8 bits, is added to it: what lies far below cannot be seen, and would dominate a logarithm. Entry r - 1
+    is the mean over all frequencies whose radius is nearest to r / min(height, width) cycles per pixel; the last is
+    Nyquist.
     """
     _, _, height, width = image.shape
     side = min(height, width)
@@ -121,22 +124,22 @@ def radial_log_power_spectrum(image: Tensor) -> Tensor:
 
 
 def log_power_spectrum_distance(reference: Tensor, result: Tensor) -> Tensor:
-    """Mean absolute difference of the two `radial_log_power_spectrum`, in natural-log units; 0 if equal.
+    """Compute the mean absolute difference of the two `radial_log_power_spectrum`, in natural-log units; 0 if equal.
 
     It tells whether the result has as much detail of each size as the reference, wherever that detail lies: a blurred
-    image is far away, and so is one with noise added. 0.69 is a power that is wrong by a factor 2 at every frequency.
+    image is far away, and so is one with noise added. 0.69 is a power wrong by a factor of 2 at every frequency.
     """
     _check(reference, result, 4)
     return (radial_log_power_spectrum(reference) - radial_log_power_spectrum(result)).abs().mean(1)
 
 
 def mean_color_difference(reference: Tensor, result: Tensor) -> Tensor:
-    """Largest difference of a channel's mean, in units of 1/255."""
+    """Find the largest difference between the means of a channel, in units of 1/255."""
     _check(reference, result, 1)
     return 255 * (reference.mean((2, 3)) - result.mean((2, 3))).abs().amax(1)
 
 
 def evaluate(reference: Tensor, result: Tensor) -> dict[str, float]:
-    """All measures of this module by their functions' names, each the mean over the batch."""
+    """Compute all measures of this module, by their functions' names, each the mean over the batch."""
     measures = (psnr_y, ssim_y, gmsd, log_power_spectrum_distance, mean_color_difference)
     return {measure.__name__: measure(reference, result).mean().item() for measure in measures}

@@ -1,0 +1,1 @@
+"""Images and their files: reading, writing, sizes, tiles and colours."""

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 
 def adain(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Adaptive instance normalisation: the mean and deviation of each channel, over the whole image, of `reference`.
+    """Give each channel of `image`, over the whole image, the mean and deviation of `reference`.
 
-    The official default. It moves the colours of an image as a whole, and keeps every difference inside it.
+    This is adaptive instance normalisation, the official default. It changes the colours of an image as a whole, by
+    one factor and one offset for each channel.
     """
     deviation, mean = _deviation_and_mean(image)
     reference_deviation, reference_mean = _deviation_and_mean(reference)
@@ -19,14 +20,14 @@ def adain(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def wavelet(image: torch.Tensor, reference: torch.Tensor, levels: int = 5) -> torch.Tensor:
-    """The fine detail of `image` on the coarse colours of `reference`.
+    """Put the fine detail of `image` on the coarse colours of `reference`.
 
-    Both are split in an à trous wavelet decomposition of `levels` levels; as it is linear, what remains after all
-    levels of the difference of the two is what has to be added to `image`.
+    Both are split by an à trous wavelet decomposition of `levels` levels. Since it is linear, what remains of their
+    difference after all levels is what has to be added to `image`.
     """
     result = torch.empty_like(image)
-    # One channel at a time: with its intermediates an image at once would need several times its own memory.
-    # They are views however the batch lies in memory, which `flatten(0, 1)` of one that is channels-last is not.
+    # One channel at a time: with its intermediates, a whole image would need several times its own memory.
+    # They are views whatever the batch's memory format; `flatten(0, 1)` of a channels-last batch is not.
     planes = ([plane for one in tensor for plane in one.split(1)] for tensor in (result, image, reference))
     for result_plane, image_plane, reference_plane in zip(*planes, strict=True):
         coarse = reference_plane - image_plane

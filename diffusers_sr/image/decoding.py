@@ -1,4 +1,4 @@
-"""From an image of any kind that Pillow opens to upright RGB pixels of 8 bits: the same for users, training, measures.
+"""Decode any image that Pillow opens to upright RGB pixels of 8 bits: the same for users, training and measures.
 
 `open_image` opens a file, `decode` reads its pixels; `to_rgb` takes an image whose pixels stay where they are stored.
 """
@@ -19,9 +19,9 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 EXIF_ERRORS = (SyntaxError, ValueError, TypeError, KeyError, AttributeError, struct.error)
-"""Whatever Pillow raises on damaged EXIF data."""
+"""All that Pillow raises on damaged EXIF data."""
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""Whatever Pillow's decoders raise on damaged data; EOFError and SyntaxError come from broken PNG and GIF files."""
+"""All that Pillow's decoders raise on damaged data; EOFError and SyntaxError come from broken PNG and GIF files."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,7 +32,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How stored pixels become upright, by the EXIF orientation; from 5 on, width and height change places."""
+"""How stored pixels become upright, by the EXIF orientation; from 5 on, width and height are swapped."""
 
 
 class ImageFileError(ValueError):
@@ -43,7 +43,7 @@ class Decoded(NamedTuple):
     """An image as RGB."""
 
     image: Image.Image
-    """Its colours, mode "RGB"; those of transparent pixels too."""
+    """Its colours, mode "RGB", including those of transparent pixels."""
     alpha: Image.Image | None
     """Its transparency, mode "L" and of the same size, or None if it has none."""
     icc_profile: bytes | None
@@ -52,11 +52,11 @@ class Decoded(NamedTuple):
 
 @contextmanager
 def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
-    """Open an image file, given by its path or what it holds; its pixels are decoded in the block.
+    """Open an image file, given by its path or its contents; its pixels are decoded inside the `with` block.
 
     Raises:
-        ImageFileError: if there is no such file; or it is empty, too large (Pillow's `MAX_IMAGE_PIXELS`) or not an
-            image; or, in the block, if it is damaged or truncated.
+        ImageFileError: if there is no such file; if it is empty, too large (Pillow's `MAX_IMAGE_PIXELS`) or not an
+            image; or, inside the block, if it is damaged or truncated.
     """
     try:
         if isinstance(file, bytes):
@@ -81,14 +81,14 @@ def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
 
 
 def decode(image: Image.Image) -> Decoded:
-    """Decode a file that was opened, upright as its EXIF data says; otherwise as `to_rgb`."""
+    """Decode an opened file, and turn it upright as its EXIF data says; the rest is as in `to_rgb`."""
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
     return to_rgb(image if turn is None else image.transpose(turn))
 
 
 def to_rgb(image: Image.Image) -> Decoded:
-    """Convert an image of any mode, its pixels where they are stored.
+    """Convert an image of any mode to RGB, without turning it upright.
 
     16-bit grey becomes 8 bits, and CMYK sRGB by its colour profile, if it has one.
 
@@ -109,14 +109,14 @@ def to_rgb(image: Image.Image) -> Decoded:
 
 
 def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Put an RGB image on white, as far as it is transparent."""
+    """Put an RGB image on a white background, which shows where it is transparent."""
     image = image.copy()
     image.putalpha(alpha)
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def upright_size(file: Path) -> tuple[int, int]:
-    """Read from a file's first bytes the width and height that its image has once it is decoded.
+    """Read from a file's first bytes the width and height that its image will have once it is decoded.
 
     Raises:
         ImageFileError: as `open_image` does.
@@ -132,7 +132,7 @@ def upright_size(file: Path) -> tuple[int, int]:
 
 def _orientation(image: Image.Image) -> int:
     with suppress(*EXIF_ERRORS):
-        _exif(image)  # Pillow complains of damage at the first call alone, and keeps what came before it
+        _exif(image)  # Pillow raises on damage only at the first call, and keeps what it has read by then
     try:
         orientation = _exif(image).get(Base.Orientation)
     except EXIF_ERRORS:
@@ -141,12 +141,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    # Not `image.getexif()`: a PNG's own decodes its pixels first.
+    # Not `image.getexif()`: that of a PNG decodes its pixels first.
     return Image.Image.getexif(image)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale one channel of more than 8 bits to 8. (Pillow itself reads three channels of 16 bits as 8.)"""
+    """Scale a single channel of more than 8 bits to 8 bits.
+
+    Pillow itself reads three channels of 16 bits as 8.
+    """
     if image.mode == "F":
         raise ImageFileError("holds floating-point pixels, whose range is unknown: convert it to 8 or 16 bits")
     if not image.mode.startswith("I"):

@@ -1,4 +1,4 @@
-"""Which formats of image files are read, which are written and what those can hold: the only list of suffixes.
+"""The image formats that are read, those that are written and what they can hold: the only list of suffixes.
 
 It needs no other module, so that help texts can quote it before anything heavy is imported.
 """
@@ -18,20 +18,20 @@ WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {}),
     ".jfif": ("JPEG", {"quality": 95, "subsampling": 0}),
 }
-"""How each format is written, by suffix: Pillow's name of it, and options of its `save`.
+"""How each format is written, by suffix: Pillow's name for it, and options for its `save`.
 
 High quality: what was just restored should not be lost to compression. (TIFF is not compressed at all, because libtiff
 cannot write EXIF directories through Pillow.)
 """
 
 READABLE = (*WRITABLE, ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif", ".heic", ".heif")
-"""The suffixes of files that are taken for images; Pillow reads some of them with a plugin only.
+"""The suffixes of files that are treated as images; Pillow reads some of them only with a plugin.
 
-In order of preference, where one photo is stored in several formats.
+They are in order of preference, for a photo that is stored in several formats.
 """
 
 SUFFIX_OF = {name: suffix for suffix, (name, _) in reversed(WRITABLE.items())}
-"""The usual suffix of each format that is written, by Pillow's name."""
+"""The usual suffix of each format that is written, by Pillow's name for it."""
 
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 HOLDS_TRANSPARENCY = ("PNG", "WEBP", "TIFF")
@@ -39,7 +39,7 @@ HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF")
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List the files of a folder that have an image's suffix and are not hidden, by name."""
+    """List the files of a folder that have an image's suffix and are not hidden, sorted by name."""
     return sorted(
         path
         for path in folder.iterdir()

@@ -1,4 +1,4 @@
-"""Which files to enlarge, and which file each result goes to."""
+"""The files to enlarge, and the file that each result goes to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .formats import WRITABLE, images_in
 
 
 def plan_outputs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Pair every input file with the file its result goes to, all of them different, none of them an input.
+    """Pair every input file with the file its result goes to; these are all different, and none of them is an input.
 
     Args:
         inputs: files, and folders whose images are taken.
@@ -21,13 +21,13 @@ def plan_outputs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]
     """
     found = [source for path in inputs for source in (images_in(path) if path.is_dir() else [path])]
     sources = list({os.path.abspath(source): source for source in found}.values())
-    # Those that keep their name first, so that none loses it to one that has to be renamed.
+    # Files that keep their name come first, so that none loses it to one that has to be renamed.
     sources.sort(key=lambda source: source.suffix.lower() not in WRITABLE)
     names_a_file = output.suffix.lower() in WRITABLE and not output.is_dir()
     if names_a_file and len(inputs) == 1 and not inputs[0].is_dir():
         outputs = [(sources[0], output)]
     elif names_a_file or output.is_file():
-        raise ValueError(f"{output} is a file, but results of several files or of a folder go to a folder: name one")
+        raise ValueError(f"{output} is a file, but results of several files or of a folder go to a folder: give one")
     else:
         outputs = []
         taken: set[str] = set()

@@ -16,9 +16,9 @@ from .decoding import on_white, to_rgb
 logger = logging.get_logger(__name__)
 
 ImageInput: TypeAlias = PIL.Image.Image | np.ndarray[Any, Any] | torch.Tensor
-# The largest value that stands for white, by the type of the values.
+# The value that stands for white, by the type of the values.
 WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
-# Bicubic resampling and half precision leave [0, 1] by less than this; such values are clipped.
+# Bicubic resampling and half precision exceed [0, 1] by less than this; such values are clipped.
 ROUNDING = 1e-3
 
 
@@ -63,15 +63,20 @@ def read_references(images: ImageInput | Sequence[ImageInput], size: tuple[int, 
 
 
 def output_size(height: int, width: int, upscale: float) -> tuple[int, int]:
-    """Height and width of the result. Raises ValueError if it would have no pixels."""
+    """Compute height and width of the result. Raises ValueError if it would have no pixels."""
     size = round(height * upscale), round(width * upscale)
     if min(size) < 1:
-        raise ValueError(f"upscale={upscale} makes nothing of an image of {width}×{height} pixels: give a larger one.")
+        raise ValueError(
+            f"upscale={upscale} leaves no pixels of an image of {width}×{height} pixels: give a larger factor."
+        )
     return size
 
 
 def working_size(height: int, width: int, upscale: float, process_size: int) -> tuple[int, int]:
-    """Height and width the models work at: those of the result, or what makes the shorter side `process_size`."""
+    """Compute height and width the models work at: the result's, or those whose shorter side is `process_size`.
+
+    The larger of the two is taken.
+    """
     scale = max(upscale, process_size / min(height, width))
     return round(height * scale), round(width * scale)
 
@@ -119,7 +124,7 @@ def _read(image: Any) -> torch.Tensor:
 
 
 def _channels_first(image: Any) -> torch.Tensor:
-    """`[B, C, H, W]` with the values as they are."""
+    """Bring an image to `[B, C, H, W]`, its values unchanged."""
     if isinstance(image, PIL.Image.Image):
         image = _pil_to_array(image)
     if isinstance(image, np.ndarray):
@@ -143,7 +148,7 @@ def _pil_to_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
     if image.mode == "F":
         return np.asarray(image)
     if image.mode.startswith("I") and "transparency" not in image.info:
-        # 16-bit grey in full precision.
+        # 16-bit grey, in full precision.
         return np.asarray(image, dtype=np.float32) / np.float32(65535)
     decoded = to_rgb(image)
     if decoded.alpha is None or decoded.alpha.getextrema() == (255, 255):

@@ -1,4 +1,4 @@
-"""Read photographs from files, with all that has to come back in the files of the results."""
+"""Read photographs from files, with everything that the files of the results have to keep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Photo:
         is_grey: whether it has no colour, in whatever mode it is stored.
         icc_profile: the colour profile its pixels are in.
         exif: its EXIF data without the orientation, which has been applied.
-        notes: what of the file is not kept, in words.
+        notes: what is not kept of the file, in words.
     """
 
     image: Image.Image
@@ -39,17 +39,17 @@ class Photo:
 
 
 def read_photo(path: Path) -> Photo:
-    """Read an image file of any kind Pillow knows. CMYK becomes sRGB by its profile; 16 bits a channel become 8.
+    """Read an image file of any kind Pillow knows. CMYK becomes sRGB by its profile; 16 bits per channel become 8.
 
     Raises:
-        ImageFileError: if there is no such file, or it is empty, damaged, truncated, no image, too large (Pillow's
+        ImageFileError: if there is no such file, or it is empty, damaged, truncated, not an image, too large (Pillow's
             `MAX_IMAGE_PIXELS`), or holds pixels of unknown range.
     """
     notes = []
     with open_image(path) as image:
         if _is_deep(image):
-            notes.append("has 16 bits a channel; the output has 8")
-        # The further frames of an MPO are a camera's previews of the first.
+            notes.append("has 16 bits per channel; the output has 8")
+        # The other frames of an MPO are a camera's previews of the first.
         frames = getattr(image, "n_frames", 1)
         if image.format != "MPO" and frames > 1:
             notes.append(f"has {frames} frames; only the first is taken")
@@ -75,7 +75,7 @@ def _has_equal_channels(image: Image.Image) -> bool:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file has more than 8 bits a channel; only known before the pixels are loaded."""
+    """Whether the file has more than 8 bits per channel; only known before the pixels are loaded."""
     for codec, _, _, options in getattr(image, "tile", ()):
         raw_mode, *others = (options,) if isinstance(options, str) else options or ("",)
         if str(raw_mode).endswith((";16B", ";16L", ";16N")) or (codec == "ppm" and others[0] > 255):

@@ -1,4 +1,4 @@
-"""Work on an image of any size in tiles of a bounded one, and blend the tiles without seams.
+"""Process an image of any size in tiles of bounded size, and blend the tiles without seams.
 
 Positions and weights are those of the official SeeSR code, whose results they reproduce.
 """
@@ -20,7 +20,7 @@ class Window(NamedTuple):
     width: int
 
     def crop(self, image: torch.Tensor, scale: int = 1) -> torch.Tensor:
-        """The view of `image` under this window, where one unit of the window is `scale` pixels of `image`."""
+        """Give the view of `image` under this window, one unit of which is `scale` pixels of `image`."""
         return image[
             ...,
             self.top * scale : (self.top + self.height) * scale,
@@ -29,10 +29,10 @@ class Window(NamedTuple):
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along an axis: every `tile - overlap`, and the last one flush with the end.
+    """List where tiles begin along an axis: every `tile - overlap`, and the last one flush with the end.
 
-    `tile <= length`, and `overlap < tile` unless one tile is all. Neighbours overlap by `overlap`, the last two by
-    that or more.
+    `tile <= length`, and `overlap < tile` unless there is only one tile. Neighbours overlap by `overlap`, the last two
+    by at least as much.
     """
     if tile == length:
         return [0]
@@ -40,12 +40,12 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: int) -> list[Window]:
-    """The tiles of an image, row by row, all of one size.
+    """List the tiles of an image, row by row, all of one size.
 
-    An image of no more pixels than a `tile × tile` square is one tile, whatever its shape. Otherwise the tiles are
-    squares of `tile`, or of the image's shorter side where that is less. (A strip narrower than twice the overlap,
-    where the official code takes ever more tiles or never returns, gets tiles as high as the strip and twice the
-    overlap wide.)
+    An image with no more pixels than a `tile × tile` square is one tile, whatever its shape. Otherwise the tiles are
+    squares with a side of `tile`, or of the image's shorter side if that is less. (A strip narrower than twice the
+    overlap, for which the official code takes more and more tiles or never returns, gets tiles as high as the strip
+    and twice the overlap wide.)
     """
     if height * width <= tile * tile:
         return [Window(0, 0, height, width)]
@@ -59,10 +59,10 @@ def tile_windows(height: int, width: int, tile: int, overlap: int) -> list[Windo
 
 
 def gaussian_weights(height: int, width: int) -> torch.Tensor:
-    """The weight of each pixel of a tile in the blend, `[height, width]` in float32, before normalisation.
+    """Compute the weight of each pixel of a tile in the blend, `[height, width]` in float32, before normalisation.
 
-    A gaussian of variance 0.01 in coordinates that run over one unit a tile. As in the official code, its centre is
-    half a pixel below the middle: at `height / 2`, but `(width - 1) / 2`.
+    It is a gaussian of variance 0.01 in coordinates that span one unit per tile. As in the official code, its centre
+    is half a pixel below the middle: at `height / 2`, but at `(width - 1) / 2`.
     """
     rows = (torch.arange(height, dtype=torch.float64) - height / 2) / height
     columns = (torch.arange(width, dtype=torch.float64) - (width - 1) / 2) / width
@@ -72,12 +72,12 @@ def gaussian_weights(height: int, width: int) -> torch.Tensor:
 
 
 def tile_groups(windows: Sequence[Window], size: int) -> list[Sequence[Window]]:
-    """The windows in groups of at most `size`: what goes through a model in one call."""
+    """Split the windows into groups of at most `size`: what goes through a model in one call."""
     return [windows[start : start + size] for start in range(0, len(windows), size)]
 
 
 def crop_tiles(image: torch.Tensor, group: Sequence[Window], scale: int = 1) -> torch.Tensor:
-    """The tiles of a group as a batch, `[B, C, H, W] -> [tiles * B, C, h, w]`: the image is the fastest index."""
+    """Cut the tiles of a group, `[B, C, H, W] -> [tiles * B, C, h, w]`: the image is the fastest index."""
     return torch.cat([window.crop(image, scale) for window in group])
 
 
@@ -95,9 +95,9 @@ def tiled_map(
         function: called with the tiles of a group (see `crop_tiles`) and the index of the group; returns
             `[tiles * B, any channels, h, w]`.
         image: `[B, C, H, W]`.
-        windows: from `tile_windows`. A single one covers the image: `function` then gets the image itself, and what
-            it returns is returned as it is.
-        group_size: how many tiles `function` is given at once.
+        windows: tiles from `tile_windows`. A single one covers the image: `function` then gets the image itself, and
+            what it returns is the result.
+        group_size: how many tiles `function` is given in one call.
         input_scale, output_scale: pixels of `image`, and of the result, to one unit of the windows.
     """
     if len(windows) == 1:

@@ -1,4 +1,4 @@
-"""Write enlarged photographs with all that came with them."""
+"""Write enlarged photographs with everything that came with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_output(photo: Photo, path: Path, width: int, height: int) -> None:
     name, _ = WRITABLE[path.suffix.lower()]
     limit = LONGEST_SIDE.get(name)
     if limit and max(width, height) > limit:
-        raise ImageFileError(f"{width}x{height} is too large for {name}, which ends at {limit} pixels: choose .png")
+        raise ImageFileError(f"{width}x{height} is too large for {name}, at most {limit} pixels a side: choose .png")
     lost = []
     if photo.alpha is not None and photo.alpha.getextrema() != (255, 255) and name not in HOLDS_TRANSPARENCY:
         lost.append("transparency")
@@ -42,7 +42,7 @@ def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
     Args:
         path: output file; its suffix, one of `WRITABLE`, says which format.
         image: enlarged RGB pixels.
-        photo: what the pixels were made of.
+        photo: the photograph that the pixels were made from.
 
     Raises:
         ImageFileError: if the file cannot be written.

@@ -1,0 +1,1 @@
+"""Saving, describing and uploading pipelines so that the Hub can serve them."""

@@ -1,4 +1,4 @@
-"""The model card of a published super-resolution model: metadata that the Hub reads, and what a person has to know."""
+"""The model card of a published super-resolution model: metadata for the Hub, and what a person needs to know."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES = "pictures"
 
 RENDERED = "<!-- Rendered by diffusers-sr, and anew with the next upload. To keep what you write, delete this. -->"
 
-# Measures of `diffusers_sr.evaluation.measures`: the Hub's name of their kind, and that of a column.
+# Measures of `diffusers_sr.evaluation.measures`: the Hub's name for their kind, and the heading of their column.
 _MEASURES = {
     "psnr_y": ("psnr", "PSNR-Y, dB"),
     "ssim_y": ("ssim", "SSIM-Y"),
@@ -28,7 +28,7 @@ _MEASURES = {
     "mean_color_difference": ("mean_color_difference", "mean colour difference, /255"),
 }
 
-# Options of a run that say nothing of the weights, only of where and how it was watched.
+# Options of a run that say nothing about the weights, only about where it ran and how it was monitored.
 _UNTOLD_OPTIONS = ("output_dir", "checkpoint", "validation", "log_every", "report_to", "hub_", "_hub", "num_workers")
 _DATA_OPTIONS = ("dataset_name", "train_data_dir", "train_shards_path_or_url")
 
@@ -37,12 +37,12 @@ _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 @dataclass(frozen=True, kw_only=True)
 class CardDetails:
-    """What a model card tells that cannot be seen from the models.
+    """The details of a model card that cannot be seen from the models.
 
     Args:
-        base_model: the Stable Diffusion that the weights belong to. A Hub id is linked; of a folder the name is told.
+        base_model: the Stable Diffusion that the weights belong to. A Hub id is linked; a folder is given by its name.
         base_license: its licence, by the Hub's identifiers, such as "openrail++".
-        license: that of the weights; None if it is the base's.
+        license: licence of the weights; None if it is the base's.
         training: the options of the last training stage, as `training_arguments.json` has them.
         results: what was measured; see `eval_results`.
         pictures: image files that show the model's work; they are uploaded with the card.
@@ -57,7 +57,7 @@ class CardDetails:
 
 
 def eval_results(dataset: str, measures: Mapping[str, float], scale: float = 4.0) -> list[EvalResult]:
-    """Results in the form that the Hub shows.
+    """Put results in the form that the Hub shows.
 
     Args:
         dataset: name of the photographs that were degraded and restored.
@@ -84,7 +84,7 @@ def eval_results(dataset: str, measures: Mapping[str, float], scale: float = 4.0
 
 
 def picture_paths(details: CardDetails) -> dict[str, Path]:
-    """The files of the pictures by their paths in the repository.
+    """Map the pictures' paths in the repository to their files.
 
     Raises:
         ValueError: if two have the same name.
@@ -102,15 +102,15 @@ def render_model_card(
     components: Mapping[str, type] | None = None,
     call_defaults: Mapping[str, Any] | None = None,
 ) -> ModelCard:
-    """The card of a repository.
+    """Render the card of a repository.
 
     Args:
         repo_id: its full id on the Hub.
-        pipeline_class: of the method, one of this package or derived from one; it says the `paper` and, with
-            `example_call`, which arguments of a call an example needs besides the image.
-        details: what else is known.
+        pipeline_class: the method's pipeline, a class of this package or derived from one; it names the `paper` and,
+            in `example_call`, the arguments of a call that an example needs besides the image.
+        details: everything else that is known.
         components: classes by component, if the repository holds these models alone, to be used with a base.
-        call_defaults: which of the pipeline's defaults the example has to set, as such a repository cannot hold them.
+        call_defaults: the pipeline's defaults that the example has to set, as such a repository cannot hold them.
 
     Raises:
         ValueError: if the repository holds no base and none is named.
@@ -171,7 +171,7 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def shareable(value: Any) -> Any:
-    """An option's value without the folders of the machine the run was on: of a path only its name."""
+    """Strip an option's value of the folders of the machine the run was on: only the name of a path is left."""
     if isinstance(value, list):
         return [shareable(one) for one in value]
     if not isinstance(value, str):
@@ -248,7 +248,7 @@ def _results_table(results: Sequence[EvalResult]) -> str:
 
 
 def _recipe(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options that the weights depend on."""
+    """Select the options that the weights depend on."""
     return {
         name: shareable(value)
         for name, value in training.items()
@@ -259,8 +259,8 @@ def _recipe(training: Mapping[str, Any]) -> dict[str, Any]:
 def _summary(recipe: Mapping[str, Any]) -> str:
     batches = recipe["gradient_accumulation_steps"]
     summary = (
-        f"{recipe['max_train_steps']:,} optimiser steps, each of {recipe['train_batch_size']} samples a process"
-        f"{f' and of {batches} such batches' if batches > 1 else ''}; crops of {recipe['resolution']} pixels; "
+        f"{recipe['max_train_steps']:,} optimiser steps, each on {recipe['train_batch_size']} samples per process"
+        f"{f' times {batches} accumulated batches' if batches > 1 else ''}; crops of {recipe['resolution']} pixels; "
         f"learning rate {recipe['learning_rate']:g}."
     )
     data = next((recipe[name] for name in _DATA_OPTIONS if name in recipe), None)

@@ -1,4 +1,4 @@
-"""Saving pipelines so that the Hub can serve them, uploading them, and loading them without needless trust."""
+"""Save pipelines so that the Hub can serve them, upload them, and load them without needless trust."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from .stubs import PIPELINE_FILE, holds_only_stubs, index_class_name, write_stub
 
 
 class PublishablePipeline(DiffusionPipeline):
-    """A pipeline that takes along what diffusers needs to load it from a folder or a Hub repository alone.
+    """A pipeline that is saved with everything diffusers needs to load it from a folder or a Hub repository alone.
 
     Besides the weights there are files of code, which only import from this package
-    (`diffusers_sr.publishing.stubs`). Loading by the class itself asks for no `trust_remote_code` where there is no
+    (`diffusers_sr.publishing.stubs`). Loading through the class itself needs no `trust_remote_code` if there is no
     other code.
     """
 
     paper: ClassVar[Paper]
-    """What the model card credits."""
+    """The paper that the model card credits."""
     example_call: ClassVar[dict[str, Any]] = {}
     """The arguments that the example in the model card needs, besides the image."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load a pipeline from a folder or a Hub id, as `DiffusionPipeline.from_pretrained` does, but for the trust.
+        """Load a pipeline from a folder or a Hub id, as `DiffusionPipeline.from_pretrained` does.
 
-        `trust_remote_code=True` is only needed for code that this package would not have written.
+        Only the trust differs: `trust_remote_code=True` is only needed for code that this package would not have
+        written.
 
         Raises:
-            ValueError: if there is such code.
+            ValueError: if there is such code, and it is not trusted.
             OSError: if there is no such folder or repository, or it may not be read.
         """
         name = pretrained_model_name_or_path
@@ -44,7 +45,7 @@ class PublishablePipeline(DiffusionPipeline):
         is_asked_for = kwargs.get("trust_remote_code") or kwargs.get("custom_pipeline") is not None
         if is_asked_for or not (is_folder or os.fspath(name).count("/") <= 1):
             return super().from_pretrained(name, **kwargs)
-        # What is looked at is what is loaded, even if the repository changes meanwhile.
+        # What is checked is what is loaded, even if the repository changes in the meantime.
         folder = name if is_folder else cls.download(name, **kwargs)
         trusted = holds_only_stubs(Path(folder), cls)
         pipeline = super().from_pretrained(folder, **{**kwargs, "trust_remote_code": trusted})
@@ -53,9 +54,9 @@ class PublishablePipeline(DiffusionPipeline):
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
-        """Read `model_index.json`, without the file that holds the class where that is known: it is this one.
+        """Read `model_index.json`, without the name of the file that holds the class if the class is this one.
 
-        diffusers would run the file, also before the repository's code can be looked at.
+        diffusers would run the file, even before the repository's code can be checked.
         """
         index: dict[str, Any] = super()._dict_from_json_file(json_file)
         for kind in cls.__mro__:
@@ -84,7 +85,7 @@ class PublishablePipeline(DiffusionPipeline):
             save_directory: the folder, which is created.
             safe_serialization, variant, max_shard_size, kwargs: see `DiffusionPipeline.save_pretrained`.
             push_to_hub: whether to upload the pipeline's files in one commit.
-            repo_id: where to, by default a repository with the folder's name.
+            repo_id: repository to upload to, by default one with the folder's name.
             commit_message, private, token, create_pr, card: see `push_to_hub`.
 
         Raises:
@@ -114,15 +115,15 @@ class PublishablePipeline(DiffusionPipeline):
             repo_id: "owner/name", or a name in your own namespace; it is created if it does not exist.
             commit_message: by default one that names the pipeline.
             private: whether only you see the repository, if it is created now; None is the owner's default.
-            token: with the right to write; None is that of `hf auth login`.
+            token: token with the right to write; None is that of `hf auth login`.
             create_pr: whether to open a pull request instead of committing to the main branch.
             safe_serialization, variant: see `save_pretrained`.
-            card: what the model card tells beside the method and its use. A card that somebody has written is kept.
+            card: what the model card says besides the method and its use. A card that somebody has written is kept.
 
         Raises:
-            HfHubHTTPError: if the Hub refuses, such as for a token that may not write there.
-            RuntimeError: if a file could not be uploaded. Nothing of it is in the repository then.
-            ValueError: if the card's metadata are not what the Hub takes.
+            HfHubHTTPError: if the Hub refuses, for instance because the token may not write there.
+            RuntimeError: if a file could not be uploaded; the repository is then as it was.
+            ValueError: if the Hub does not accept the card's metadata.
         """
         repo_id = create_repository(repo_id, private, token)
         with tempfile.TemporaryDirectory() as folder:

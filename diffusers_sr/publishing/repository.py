@@ -1,4 +1,4 @@
-"""Uploading a model repository to the Hub, in one commit."""
+"""Upload a model repository to the Hub, in one commit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .model_card import RENDERED
 
 
 def create_repository(name: str, private: bool | None = None, token: str | None = None) -> str:
-    """The full id of the repository, which is created if it does not exist.
+    """Create the repository if it does not exist, and give its full id.
 
     Args:
         name: "owner/name", or a name in the namespace of the token's owner.
         private: whether only its owner sees it, if it is created now; None is the owner's default.
-        token: with the right to write; None is that of `hf auth login`.
+        token: token with the right to write; None is that of `hf auth login`.
 
     Raises:
-        HfHubHTTPError: if the Hub refuses, such as for a token that may not write there.
+        HfHubHTTPError: if the Hub refuses, for instance because the token may not write there.
     """
     return HfApi(token=token).create_repo(name, private=private, exist_ok=True).repo_id
 
@@ -38,12 +38,12 @@ def upload_files(
     A card that somebody has written is kept.
 
     Args:
-        repo_id: of a repository that exists.
-        files: by their paths in it.
+        repo_id: id of a repository that exists.
+        files: files by their paths in the repository.
 
     Raises:
         HfHubHTTPError: if the Hub refuses.
-        ValueError: if the card's metadata are not what the Hub takes.
+        ValueError: if the Hub does not accept the card's metadata.
         RuntimeError: if a file cannot be uploaded.
     """
     api = HfApi(token=token)
@@ -54,7 +54,7 @@ def upload_files(
 
 
 def folder_files(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The files of a folder that have one of the names, or are in a subfolder of that name, by their paths in it."""
+    """Find the files of a folder that have one of the names, or are in a subfolder with one, by their paths in it."""
     paths = [path for name in names for path in (folder / name, *(folder / name).rglob("*"))]
     return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
 

@@ -1,9 +1,9 @@
 """The code files of a pipeline repository: stubs that only import from this package.
 
 diffusers takes a component of another package from a Hub repository only if there is a file `<component>/<module>.py`
-with its weights, and a pipeline class from a file `pipeline.py` if `model_index.json` names that file. A repository
-with such files asks for `trust_remote_code=True`. What this package itself would have written needs no trust: it is
-known what it does.
+next to its weights, and a pipeline class from a file `pipeline.py` if `model_index.json` names that file. A repository
+with such files asks for `trust_remote_code=True`. What this package itself would have written needs no trust, since
+its effect is known.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = ["{name}"]
 
 
 def pipeline_stub(pipeline_class: type) -> str:
-    """The text of `pipeline.py` for a pipeline class of this package."""
+    """Render `pipeline.py` for a pipeline class of this package."""
     return _PIPELINE_STUB.format(module=pipeline_class.__module__, name=pipeline_class.__name__)
 
 
 def component_stub(module: str, name: str) -> str:
-    """The text of `<component>/<module>.py` for the component class `name` of `module`."""
+    """Render `<component>/<module>.py` for the component class `name` of `module`."""
     return f"from {module} import {name}\n"
 
 
@@ -52,12 +52,12 @@ def index_class_name(pipeline_class: type) -> list[str]:
 
 
 def write_stubs(folder: Path, pipeline_class: type) -> None:
-    """Write the stubs of a saved pipeline into its folder, those of what is in this package, and name them there.
+    """Write the stubs of this package's classes into the folder of a saved pipeline, and name them in its index.
 
-    Classes of other packages have none, and load as they do without this: from a folder, once they are imported.
+    Classes of other packages have no stubs, and load as they do without them: from a folder, once they are imported.
     """
     index = _read_index(folder)
-    # `from_pipe` notes the components of the pipeline it started from, of which the folder holds nothing.
+    # `from_pipe` records the components of the pipeline it started from, which the folder does not hold.
     index = {key: value for key, value in index.items() if not (key.startswith("_") and key in _components(index))}
     stubs = _stubs(index, pipeline_class)
     for path, text in stubs.items():
@@ -70,11 +70,11 @@ def write_stubs(folder: Path, pipeline_class: type) -> None:
 def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
     """Whether all code in the folder of a pipeline is, byte for byte, what `write_stubs` would write there.
 
-    And whether its `model_index.json` leads to no other code: diffusers joins the names in it to paths.
+    Its `model_index.json` must not lead to other code either: diffusers joins the names in it to paths.
     """
     index = _read_index(folder)
     names = [name for pair in _components(index).values() for name in pair if name is not None]
-    class_name = index["_class_name"]  # a text in folders of earlier versions
+    class_name = index["_class_name"]  # a string in folders of earlier versions
     if not isinstance(class_name, str) and class_name != index_class_name(pipeline_class):
         return False
     if not all(_is_dotted_name(name) for name in names):
@@ -85,7 +85,7 @@ def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
 
 
 def _stubs(index: dict[str, Any], pipeline_class: type) -> dict[str, str]:
-    """Paths in the folder, and texts, of the stubs that belong there."""
+    """Map the paths of the stubs that belong in the folder to their texts."""
     stubs = {PIPELINE_FILE: pipeline_stub(pipeline_class)} if _is_own(pipeline_class.__module__) else {}
     for component, (module, name) in _components(index).items():
         if module is not None and _is_own(module):
@@ -99,7 +99,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _components(index: dict[str, Any]) -> dict[str, Any]:
-    """Module and class name of each component, both None for one that is left open."""
+    """Read module and class name of each component, both None for one that is left out."""
     pairs = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2}
     pairs.pop("_class_name", None)
     return pairs

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 
 from ..texts import as_texts, encode_texts
-
-
-class EncodeOptions(TypedDict, total=False):
-    """The arguments of every method's `encode_prompt` besides its texts; see `PromptEncoder.encode_prompt`."""
-
-    do_classifier_free_guidance: bool
-    prompt_embeds: torch.Tensor | None
-    negative_prompt_embeds: torch.Tensor | None
-    lora_scale: float | None
 
 
 class PromptEncoder(TextualInversionLoaderMixin):
@@ -27,20 +21,33 @@ class PromptEncoder(TextualInversionLoaderMixin):
     config: Any
     _execution_device: torch.device
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if inspect.unwrap(cls.encode_prompt) is PromptEncoder.encode_prompt:
+            cls.encode_prompt = _with_arguments_of(cls.write_prompt, PromptEncoder.encode_prompt)  # type: ignore[method-assign]
+
+    def write_prompt(self, prompt: str | list[str] | None) -> str | list[str] | None:
+        """Write what the text encoder reads for a user's prompt; a method adds what it sees in the image itself."""
+        return prompt
+
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        *,
         do_classifier_free_guidance: bool = True,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         lora_scale: float | None = None,
+        **written: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode both prompts in one call of the text encoder.
+        """Encode the prompts that `write_prompt` writes, and the negative prompts, in one call of the text encoder.
 
-        Texts and embeddings are as in `__call__`; without a `prompt` it is empty, and `negative_prompt` has a default.
-        `lora_scale` is the weight of a LoRA in the text encoder.
+        Texts and embeddings are as in `__call__`; no `prompt` is an empty one, and `negative_prompt` has a default.
+        `prompt_embeds` take the place of the whole prompt.
+
+        Args:
+            lora_scale: weight of a LoRA in the text encoder.
+            written: the further arguments of `write_prompt`.
 
         Returns:
             Embeddings of the prompts and of the negative prompts, `[texts, tokens, channels]`. The second are None
@@ -50,13 +57,16 @@ class PromptEncoder(TextualInversionLoaderMixin):
             ValueError: if embeddings are missing and there is no text encoder, or if the two do not have the same
                 tokens and channels.
         """
-        return self._encode_pair(
+        if prompt_embeds is None and self.tokenizer is not None:
+            prompt = self.write_prompt(prompt, **written)
+        prompt_embeds, negative_prompt_embeds = self._encode_pair(
             "prompt",
-            (prompt, negative_prompt if do_classifier_free_guidance else ""),
+            (prompt, negative_prompt),
             (prompt_embeds, negative_prompt_embeds),
             do_classifier_free_guidance,
             lora_scale,
         )
+        return prompt_embeds, negative_prompt_embeds
 
     def _encode_pair(
         self,
@@ -95,3 +105,19 @@ class PromptEncoder(TextualInversionLoaderMixin):
                 f"The pipeline has no text encoder or no tokenizer: give `{name}_embeds`, and with a "
                 f"`guidance_scale` above 1 `negative_{name}_embeds` too."
             )
+
+
+def _with_arguments_of(write_prompt: Callable[..., Any], encode_prompt: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the further arguments of `write_prompt` in the signature of `encode_prompt`."""
+
+    @functools.wraps(encode_prompt)
+    def encode(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return encode_prompt(self, *args, **kwargs)
+
+    own = inspect.signature(encode_prompt)
+    parameters = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    further = [each for each in inspect.signature(write_prompt).parameters.values() if each.name not in own.parameters]
+    encode.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*parameters, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in further)]
+    )
+    return encode

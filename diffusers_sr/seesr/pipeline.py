@@ -8,13 +8,11 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
-from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
-from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
 from .call import SeeSRCall
@@ -97,25 +95,17 @@ class SeeSRPipeline(SuperResolutionPipeline):
         assert representation is not None
         return {"tags": tags}, {"representation": representation}
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        tags: str | list[str] | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode the official prompt, "`tags`, `prompt`,clean, high-resolution, 8k", and the negative prompt.
+    def write_prompt(
+        self, prompt: str | list[str] | None, tags: str | list[str] | None = None
+    ) -> str | list[str] | None:
+        """Write the official prompt, "`tags`, `prompt`,clean, high-resolution, 8k".
 
-        Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k". `prompt_embeds` replace the
-        whole prompt. See `PromptEncoder.encode_prompt` for the rest.
+        Without `prompt` its place stays empty: "`tags`, ,clean, high-resolution, 8k".
 
         Raises:
             ValueError: if `tags` and `prompt` are lists of different lengths.
         """
-        if options.get("prompt_embeds") is None:
-            prompt = full_prompts(as_texts(tags or ""), as_texts(prompt or ""))
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        return prompt_embeds, negative_prompt_embeds
+        return full_prompts(as_texts(tags or ""), as_texts(prompt or ""))
 
     def prepare_control(
         self, call: SeeSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start

@@ -174,7 +174,6 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
         given = torch.sigmoid(logits.float()) > thresholds
         return [[self.config.tags[index] for index in row.nonzero().flatten().tolist()] for row in given.cpu()]
 
-    @functools.wraps(ModelMixin.save_pretrained)  # pipelines read the signature to know what they may pass
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save as `ModelMixin.save_pretrained` does; low-rank matrices have to be merged first.
 
@@ -187,6 +186,9 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 "`tagger.save_lora_adapter(...)`."
             )
         super().save_pretrained(*args, **kwargs)
+
+    # Pipelines read the signature to know what they may pass.
+    functools.update_wrapper(save_pretrained, ModelMixin.save_pretrained)
 
 
 def dape_lora_config(tagger: Tagger) -> LoraConfig:

@@ -1,0 +1,1 @@
+"""Training: the engine, options, checkpoints, losses, validation and publishing, and a module for each method."""

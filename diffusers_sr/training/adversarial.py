@@ -1,9 +1,9 @@
-"""Fine-tuning for one-step sampling: the loss is on the picture, and a discriminator judges it.
+"""Fine-tuning for one-step sampling: the loss is computed on the picture, and a discriminator judges it.
 
 A small denoiser that was trained with the mean squared error predicts, from pure noise, the mean of all pictures that
-fit the degraded one, which looks washed out, and more steps add up what it cannot draw. Trained on the decoded picture
-of its only step, against a discriminator, it learns to commit itself (adversarial diffusion distillation, Sauer et al.
-2023, without a teacher; OSEDiff, Wu et al. 2024, starts from the degraded image in the same way).
+fit the degraded one, which looks washed out, and further steps accumulate its errors. Trained on the decoded picture
+of its only step, against a discriminator, it learns to commit to one of them (adversarial diffusion distillation,
+Sauer et al. 2023, without a teacher; OSEDiff, Wu et al. 2024, starts from the degraded image in the same way).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from .trainable import DenoiserArguments, TrainableDenoiser, condition_image
 from .validation import Enlarge, enlarge_with
 
 ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
-"""How a pipeline is called with what `AdversarialLoss` trains, and a `one_step_scheduler`."""
+"""The arguments for calling a pipeline with models that `AdversarialLoss` trained, and a `one_step_scheduler`."""
 
 
 @dataclass(kw_only=True)
 class AdversarialArguments(DenoiserArguments):
-    """What the one-step trainers take beside."""
+    """The further options of the one-step trainers."""
 
     null_text_ratio: float = option(0.0, "Share of samples whose tags are left out.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    latent_weight: float = option(0.1, "Weight of the latents' absolute error beside the pixels'.")
+    latent_weight: float = option(0.1, "Weight of the latents' absolute error relative to the pixels'.")
     feature_weight: float = option(0.1, "Weight of the discriminator features' absolute error.")
     adversarial_weight: float = option(0.01, "Weight of the discriminator's judgement.")
 
 
 class PatchDiscriminator(nn.Module):
-    """Scores overlapping patches: high for photographs, low for what the model makes (PatchGAN, Isola et al. 2017).
+    """A scorer of overlapping patches: high for photographs, low for generated ones (PatchGAN, Isola et al. 2017).
 
     Args:
-        channels: of the levels; all but the first halve the size.
+        channels: channels of the levels; all except the first halve the size.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
@@ -59,7 +59,7 @@ class PatchDiscriminator(nn.Module):
         self.score = nn.Conv2d(channels[-1], 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores [B, 1, h, w] of `image` [B, 3, H, W] in [0, 1], and the features of every level."""
+        """Compute scores [B, 1, h, w] of `image` [B, 3, H, W] in [0, 1], and the features of every level."""
         features = []
         hidden = image * 2 - 1
         for level in self.levels:
@@ -71,14 +71,15 @@ class PatchDiscriminator(nn.Module):
 class AdversarialLoss(nn.Module):
     """The picture a denoiser makes in one step, from the degraded image under the noise of the last timestep.
 
-    What it minimises is the mean absolute error of the picture, of the latents and of the discriminator's features
-    (Wang et al. 2018), and the discriminator's hinge loss. One sum for both sides: the denoiser's part sees the
+    It minimises the mean absolute error of the picture, of the latents and of the discriminator's features (Wang et
+    al. 2018), and the discriminator's hinge loss. One sum serves both sides: the denoiser's part sees the
     discriminator with its weights frozen, the discriminator's part sees the picture without its gradient.
 
     Args:
-        denoiser: what is trained.
-        scheduler: the base model's.
-        latent_weight, feature_weight, adversarial_weight: of the denoiser's losses beside that of the pixels.
+        denoiser: the model that is trained.
+        scheduler: the base model's scheduler.
+        latent_weight, feature_weight, adversarial_weight: weights of the denoiser's other losses, relative to that of
+            the pixels.
     """
 
     def __init__(
@@ -101,12 +102,13 @@ class AdversarialLoss(nn.Module):
     def from_arguments(
         cls, denoiser: TrainableDenoiser, scheduler: DDPMScheduler, arguments: AdversarialArguments
     ) -> AdversarialLoss:
-        """With the weights of the command line."""
+        """Make the loss with the weights given on the command line."""
         return cls(
             denoiser, scheduler, arguments.latent_weight, arguments.feature_weight, arguments.adversarial_weight
         )
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the weighted losses of a batch by name, the discriminator's among them."""
         target = batch["target"]
         latents = self.denoiser.encode(target)
         noise = draw_noise(batch["seed"], latents.shape[1:], target.device)
@@ -132,7 +134,7 @@ class AdversarialLoss(nn.Module):
 
 
 def one_step_scheduler(scheduler: DDPMScheduler) -> DDPMScheduler:
-    """The base's scheduler, but for its one step being that from the last timestep of the training."""
+    """Copy the base's scheduler so that a single step starts from the last timestep of the training."""
     one_step: DDPMScheduler = DDPMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     return one_step
 
@@ -140,5 +142,5 @@ def one_step_scheduler(scheduler: DDPMScheduler) -> DDPMScheduler:
 def enlarge_in_one_step(
     pipeline_class: type[SuperResolutionPipeline], denoiser: TrainableDenoiser, scheduler: DDPMScheduler, **call: Any
 ) -> Enlarge:
-    """`enlarge_with` as `AdversarialLoss` trains: in one step from the last timestep, and without guidance."""
+    """Call `enlarge_with` as `AdversarialLoss` trains: in one step from the last timestep, and without guidance."""
     return enlarge_with(pipeline_class, denoiser, one_step_scheduler(scheduler), **ONE_STEP_CALL, **call)

@@ -1,4 +1,4 @@
-"""What CasSR trains: first the activation, then ControlNet and multiple attention on references that it made."""
+"""Training of CasSR: first the activation, then ControlNet and multiple attention on references that it made."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .trainable import TrainableDenoiser, condition_image, controlnet_to_train
 
 
 def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> ControlNetModel:
-    """The ControlNet stage 2 starts from: a new one, or half of one at `path` that was trained on a single image.
+    """Make the ControlNet that stage 2 starts from: a new one, or one at `path`, trained on one image, at half weight.
 
-    Its residuals for the image and for the reference, which show the same, are added up.
+    Its residuals are halved because those for the image and for the reference, which show the same, are added up.
 
     Args:
         base: Stable Diffusion.
@@ -34,12 +34,12 @@ def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> Control
     controlnet = controlnet_to_train(base, path)
     for residual in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         for parameter in residual.parameters():
-            parameter.data /= 2  # those of a new one are zero
+            parameter.data /= 2  # a new one has zeros here
     return controlnet
 
 
 class _PromptedDenoiser(TrainableDenoiser):
-    """Both stages have the general prompt, of which a share is left out."""
+    """What both stages share: the general prompt, which is left out for a share of the samples."""
 
     def __init__(
         self,
@@ -53,16 +53,17 @@ class _PromptedDenoiser(TrainableDenoiser):
 
     @torch.no_grad()
     def encode_prompts(self, batch: dict[str, Any]) -> Tensor:
+        """Encode the general prompt, or an empty one, for each sample, `[B, tokens, channels]`."""
         prompts = drop_texts(batch["seed"], [GENERAL_PROMPT] * len(batch["seed"]), self.null_text_ratio)
         return encode_texts(prompts, self.tokenizer, self.text_encoder, batch["seed"].device)
 
 
 class TrainableSCEdit(_PromptedDenoiser):
-    """Predicts from the degraded crop, through the skip connections (stage 1).
+    """Stage 1: the prediction from the degraded crop, through the skip connections.
 
     Args:
-        base: Stable Diffusion, frozen.
-        activation: trained.
+        base: a Stable Diffusion pipeline, whose models are frozen.
+        activation: the activation to train.
         null_text_ratio: share of samples without the prompt.
     """
 
@@ -74,24 +75,25 @@ class TrainableSCEdit(_PromptedDenoiser):
 
     @property
     def denoiser(self) -> ActivationDenoiser:
-        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
         return ActivationDenoiser(self.unet, self.activation)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Predict from the degraded crops as hints. See `TrainableDenoiser`."""
         hints = self.activation.embed(condition_image(batch))
         (prediction,) = self.denoiser.predict(noisy, timesteps, [self.encode_prompts(batch)], hints)
         return prediction
 
     @torch.no_grad()
     def sample(self, batch: dict[str, Any], scheduler: Any, num_inference_steps: int, guidance_scale: float) -> Tensor:
-        """Activated images [B, 3, H, W] in [0, 1] of degraded crops, as `CasSRPipeline` makes them.
+        """Sample activated images [B, 3, H, W] in [0, 1] of degraded crops, as `CasSRPipeline` makes them.
 
-        Each is made of its sample's seed, whatever else is in the batch.
+        Each follows from its sample's seed, whatever else is in the batch.
 
         Args:
-            scheduler: a scheduler of diffusers; one that draws noise in its steps draws it from the global generator.
+            scheduler: a diffusers scheduler; one that draws noise in its steps draws it from the global generator.
             num_inference_steps: denoising steps.
-            guidance_scale: weight of the general prompt; up to 1 there is no guidance.
+            guidance_scale: weight of the general prompt; at 1 or below there is no guidance.
         """
         condition = condition_image(batch)
         texts = encode_texts([GENERAL_PROMPT, ""], self.tokenizer, self.text_encoder, condition.device)
@@ -111,16 +113,16 @@ class TrainableSCEdit(_PromptedDenoiser):
 
 
 class TrainableCasSR(_PromptedDenoiser):
-    """Predicts from the degraded crop and its reference (stage 2).
+    """Stage 2: the prediction from the degraded crop and its reference.
 
-    The reference is the batch's, made ahead by the activation; in a batch without, it is what the activation makes of
-    the noisy latents in one step, as the pipeline does when it samples in one step. That is for `AdversarialLoss`
-    only, whose noisy latents hold nothing of the target.
+    The reference is the batch's, made beforehand by the activation. If the batch has no reference, the activation
+    makes one from the noisy latents in one step, as the pipeline does when it samples in one step. That is for
+    `AdversarialLoss` only, whose noisy latents hold nothing of the target.
 
     Args:
-        base: Stable Diffusion, frozen.
-        controlnet, adapter: trained.
-        activation: frozen.
+        base: a Stable Diffusion pipeline, whose models are frozen.
+        controlnet, adapter: the models to train.
+        activation: the trained activation, which is frozen.
         null_text_ratio: share of samples without the prompt.
     """
 
@@ -145,10 +147,11 @@ class TrainableCasSR(_PromptedDenoiser):
 
     @property
     def denoiser(self) -> CasSRDenoiser:
-        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
         return CasSRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Predict from the degraded crops and their references. See `TrainableDenoiser`."""
         text, reference = self.encode_prompts(batch), batch.get("reference")
         if reference is None:
             reference = self.activate(noisy, timesteps, text, batch)

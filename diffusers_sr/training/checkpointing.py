@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and runs that go on from them exactly."""
+"""Checkpoints that are complete or absent, and runs that continue from them exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SAVE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimiser steps, samples of all processes, and how many processes there are."""
+    """How far a run has come: optimiser steps, samples of all processes, and the number of processes."""
 
     step: int
     samples: int
@@ -44,9 +44,9 @@ class Progress:
 
 
 def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn.Parameter]) -> None:
-    """Make checkpoints hold what trains: frozen weights are the base model's and need no second copy."""
+    """Make checkpoints hold only what is trained: frozen weights are the base model's and need no second copy."""
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return  # these write the weights themselves, each process its own part
+        return  # these write the weights themselves, each process its own share
 
     def save(models: list[nn.Module], weights: list[Any], output_dir: str) -> None:
         if accelerator.is_main_process:
@@ -56,7 +56,7 @@ def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn
 
     def load(models: list[nn.Module], input_dir: str) -> None:
         tensors = load_file(Path(input_dir) / TRAINABLE_FILE)
-        # By shape as well: `copy_` would repeat a smaller tensor.
+        # The shapes as well: `copy_` would broadcast a smaller tensor.
         found, expected = ({name: each.shape for name, each in group.items()} for group in (tensors, parameters))
         if found != expected:
             raise ValueError(f"The checkpoint {input_dir} holds other parameters than this run trains.")
@@ -72,13 +72,14 @@ def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progress, total_limit: int) -> bool:
     """Write `checkpoint-<step>` with everything a run needs to go on exactly, or nothing.
 
-    It gets its name when all of it is on the disk. All processes have to call this, and share the disk.
+    It gets its name once all of it is on the disk. All processes have to call this, and have to share the disk.
 
     Args:
-        total_limit: older checkpoints beyond this number are removed.
+        total_limit: number of checkpoints to keep; older ones are removed.
 
     Returns:
-        Whether it was written. If not, say because the disk is full, an error is logged and those before are kept.
+        Whether it was written. If not, for example because the disk is full, an error is logged and earlier
+        checkpoints are kept.
     """
     unfinished = output_dir / _UNFINISHED
     if accelerator.is_main_process:
@@ -91,7 +92,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progre
     if accelerator.is_main_process:
         if errors:
             shutil.rmtree(unfinished, ignore_errors=True)
-            logger.error("checkpoint-%d could not be written, those before it are kept: %s", progress.step, errors[0])
+            logger.error("checkpoint-%d could not be written, earlier ones are kept: %s", progress.step, errors[0])
         else:
             for old in list_checkpoints(output_dir)[:-total_limit]:
                 shutil.rmtree(old)
@@ -100,21 +101,21 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progre
 
 
 def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) -> Progress:
-    """Load the checkpoint that is asked for.
+    """Load the requested checkpoint.
 
     Args:
-        resume_from: a checkpoint folder; "latest" for the newest one of `output_dir` that is whole, or None, if there
-            is none at all; None for a new run. Newer ones that are damaged get another name, with a warning.
+        resume_from: a checkpoint folder; "latest" for the newest complete one in `output_dir`, or a new run if
+            there is no checkpoint at all; None for a new run. Newer ones that are damaged are renamed, with a warning.
 
     Raises:
-        ValueError: if there is no such checkpoint, it is damaged or of another model, or the output folder holds
-            later ones that the run would overwrite.
+        ValueError: if there is no such checkpoint, it is damaged or belongs to another model, or the output folder
+            holds later ones that the run would overwrite.
     """
     found: list[Any] = [None]
     if accelerator.is_main_process:
         try:
             found = [_find(output_dir, resume_from)]
-        except ValueError as error:  # the other processes must not wait for ever
+        except ValueError as error:  # the other processes must not wait forever
             found = [error]
     (path,) = broadcast_object_list(found)
     if isinstance(path, ValueError):
@@ -124,31 +125,31 @@ def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) 
     progress = Progress(**json.loads((path / MANIFEST).read_text())["progress"])
     if progress.num_processes != accelerator.num_processes:
         logger.warning(
-            "%s is of %d process(es), this run has %d: it goes on with the next sample, but not bit by bit as the "
-            "one before would have.",
+            "%s was written by %d process(es), this run has %d: it continues with the next sample, but not bit for "
+            "bit as the earlier run would have.",
             path,
             progress.num_processes,
             accelerator.num_processes,
         )
     accelerator.load_state(str(path))
-    accelerator.step = 0  # batches of an unfinished optimiser step, of which a checkpoint has none
+    accelerator.step = 0  # counts batches of an unfinished optimiser step; a checkpoint has no such batches
     return progress
 
 
 def move_over(source: Path, target: Path) -> None:
-    """Rename a file or folder to `target`, on the same disk and in place of what is there."""
+    """Rename a file or folder to `target`, on the same disk, replacing what is there."""
     if target.is_dir():
         shutil.rmtree(target)
     source.replace(target)
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """The folders named checkpoint-<step>, by step."""
+    """List the folders named checkpoint-<step>, in order of their steps."""
     return sorted(output_dir.glob("checkpoint-*"), key=_step)
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words, or None if it is whole."""
+    """Say in words what is wrong with a checkpoint, or return None if it is complete."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text())["files"]
         for name, expected in files.items():
@@ -157,12 +158,12 @@ def damage(checkpoint: Path) -> str | None:
     except OSError as error:
         return str(error)
     except ValueError as error:
-        return f"{MANIFEST} is no JSON: {error}"
+        return f"{MANIFEST} is not valid JSON: {error}"
     return None
 
 
 def remember_random_states() -> Callable[[], None]:
-    """The states of Python's, numpy's and torch's global generators now, as a function that puts them back."""
+    """Record the states of Python's, NumPy's and torch's global generators; return a function that restores them."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
@@ -177,7 +178,7 @@ def remember_random_states() -> Callable[[], None]:
 
 @contextmanager
 def notice_sigterm() -> Iterator[list[int]]:
-    """Inside the `with` block, which has to be in the main thread, SIGTERM only adds its number to the list."""
+    """Inside the `with` block, which has to run in the main thread, let SIGTERM only add its number to the list."""
     received: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
@@ -187,7 +188,7 @@ def notice_sigterm() -> Iterator[list[int]]:
 
 
 def _errors_of_all(write: Callable[[], object] | None) -> list[str]:
-    """Call `write` and return what went wrong with it in any of the processes, which all have to call this."""
+    """Call `write` and return the errors of all processes, each of which has to call this."""
     error = None
     try:
         if write is not None:
@@ -204,7 +205,7 @@ def _publish(unfinished: Path, progress: Progress) -> None:
         "files": {path.relative_to(unfinished).as_posix(): _fingerprint(path) for path in files},
     }
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    # The name must not reach the disk before what it stands for does.
+    # The name must not reach the disk before the contents do.
     for path in (*unfinished.rglob("*"), unfinished):
         _flush(path)
     unfinished.rename(unfinished.with_name(f"checkpoint-{progress.step}"))
@@ -213,7 +214,7 @@ def _publish(unfinished: Path, progress: Progress) -> None:
 
 def _flush(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
-        return  # Windows cannot
+        return  # Windows cannot flush a folder
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -222,7 +223,7 @@ def _flush(path: Path) -> None:
 
 
 def _fingerprint(path: Path) -> str:
-    """Size and CRC-32 of a file, which is read piece by piece."""
+    """Give the size and the CRC-32 of a file, read piece by piece."""
     checksum = 0
     with path.open("rb") as file:
         while piece := file.read(1 << 24):
@@ -231,7 +232,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _find(output_dir: Path, resume_from: str | None) -> Path | None:
-    """The checkpoint `resume` has to load; it is whole."""
+    """Find the checkpoint that `resume` has to load; it is complete."""
     path = None
     if resume_from == "latest":
         path = _newest_whole(output_dir)
@@ -261,7 +262,7 @@ def _newest_whole(output_dir: Path) -> Path | None:
     else:
         if damaged:
             raise ValueError(
-                f"All checkpoints in {str(output_dir)!r} are damaged: remove them to start anew, or choose another "
+                f"All checkpoints in {str(output_dir)!r} are damaged: remove them to start again, or choose another "
                 "--output_dir."
             )
         return None

@@ -1,4 +1,4 @@
-"""What CoSeR trains: ControlNet and all-in-attention on a frozen Stable Diffusion (paper, section 3.4)."""
+"""Training of CoSeR: ControlNet and all-in-attention on a frozen Stable Diffusion (paper, section 3.4)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from .trainable import TrainableDenoiser, condition_image
 
 
 class TrainableCoSeR(TrainableDenoiser):
-    """Predicts from the degraded crop, what the cognitive encoder sees in it, and a reference.
+    """The prediction from the degraded crop, what the cognitive encoder sees in it, and a reference.
 
-    The reference is the batch's, a photo of the like; in a batch without, it is what the stock UNet makes of the noisy
-    latents in one step, as the pipeline generates it when it samples in one step. That is for `AdversarialLoss` only,
-    whose noisy latents hold nothing of the target.
+    The reference is the batch's, a photo of a similar subject. If the batch has no reference, the stock UNet makes one
+    from the noisy latents in one step, as the pipeline does when it samples in one step. That is for `AdversarialLoss`
+    only, whose noisy latents hold nothing of the target.
 
     Args:
-        base: Stable Diffusion, frozen.
-        controlnet, adapter: trained.
-        cognitive_encoder: frozen.
+        base: a Stable Diffusion pipeline, whose models are frozen.
+        controlnet, adapter: the models to train.
+        cognitive_encoder: the trained cognitive encoder, which is frozen.
         null_text_ratio: share of samples whose text is left out; the cognitive embedding is always there. The official
-            code leaves it out for whole batches.
-        cfw: trained, if the loss is on decoded pictures. They are decoded with its full weight.
+            code leaves the text out for whole batches.
+        cfw: the CFW decoder to train too, if the loss is computed on decoded pictures. They are decoded with its full
+            weight.
     """
 
     controlnet: LatentControlNetModel
@@ -60,10 +61,11 @@ class TrainableCoSeR(TrainableDenoiser):
 
     @property
     def denoiser(self) -> CoSeRDenoiser:
-        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
         return CoSeRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Decode through the CFW, if there is one. See `TrainableDenoiser.decode`."""
         if self.cfw is None:
             return super().decode(latents, batch)
         with torch.no_grad():
@@ -72,6 +74,7 @@ class TrainableCoSeR(TrainableDenoiser):
         return image.float() / 2 + 0.5
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Predict from the degraded crops, their embeddings and their references. See `TrainableDenoiser`."""
         captions = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
         with torch.no_grad():
             words = encode_texts(captions, self.tokenizer, self.text_encoder, noisy.device)
@@ -86,10 +89,10 @@ class TrainableCoSeR(TrainableDenoiser):
 
 
 def _freeze_unread_features(controlnet: LatentControlNetModel, adapter: CoSeRAdapter) -> None:
-    """Freeze what makes those residuals of the ControlNet that no site of the adapter reads.
+    """Freeze the convolutions whose residuals no site of the adapter reads.
 
-    Nothing else reads them either: at levels without attention they get no gradient, which distributed data
-    parallelism takes for an error.
+    Nothing else reads these residuals either: at levels without attention the convolutions get no gradient, which
+    distributed data parallelism treats as an error.
     """
     read = {options["control_index"] for options in adapter.sites("unet").values()}
     for index, convolution in enumerate(controlnet.controlnet_down_blocks):

@@ -1,4 +1,4 @@
-"""The engine the trainers share: the loop that optimises."""
+"""The training loop that all trainers share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from .validation import Enlarge, log_validation, read_validation_images
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters an optimiser has to move, by name."""
+    """Collect the parameters that an optimiser has to update, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
@@ -50,19 +50,19 @@ def train(
     validate: Enlarge | None = None,
     publish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Optimises `module` and saves it.
+    """Optimise `module` and save it.
 
     Args:
-        module: one module that holds everything the step needs; `module(batch)` returns the losses by name,
-            each a scalar tensor; their sum is minimised. Parameters with `requires_grad` are trained. It is one
+        module: a single module that holds everything a step needs; `module(batch)` returns the losses by name,
+            each a scalar tensor; their sum is minimised. Parameters with `requires_grad` are trained. It is a single
             module because distributed data parallelism only synchronises what runs through its own forward.
-        dataset: `dataset[index]` for every index from 0 on: the run's samples, in order. Those with a
-            `degradation_seed` are completed by its `complete` once they are on the device (see `PhotoCrops`).
+        dataset: gives the run's samples in order, as `dataset[index]` for every index from 0 on. Samples with a
+            `degradation_seed` are completed by its method `complete` once they are on the device (see `PhotoCrops`).
         save: writes the finished weights to a folder (called on the main process, with averaged weights if
-            `ema_decay` is set). It may fail and be tried again: the last checkpoint is the finished state.
+            `ema_decay` is set). It may fail and be tried again: the last checkpoint holds the finished state.
         validate: enlarges the images of `validation_images` (called on the main process, with averaged weights too).
-        publish: called with the output folder on the main process, when all else is done and the processes have
-            parted: it may take its time, and what it raises loses nothing.
+        publish: called with the output folder on the main process, when everything else is done and the processes
+            have separated: it may take its time, and if it raises, nothing is lost.
 
     Raises:
         ValueError: if the output folder holds checkpoints that this run would overwrite, there is nothing to resume
@@ -70,21 +70,21 @@ def train(
         ImportError: if a tracker, or bitsandbytes for 8-bit Adam, is not installed.
         RuntimeError: if the loss is not finite.
         OSError: if the finished weights cannot be written.
-        SystemExit: with status 143 after SIGTERM, when a checkpoint has been written, from which the run goes on
-            exactly; with status 1 if that failed.
+        SystemExit: with status 143 after SIGTERM, once a checkpoint is written from which the run continues exactly;
+            with status 1 if writing it failed.
     """
     output_dir = Path(arguments.output_dir)
     validation_images = _validation_images(arguments, validate)
     accelerator = new_accelerator(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of a checkpoint
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it reports every file of a checkpoint
     if arguments.allow_tf32:
         torch.set_float32_matmul_precision("high")
-    # The weights are drawn alike on all processes; dropout must not be.
+    # All processes draw the same weights; their dropout has to differ.
     set_seed(arguments.seed, device_specific=True)
     parameters = trainable_parameters(module)
     optimizer = _adamw(parameters, arguments)
-    # accelerate steps a prepared schedule once per process, so the schedule counts steps of all processes.
+    # accelerate advances a prepared schedule once per process, so the schedule counts the steps of all processes.
     schedule = get_scheduler(
         arguments.lr_scheduler,
         optimizer,
@@ -147,21 +147,21 @@ def train(
                     _validate(accelerator, prepared, parameters, average, validation_images, validate, step)
                     restore_random_states()
             if any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
-                restore_random_states()  # of the last optimiser step: batches accumulated since are seen again
+                restore_random_states()  # of the last optimiser step: batches accumulated since then are seen again
                 interruption = 128 + signal.SIGTERM
                 if step > saved_step and not checkpoint():
-                    interruption = "Ended by SIGTERM; no checkpoint could be written, the one before it is kept."
+                    interruption = "Ended by SIGTERM; no checkpoint could be written, the previous one is kept."
                 break
         else:
             if average is not None:
                 average.copy_to(parameters.values())
             _save_finished(accelerator, prepared, arguments, save)
     if accelerator.num_processes > 1:
-        # Distributed data parallelism has to be gone before the processes part, or torch may wait for ever.
+        # Distributed data parallelism has to end before the processes separate, or torch may wait forever.
         (prepared,) = accelerator.free_memory(prepared)
     accelerator.end_training()
     if interruption is not None:
-        accelerator.print(f"Ended by SIGTERM after step {step}: go on with --resume_from_checkpoint latest.")
+        accelerator.print(f"Ended by SIGTERM after step {step}: continue with --resume_from_checkpoint latest.")
         raise SystemExit(interruption)
     if publish is not None and accelerator.is_main_process:
         publish(output_dir)
@@ -173,7 +173,7 @@ def _save_finished(
     output_dir = Path(arguments.output_dir)
     with gathered(accelerator, prepared):
         if accelerator.is_main_process:
-            # Complete before it takes the place of an earlier result.
+            # The result has to be complete before it replaces an earlier one.
             with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
                 save(Path(unfinished))
                 Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
@@ -201,7 +201,7 @@ def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) ->
 def _batches(
     dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, start: Progress
 ) -> Iterator[dict[str, Any]]:
-    """The batches that are left: the stream of samples is cut where the run stopped, never re-drawn."""
+    """Load the batches that are left: the stream of samples continues where the run stopped and is never redrawn."""
     per_step = arguments.gradient_accumulation_steps * arguments.train_batch_size * accelerator.num_processes
     left = (arguments.max_train_steps - start.step) * per_step
     loader = DataLoader(
@@ -209,17 +209,17 @@ def _batches(
         batch_size=arguments.train_batch_size,
         num_workers=arguments.dataloader_num_workers,
         worker_init_fn=_ignore_sigterm,
-        # A loader draws a seed for its workers. Not from the global generator: a resumed run draws it once more.
+        # A loader draws a seed for its workers: not from the global generator, as a resumed run draws it once more.
         generator=torch.Generator(),
         pin_memory=accelerator.device.type == "cuda",
     )
     for batch in accelerator.prepare(loader):
-        # Samples may be left to be degraded where the batch is now.
+        # Some samples are degraded only now, on the device of the batch.
         yield cast(PhotoCrops, dataset).complete(batch) if "degradation_seed" in batch else batch
 
 
 def _ignore_sigterm(worker: int) -> None:
-    """A job scheduler sends it to all processes at once, and without its workers a run could not save a checkpoint."""
+    """Ignore SIGTERM, which a job scheduler sends to all processes: a run needs its workers to save a checkpoint."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -228,7 +228,7 @@ def _validation_images(arguments: TrainingArguments, validate: Enlarge | None) -
         return []
     if validate is None:
         raise ValueError(
-            f"--validation_images {arguments.validation_images!r}: what this trainer trains cannot enlarge images."
+            f"--validation_images {arguments.validation_images!r}: the models of this trainer cannot enlarge images."
         )
     return read_validation_images(arguments.validation_images, arguments.num_validation_images)
 
@@ -242,7 +242,7 @@ def _validate(
     validate: Enlarge,
     step: int,
 ) -> None:
-    """With the averaged weights, which are those that are saved in the end."""
+    """Enlarge the images with the averaged weights, which are the ones that are saved in the end."""
     if accelerator.is_main_process:
         if average is not None:
             average.store(parameters.values())
@@ -256,7 +256,13 @@ def _validate(
 
 
 def latents_std(encode: Callable[[Tensor], Tensor], dataset: Dataset[Any], count: int = 64) -> float:
-    """Standard deviation of the latents of the first `count` samples; 1 / std is a VAE's scaling factor."""
+    """Measure the standard deviation of the latents of the first `count` samples.
+
+    Its inverse is a VAE's scaling factor.
+
+    Raises:
+        RuntimeError: if it is 0 or not finite.
+    """
     with torch.no_grad():
         latents = [encode(dataset[index]["target"][None] * 2 - 1) for index in range(count)]
     std = float(torch.cat([latent.flatten() for latent in latents]).std())

@@ -1,4 +1,4 @@
-"""What the denoising trainers have in common: random draws that follow the sample, and the denoising loss."""
+"""What the denoising trainers share: random draws that depend on the sample only, and the denoising loss."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from .trainable import TrainableDenoiser
 
 
 def draw_noise(seeds: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Standard normal noise [B, *shape], float32; each sample's from its own seed."""
+    """Draw standard normal noise [B, *shape], float32, for each sample from its own seed."""
     generators = [sample_generator(int(seed), "noise") for seed in seeds]
     return randn_tensor((len(seeds), *shape), generator=generators, device=device)
 
 
 def draw_timesteps(seeds: Tensor, num_train_timesteps: int, device: torch.device) -> Tensor:
-    """Uniform timesteps [B] in 0 .. num_train_timesteps - 1; each sample's from its own seed."""
+    """Draw uniform timesteps [B] in 0 .. num_train_timesteps - 1, for each sample from its own seed."""
     generators = [sample_generator(int(seed), "timestep") for seed in seeds]
     return torch.stack([torch.randint(num_train_timesteps, (), generator=g) for g in generators]).to(device)
 
 
 def drop_texts(seeds: Tensor, texts: Sequence[str], ratio: float) -> list[str]:
-    """The texts with a share of `ratio` replaced by empty ones; each sample's chance from its own seed."""
+    """Replace a share of `ratio` of the texts by empty ones, each chosen by its sample's own seed."""
     chances = [torch.rand((), generator=sample_generator(int(seed), "text")) for seed in seeds]
     return ["" if chance < ratio else text for chance, text in zip(chances, texts, strict=True)]
 
 
 def predicted_latents(scheduler: DDPMScheduler, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-    """The clean latents that the network's output [B, C, h, w] at `timesteps` [B] stands for.
+    """Compute the clean latents that the network's output [B, C, h, w] at `timesteps` [B] stands for.
 
     Raises:
-        ValueError: for a prediction type other than epsilon and v_prediction.
+        ValueError: if the prediction type is neither epsilon nor v_prediction.
     """
     alphas_cumprod = scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
     signal, noise = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
@@ -48,10 +48,10 @@ def predicted_latents(scheduler: DDPMScheduler, prediction: Tensor, noisy: Tenso
 def denoising_loss(
     scheduler: DDPMScheduler, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """Mean squared error of the network's output against what the scheduler says it predicts.
+    """Compute the mean squared error of the network's output against what the scheduler says it predicts.
 
     Raises:
-        ValueError: for a prediction type other than epsilon and v_prediction.
+        ValueError: if the prediction type is neither epsilon nor v_prediction.
     """
     target = noise
     if _prediction_type(scheduler) == "v_prediction":
@@ -68,6 +68,7 @@ class DenoisingLoss(nn.Module):
         self.scheduler = scheduler
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the losses of a batch by name: the mean squared error, and those that the method adds."""
         seeds = batch["seed"]
         latents = self.denoiser.encode(batch["target"])
         noise = draw_noise(seeds, latents.shape[1:], latents.device)

@@ -1,4 +1,4 @@
-"""Which photographs a run trains on, by its options."""
+"""The photographs that a run trains on, by its options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SomePhotos:
 
     Args:
         photos: the source.
-        numbers: of those that are taken, in their order.
+        numbers: the numbers of those to take, in their order.
     """
 
     def __init__(self, photos: Photos, numbers: Sequence[int]) -> None:
@@ -43,16 +43,17 @@ class SomePhotos:
 
 
 def stored_photos(arguments: PhotoArguments, low_resolution_dir: str | None = None, scale: int = SCALE) -> Photos:
-    """The photographs that the options name, by number.
+    """Find the photographs that the options name, by number.
 
     Args:
-        low_resolution_dir: folder of their low-resolution versions, which only those of a folder have.
-        scale: how many times as wide and high the photos are.
+        arguments: the options.
+        low_resolution_dir: folder of their low-resolution versions, which only photos of a folder can have.
+        scale: how many times wider and higher the photos are than those versions.
 
     Raises:
-        ValueError: if not exactly one source is named; there is no photo; a photo that is to be left out does not
-            exist; or a photo and its low-resolution version do not match.
-        ImportError: if the package datasets is needed and not installed.
+        ValueError: if not exactly one source is named; there is no photo; a photo to leave out does not exist; or a
+            photo and its low-resolution version do not match.
+        ImportError: if the package datasets is needed but not installed.
     """
     _check_sources(arguments, low_resolution_dir)
     photos: Photos
@@ -84,10 +85,10 @@ def _folder_photos(arguments: PhotoArguments, folder: str, low_resolution_dir: s
 
 
 def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
-    """The photographs of a data set that is read while training: one lane for each loader worker of each process.
+    """Read the photographs of a data set while training: one lane for each loader worker of each process.
 
     Raises:
-        ValueError: if a folder or shards are to be streamed, or single photos left out.
+        ValueError: if a folder or shards would have to be streamed, or single photos left out.
         ImportError: if the package datasets is not installed.
     """
     _check_sources(arguments, None)
@@ -105,25 +106,28 @@ def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
 
 
 def photo_crops(arguments: TrainingArguments, low_resolution_dir: str | None = None, **options: Any) -> PhotoCrops:
-    """The run's samples: crops of its photos.
+    """Make the run's samples: crops of its photos.
 
     Args:
+        arguments: the options of the trainer.
         low_resolution_dir: folder of the photos' low-resolution versions.
-        options: the further arguments of `PhotoCrops`.
+        options: further arguments of `PhotoCrops`.
 
     Raises:
-        ValueError, ImportError: as `stored_photos` and `streamed_photos` do.
+        ValueError, ImportError: if `stored_photos` or `streamed_photos` raises it.
     """
     photos = streamed_photos(arguments) if arguments.streaming else stored_photos(arguments, low_resolution_dir)
     return PhotoCrops(photos, arguments.resolution, arguments.seed, **options)
 
 
 def degraded_crops(arguments: RestorationArguments, references: References | None = None) -> PhotoCrops:
-    """The run's samples, with their tags and perhaps references: the user's own pairs, or crops that are degraded by
-    the Real-ESRGAN recipe of SeeSR.
+    """Make the run's samples with their tags, and with references if they are given.
+
+    They are the user's own pairs, or crops that are degraded by the Real-ESRGAN recipe of SeeSR.
 
     Raises:
-        ValueError, ImportError: as `photo_crops`, `read_tags` and `PhotoCrops` do, or if the device is unknown.
+        ValueError: if the degradation device is unknown, or `photo_crops`, `read_tags` or `PhotoCrops` raises it.
+        ImportError: if `photo_crops` raises it.
     """
     device = arguments.degradation_device
     if device not in DEGRADATION_DEVICES:

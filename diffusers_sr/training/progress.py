@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, log lines, and numbers for the trackers."""
+"""Reports of a run in progress: a progress bar, log lines, and numbers for the trackers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tqdm.auto import tqdm
 
 
 class ProgressReport:
-    """Means of the losses, and the speed, since the last log line.
+    """A report of the mean losses, and of the speed, since the last log line.
 
     Args:
         accelerator: only its main process shows anything.
-        first_step, last_step: optimiser steps behind the run and at its end.
-        images_per_batch: of all processes.
+        first_step, last_step: number of optimiser steps done before the run and at its end.
+        images_per_batch: number of images in the batches of all processes together.
         log_every: optimiser steps from one log line to the next.
     """
 
@@ -25,19 +25,19 @@ class ProgressReport:
         self.accelerator = accelerator
         self.images_per_batch = images_per_batch
         self.log_every = log_every
-        # Only a terminal has a bar (disable=None); a log file has the lines.
+        # Only a terminal gets a bar (disable=None); a log file gets the lines.
         hidden = None if accelerator.is_main_process else True
         self.bar = tqdm(initial=first_step, total=last_step, unit="step", disable=hidden)
         self._restart()
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """The losses of a batch."""
+        """Add the losses of a batch."""
         self._batches += 1
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
 
     def finish_step(self, step: int, learning_rate: float) -> None:
-        """An optimiser step is done: `step` is their number."""
+        """Report that an optimiser step is done: `step` counts those done so far."""
         means = {name: total / self._batches for name, total in self._sums.items()}
         seconds = time.perf_counter() - self._start
         speed = self._batches * self.images_per_batch / seconds
@@ -57,6 +57,7 @@ class ProgressReport:
         self._restart()
 
     def close(self) -> None:
+        """Close the progress bar."""
         self.bar.close()
 
     def _restart(self) -> None:

@@ -1,4 +1,4 @@
-"""Publishing what a trainer has trained: its options, and what goes to the Hub."""
+"""Publishing the result of a training: the options, and what is uploaded to the Hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENTS = ("pipeline", "adapter")
 
 
 class _HubToken:
-    """Keeps the token out of `vars(arguments)`, which goes into files, trackers and the model card."""
+    """A slot that keeps the token out of `vars(arguments)`, which goes into files, trackers and the model card."""
 
     __slots__ = ("hub_token",)
     hub_token: str | None
@@ -33,20 +33,20 @@ class _HubToken:
 
 @dataclass(kw_only=True)
 class HubArguments(_HubToken):
-    """What trainers of a pipeline's models take."""
+    """The options of the trainers whose models make a pipeline."""
 
     push_to_hub: bool = option(False, "Upload the result, with a model card, when the training is over.")
-    hub_model_id: str | None = option(None, "Repository it goes to; by default the output folder's name.")
+    hub_model_id: str | None = option(None, "Repository to upload to; by default it has the output folder's name.")
     # With a factory the class has no attribute of this name, and the value goes to the slot.
     hub_token: str | None = field(
         default_factory=lambda: None,
         repr=False,
-        metadata={"help": "Token to write to the Hub with; by default that of `hf auth login`."},
+        metadata={"help": "Token for writing to the Hub; by default that of `hf auth login`."},
     )
-    hub_private_repo: bool = option(False, "Create the repository as a private one.")
+    hub_private_repo: bool = option(False, "Create a private repository.")
     hub_content: str = option(
         "pipeline",
-        "What is uploaded: pipeline, with the base, or adapter, only the models that the base is used with.",
+        "What to upload: pipeline (with the base) or adapter (only the models that are used with the base).",
     )
 
 
@@ -56,19 +56,19 @@ def publisher(
     call_defaults: Mapping[str, Any] | None = None,
     scheduler: SchedulerMixin | None = None,
 ) -> Callable[[Path], None] | None:
-    """The function that uploads a finished training; None without `push_to_hub`.
+    """Make the function that uploads the result of a training; None without `push_to_hub`.
 
-    The repository is created now, so that a wrong token shows before the training and not after it.
+    The repository is created now, so that a wrong token is noticed before the training and not after it.
 
     Args:
-        arguments: `HubArguments` which are `TrainingArguments` too, and have a `base`.
-        pipeline_class: what the trained models make with the base.
-        call_defaults: of that pipeline, where they are not its class's.
-        scheduler: of that pipeline, if it is not the base's.
+        arguments: `HubArguments` that are `TrainingArguments` too, and have a `pretrained_model_name_or_path`.
+        pipeline_class: class of the pipeline that the trained models make with the base.
+        call_defaults: the pipeline's call defaults, where they differ from those of its class.
+        scheduler: the pipeline's scheduler, if it is not the base's.
 
     Raises:
-        ValueError: if the token could be seen in Weights & Biases, or there is no such content.
-        HfHubHTTPError: if the token may not create the repository.
+        ValueError: if the token could be seen in Weights & Biases, or `hub_content` is unknown.
+        HfHubHTTPError: if the token does not allow creating the repository.
     """
     if arguments.hub_token is not None and {"wandb", "all"} & set(arguments.report_to):
         raise ValueError(
@@ -95,7 +95,7 @@ def publisher(
                 scheduler=scheduler,
                 token=token,
             )
-        except Exception as error:  # what can go wrong on a network is no closed set
+        except Exception as error:  # the errors of a network are not a closed set
             raise RuntimeError(
                 f"The finished weights are in {output_dir}, but could not be uploaded to {repo_id}. Run the same "
                 f"command with --resume_from_checkpoint latest to try only that again. ({error})"
@@ -107,7 +107,7 @@ def publisher(
 def one_step_publisher(
     arguments: Any, pipeline_class: type[SuperResolutionPipeline], scheduler: DDPMScheduler, **call_defaults: Any
 ) -> Callable[[Path], None] | None:
-    """`publisher` of what `AdversarialLoss` trains: by default one step from the last timestep, without guidance."""
+    """Make a `publisher` for `AdversarialLoss`: by default one step from the last timestep, without guidance."""
     return publisher(
         arguments,
         pipeline_class,
@@ -132,16 +132,16 @@ def publish(
     """Upload the models in a trainer's output folder, with a model card, in one commit.
 
     Args:
-        output_dir: holds a folder for each model of the method, and perhaps `training_arguments.json` and
-            `validation`, which the model card tells of and shows.
-        pipeline_class: what they make with the base.
+        output_dir: holds a folder for each model of the method. The model card also shows what
+            `training_arguments.json` and the folder `validation` hold, if they are there.
+        pipeline_class: class of the pipeline that the models make with the base.
         base: the Stable Diffusion they were trained on, a folder or a Hub id.
         repo_id: "owner/name", or a name in your own namespace; it is created if it does not exist.
         content: "pipeline" uploads the whole pipeline, with the base; "adapter" only the models of the method.
-        call_defaults: of the pipeline, where they are not its class's.
-        scheduler: of the pipeline, if it is not the base's.
+        call_defaults: the pipeline's call defaults, where they differ from those of its class.
+        scheduler: the pipeline's scheduler, if it is not the base's.
         private, token: see `SuperResolutionPipeline.push_to_hub`.
-        details: what the model card tells, where it is more than what is found: `results`, a `license`.
+        details: what the model card says beyond what is found: `results`, a `license`.
 
     Raises:
         FileNotFoundError: if the folder lacks the ControlNet or the adapter.
@@ -169,7 +169,7 @@ def publish(
 
 
 def trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipeline]) -> dict[str, Any]:
-    """The classes of those components of the pipeline that the folder holds.
+    """Find the classes of those components of the pipeline that the folder holds.
 
     Raises:
         FileNotFoundError: if the folder lacks the ControlNet or the adapter.
@@ -188,13 +188,13 @@ def trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipelin
 
 
 def _model_class(name: str, pipeline_class: type) -> Any:
-    """The class of that name in the first of the packages that the pipeline's class and its bases are from."""
+    """Find the class of that name in the first package, of those that the pipeline's class and its bases are from."""
     packages = (import_module(kind.__module__.partition(".")[0]) for kind in pipeline_class.__mro__)
     return next(getattr(package, name) for package in packages if hasattr(package, name))
 
 
 def _complete(details: CardDetails, output_dir: Path, base: str, token: str | None) -> CardDetails:
-    """With what the output folder and the base's card tell, unless it is given."""
+    """Fill in what is not given from the output folder and the base's card."""
     arguments = output_dir / "training_arguments.json"
     training = json.loads(arguments.read_text()) if arguments.is_file() else None
     pictures = sorted((output_dir / "validation").glob("step-*.png"), key=lambda path: int(path.stem[len("step-") :]))
@@ -208,9 +208,9 @@ def _complete(details: CardDetails, output_dir: Path, base: str, token: str | No
 
 
 def _license(base: str, token: str | None) -> str | None:
-    """What the base's own card says."""
+    """Read the licence from the base's own card."""
     card = base if is_hub_id(base) else Path(base) / "README.md"
     try:
         return ModelCard.load(card, token=token, ignore_metadata_errors=True).data.license
-    except (EntryNotFoundError, HfHubHTTPError, ValueError):  # the last, of a folder without a card
+    except (EntryNotFoundError, HfHubHTTPError, ValueError):  # the last for a folder without a card
         return None

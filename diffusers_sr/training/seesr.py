@@ -1,4 +1,4 @@
-"""What SeeSR trains: ControlNet and representation attention on a frozen Stable Diffusion (paper, section 3.3)."""
+"""Training of SeeSR: ControlNet and representation attention on a frozen Stable Diffusion (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .trainable import TrainableDenoiser, condition_image
 
 
 class TrainableSeeSR(TrainableDenoiser):
-    """Predicts from the degraded crop, its representation and the photo's tags.
+    """The prediction from the degraded crop, its representation and the photo's tags.
 
     Args:
-        base: Stable Diffusion, frozen.
-        controlnet, adapter: trained; the adapter is attached to the UNet and to the ControlNet.
-        tagger: degradation-aware, frozen.
+        base: a Stable Diffusion pipeline, whose models are frozen.
+        controlnet, adapter: the models to train; the adapter is attached to the UNet and to the ControlNet.
+        tagger: the degradation-aware tagger, which is frozen.
         null_text_ratio: share of samples whose tags are left out.
         inference_prompt: whether the prompt is the pipeline's, with the quality prompt after the tags.
     """
@@ -48,10 +48,11 @@ class TrainableSeeSR(TrainableDenoiser):
 
     @property
     def denoiser(self) -> SeeSRDenoiser:
-        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
         return SeeSRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Predict from the degraded crops and their tags. See `TrainableDenoiser`."""
         condition = condition_image(batch)
         captions = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
         if self.inference_prompt:

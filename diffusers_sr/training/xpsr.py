@@ -1,4 +1,4 @@
-"""What XPSR trains: ControlNet, semantic fusion and pixel attention on a frozen Stable Diffusion."""
+"""Training of XPSR: ControlNet, semantic fusion and pixel attention on a frozen Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ..xpsr.prompts import high_level_prompts
 from .losses import drop_texts
 from .trainable import TrainableDenoiser, condition_image
 
-# Natural logarithms of the sides in pixels that photos to be enlarged may have.
+# Natural logarithms of the shorter sides, in pixels, that photos to enlarge may have.
 _LOG_SIDES = (math.log(48), math.log(1440))
 
 
 def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
-    """The crops with the high-level prompts of their photos as `tags`, if a directory of prompts is given.
+    """Give the crops the high-level prompts of their photos as `tags`, if a directory of prompts is given.
 
-    A photo that cannot be read may have none: it is skipped in training. Photos that are no files of a folder bring
-    their prompts along (`python training/prepare.py --prompts_dir` writes them to shards).
+    A photo that cannot be read may lack prompts: it is skipped in training. Photos that are not files in a folder
+    bring their prompts with them (`python training/prepare.py --prompts_dir` writes them to shards).
 
     Raises:
-        FileNotFoundError: as `read_prompts` does.
-        ValueError: as `read_prompts` does, or if the photos are no files of a folder.
+        FileNotFoundError: if `read_prompts` raises it.
+        ValueError: if `read_prompts` raises it, or the photos are not files in a folder.
     """
     if directory is not None:
         crops.tags = high_level_prompts(directory, crops.paths)
@@ -41,18 +41,18 @@ def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
 
 
 class TrainableXPSR(TrainableDenoiser):
-    """Predicts from the degraded crop, what the photo shows, and how the crop is degraded.
+    """The prediction from the degraded crop, what the photo shows, and how the crop is degraded.
 
     The high-level prompt is the photo's `tags`, without the pipeline's quality prompt, as in the official code. The
-    low-level prompt is measured from the degraded crop (`describe_degradation`): crops are degraded while training,
-    and a description of the photo made before says nothing of it. In the official code both are made ahead, of images
-    that were degraded ahead.
+    low-level prompt is measured in the degraded crop (`describe_degradation`): crops are degraded while training, and
+    an earlier description of the photo says nothing about that. In the official code both are made beforehand, from
+    images that were degraded beforehand.
 
     Args:
-        base: Stable Diffusion, frozen.
-        controlnet, adapter: trained; the adapter is attached to the UNet and to the ControlNet.
+        base: a Stable Diffusion pipeline, whose models are frozen.
+        controlnet, adapter: the models to train; the adapter is attached to the UNet and to the ControlNet.
         constraint: trained with them, for `extra_losses`; or None.
-        constraint_weight: of each of its terms beside the denoising loss.
+        constraint_weight: weight of each of its terms relative to the denoising loss.
         null_text_ratio: share of samples whose high-level prompt is left out.
         clean_ratio: share of samples that see the clean crop and its low-level prompt instead of the degraded one's.
     """
@@ -77,15 +77,16 @@ class TrainableXPSR(TrainableDenoiser):
         self.constraint_weight = constraint_weight
         self.null_text_ratio = null_text_ratio
         self.clean_ratio = clean_ratio
-        # What the constraint reads of the last forward.
+        # What the constraint reads from the last forward.
         self._features: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @property
     def denoiser(self) -> XPSRDenoiser:
-        """The noise prediction that is fitted, of the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
         return XPSRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Predict from the degraded crops and both prompts. See `TrainableDenoiser`."""
         condition, low_level_prompts = self.condition(batch)
         high_level_prompts = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
         with torch.no_grad():
@@ -100,7 +101,7 @@ class TrainableXPSR(TrainableDenoiser):
         return self.denoiser.predict_from(noisy, timesteps, high_level, residuals)
 
     def condition(self, batch: dict[str, Any]) -> tuple[Tensor, list[str]]:
-        """What the ControlNet sees, `[B, 3, H, W]` in [0, 1], and the low-level prompt of each."""
+        """Choose what the ControlNet sees, `[B, 3, H, W]` in [0, 1], and write the low-level prompt for each."""
         enlarged, prompts = condition_image(batch), []
         conditions = []
         for seed, target, degraded, large in zip(
@@ -108,14 +109,14 @@ class TrainableXPSR(TrainableDenoiser):
         ):
             generator = sample_generator(int(seed), "condition")
             is_clean = torch.rand((), generator=generator) < self.clean_ratio
-            # A crop does not say how large the photo is. Any size may come, so that nothing is learnt of it.
+            # A crop does not tell the photo's size. It is drawn at random, so that nothing is learnt from it.
             shorter_side = round(math.exp(torch.empty(()).uniform_(*_LOG_SIDES, generator=generator)))
             prompts.append(describe_degradation(target if is_clean else degraded, shorter_side))
             conditions.append(target if is_clean else large)
         return torch.stack(conditions), prompts
 
     def extra_losses(self, latents: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The degradation-free constraint, if there is one."""
+        """Compute the losses of the degradation-free constraint, if there is one."""
         if "constraint" not in self._modules:
             return {}
         shown_images, shown_latents = self.constraint(*self._features)

@@ -31,23 +31,26 @@ LowLevel = Mapping[str, torch.Tensor]
 
 
 class SemanticFusionHook(AdapterHook):
-    """Puts the low-level branch and the fusion beside and after a text transformer of the ControlNet."""
+    """A hook that puts the low-level branch beside a text transformer of the ControlNet, and the fusion after it."""
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Run the low-level branch on the transformer's input while the adapter is conditioned."""
         if self.adapter.is_conditioned:
             self.adapter("describe_low_level", self.site, args[0] if args else kwargs["hidden_states"])
         return args, kwargs
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
+        """Fuse the transformer's output with the low-level branch's while the adapter is conditioned."""
         if not self.adapter.is_conditioned:
             return output
         return with_hidden_states(output, self.adapter("fuse_semantics", self.site, _hidden_states(output)))
 
 
 class PixelAttentionHook(AdapterHook):
-    """Runs the pixel attention of a layer of the decoder on what its text transformer or residual block returns."""
+    """A hook that runs a decoder layer's pixel attention on what its text transformer or residual block returns."""
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
+        """Apply the pixel attention to the output while the adapter is conditioned."""
         if not self.adapter.is_conditioned:
             return output
         return with_hidden_states(output, self.adapter("attend_to_control", self.site, _hidden_states(output)))
@@ -56,33 +59,34 @@ class PixelAttentionHook(AdapterHook):
 class XPSRAdapter(AttentionAdapter):
     """Semantic fusion of two texts in a ControlNet, and attention to its residuals in the UNet's decoder.
 
-    What the paper draws as attentions are complete `Transformer2DModel` in the official code, whose weights this
-    holds: group norm, self-attention, cross-attention, feed-forward, and a residual around all of it.
+    Each attention in the paper's figures is a complete `Transformer2DModel` in the official code: group norm,
+    self-attention, cross-attention, feed-forward, and a residual around all of it. This adapter holds their weights.
 
     Semantic fusion (paper, section 3.2): beside every text transformer of the ControlNet, which reads the high-level
-    prompt, a second one reads the low-level prompt, and a third the second one's result. With the hidden states `x`::
+    prompt, a second one reads the low-level prompt, and a third reads the result of the second. On hidden states `x`::
 
         h  = transformer(x, high-level prompt)  # the ControlNet's own
         l  = low_level(x, low-level prompt)
-        x' = fusion(h, l)                       # h is its query and its residual; l, not normalised, keys and values
+        x' = fusion(h, l)                       # h gives query and residual; l, not normalised, keys and values
 
-    Conditional attention: every layer of the UNet's decoder ends with a pixel attention, whose keys and values are of
-    the ControlNet's residual that its skip connection comes with, again not normalised. (The residuals are added to
+    Conditional attention: every layer of the UNet's decoder ends with a pixel attention, whose keys and values come
+    from the ControlNet's residual for the layer's skip connection, again not normalised. (The residuals are added to
     the skip connections as well, in the stock way.)
 
     Without semantic fusion it is the adapter of PASD (https://arxiv.org/abs/2308.14469), which has the same pixel
     attention.
 
     Args:
-        unet_sites: the name of the last module of every layer of the decoder, "up_blocks.0.resnets.0" or
+        unet_sites: the name of the last module of every layer of the decoder, such as "up_blocks.0.resnets.0" or
             "up_blocks.1.attentions.0", with the options of its pixel attention (`num_attention_heads`,
             `attention_head_dim`, `in_channels`, `num_layers`, `norm_num_groups` and `use_linear_projection`), and
             which of the ControlNet's down residuals it reads: `control_index` and `control_channels`.
-        controlnet_sites: the name of every text transformer of the ControlNet, "down_blocks.0.attentions.0", with the
-            same options of the two transformers that join it. Without any there is no semantic fusion.
-        cross_attention_dim: channels of the low-level text.
+        controlnet_sites: the name of every text transformer of the ControlNet, such as "down_blocks.0.attentions.0",
+            with the same options for the two transformers that are added to it. If it is empty, there is no semantic
+            fusion.
+        cross_attention_dim: channels of the low-level prompt's embeddings.
 
-    `from_hosts` reads all of it from the models.
+    `from_hosts` reads all of these from the models.
     """
 
     _no_split_modules = ["Transformer2DModel"]  # noqa: RUF012
@@ -114,22 +118,22 @@ class XPSRAdapter(AttentionAdapter):
                 for site, options in controlnet_sites.items()
             }
         )
-        # What the low-level branches give between the two hooks of a site; empty outside a call of a host.
+        # The results of the low-level branches between the two hooks of a site; empty outside a call of a host.
         self._low_levels: dict[str, torch.Tensor] = {}
         keep_transformer_processors(self)
 
     @classmethod
     def from_hosts(cls, unet: Host, controlnet: Host, fusion: bool = True, leave_out: Sequence[str] = ()) -> Self:
-        """A new adapter for these models, to be trained.
+        """Make a new adapter for these models, to be trained.
 
-        As in the official code the transformers of the semantic fusion start from the ControlNet's own where the
-        shapes allow it. What fusion and pixel attention add starts from zero, so that the attached models start out
-        as the stock ones; in the official code it does not.
+        As in the official code, the transformers of the semantic fusion start from the ControlNet's own where the
+        shapes allow it. What fusion and pixel attention add starts from zero, so that the attached models initially
+        compute what the stock ones do; in the official code it does not start from zero.
 
         Args:
-            fusion: whether there is semantic fusion; without it is PASD's adapter.
-            leave_out: beginnings of names of sites that get none. Attention of all pixels to all of them takes most of
-                its time in the largest level, "up_blocks.3".
+            fusion: whether there is semantic fusion; without it this is PASD's adapter.
+            leave_out: prefixes of the names of sites that get no attention. Attention between all pixels takes most of
+                its time at the largest level, "up_blocks.3".
         """
         left_out = tuple(leave_out)
         text_transformers = {
@@ -138,7 +142,7 @@ class XPSRAdapter(AttentionAdapter):
             if isinstance(module, Transformer2DModel) and fusion and not name.startswith(left_out)
         }
         layers = _decoder_layers(unet, controlnet)
-        # diffusers takes arguments given by position for defaults, which are not saved.
+        # diffusers treats arguments given by position as defaults, which are not saved.
         adapter = cls(
             unet_sites={name: options for name, options in layers.items() if not name.startswith(left_out)},
             controlnet_sites={name: transformer_options(module) for name, module in text_transformers.items()},
@@ -156,14 +160,14 @@ class XPSRAdapter(AttentionAdapter):
 
     @property
     def fuses_semantics(self) -> bool:
-        """Whether it takes a low-level prompt: XPSR's adapter, and not PASD's."""
+        """Whether the adapter takes a low-level prompt: XPSR's does, PASD's does not."""
         return bool(self.config.controlnet_sites)
 
     def prepare_low_level(self, texts: torch.Tensor) -> LowLevel:
-        """Keys and values of low-level prompts by site of the ControlNet, `[B, L, num_layers * 2 * channels]`.
+        """Compute keys and values of low-level prompts by site of the ControlNet, `[B, L, num_layers * 2 * channels]`.
 
-        Call it as `adapter("prepare_low_level", texts)` with embeddings `[B, L, cross_attention_dim]`. They depend on
-        neither noise nor step: what it gives is one of the `low_level` of `conditioning`, in every step.
+        Call it as `adapter("prepare_low_level", texts)` with embeddings `[B, L, cross_attention_dim]`. The result
+        depends on neither noise nor step: it is one entry of `low_level` in `conditioning`, the same at every step.
 
         Raises:
             ValueError: if `texts` has another shape.
@@ -182,16 +186,16 @@ class XPSRAdapter(AttentionAdapter):
     def prepare_conditioning(
         self, low_level: Sequence[LowLevel] | None = None, controls: Sequence[torch.Tensor] | None = None
     ) -> dict[str, Any]:
-        """What `set_conditioning` and `conditioning` take.
+        """Sort the inputs by site for `conditioned`; `prepare` and `conditioning` have the same arguments.
 
         Args:
-            low_level: what `prepare_low_level` gives, for each of the equal parts that the ControlNet's batch consists
-                of: with guidance of the negative prompts and of the prompts, otherwise of the prompts alone. Each part
-                may be any multiple of the prepared prompts: tiles come as repetitions, with the image as the fastest
-                index. Without it the ControlNet is the stock one.
-            controls: the residuals of the ControlNet, times their scale: those of the down blocks and then the middle
-                one, each `[B, channels, h, w]` (`control_features`). The UNet may be called with any multiple of `B`
-                latents. Without it the UNet is the stock one.
+            low_level: what `prepare_low_level` returns, once for each of the equal parts that the ControlNet's batch
+                consists of: with guidance for the negative prompts and for the prompts, otherwise for the prompts
+                alone. Each part may be any multiple of the prepared prompts: tiles are repetitions of them, with the
+                image as the fastest index. Without it the ControlNet computes what the stock one does.
+            controls: the residuals of the ControlNet, multiplied by their scale: those of the down blocks and then
+                that of the middle block, each `[B, channels, h, w]` (`control_features`). The UNet may be called with
+                any multiple of `B` latents. Without them the UNet computes what the stock one does.
 
         Raises:
             ValueError: if the residuals are not those this adapter was made for.
@@ -209,7 +213,7 @@ class XPSRAdapter(AttentionAdapter):
         return conditioning
 
     def describe_low_level(self, site: str, hidden_states: torch.Tensor) -> None:
-        """Run the low-level branch of a site on `x`, `[B, C, H, W]`. `fuse_semantics` takes what it gives.
+        """Run the low-level branch of a site on `x`, `[B, C, H, W]`, and keep its result for `fuse_semantics`.
 
         Raises:
             ValueError: if the batch is not a multiple of the low-level prompts.
@@ -226,7 +230,7 @@ class XPSRAdapter(AttentionAdapter):
         self._low_levels[site] = run_prepared(self._fusion_part(site, LOW_LEVEL), hidden_states, text)
 
     def fuse_semantics(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`x'` of a site from what its text transformer returns, `h`, `[B, C, H, W]`."""
+        """Compute `x'` of a site from what its text transformer returns, `h`, `[B, C, H, W]`."""
         if "low_level" not in self._conditioning:
             return hidden_states
         fusion = self._fusion_part(site, FUSION)
@@ -235,7 +239,7 @@ class XPSRAdapter(AttentionAdapter):
         )
 
     def attend_to_control(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The pixel attention of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
+        """Apply the pixel attention of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""
         if "controls" not in self._conditioning:
             return hidden_states
         attention = self._pixel_attention(site)
@@ -243,6 +247,7 @@ class XPSRAdapter(AttentionAdapter):
         return run_prepared(attention, hidden_states, transformer_keys_and_values(attention, tokens))
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> AdapterHook:
+        """Make the hook for a layer of the UNet's decoder, or for a text transformer of the ControlNet."""
         expected = self.sites(role)[site]["in_channels"]
         kind: type[Any] = ResnetBlock2D if ".resnets." in site else Transformer2DModel
         check_site_channels(role, site, _out_channels(check_site(role, site, module, kind)), expected)
@@ -291,6 +296,6 @@ def _out_channels(module: Any) -> int:
 
 
 def _hidden_states(output: Any) -> torch.Tensor:
-    """The hidden states in what a residual block or a transformer returns."""
+    """Take the hidden states from what a residual block or a transformer returns."""
     hidden_states: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
     return hidden_states

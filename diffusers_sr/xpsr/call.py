@@ -1,4 +1,4 @@
-"""What a call of XPSR's pipeline takes, and of PASD's."""
+"""The arguments of a call of XPSR's pipeline, and of PASD's."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class PASDCall(Call):
     """The arguments of every method, and those of the high-level prompt and the start."""
 
     high_level_prompt: str | list[str] | None = argument(
-        "what the image shows, for all images or one for each.", per_image=True
+        "what the image shows, one text for all images or one for each.", per_image=True
     )
     captioner: CaptionerLike | None = model_argument(
-        "a function that is given the images as PIL images, not enlarged, and returns the `ImagePrompts` of each, "
-        'such as a `Captioner`. "measured": the low-level prompt says what `describe_degradation` measures in the '
+        "a function that takes the images as PIL images, not enlarged, and returns the `ImagePrompts` of each, such "
+        'as a `Captioner`. With "measured" the low-level prompt says what `describe_degradation` measures in the '
         "image, and there is no high-level prompt."
     )
     quality_prompt: str = model_argument("one text for all images, which follows the high-level prompt.")
     added_noise_level: int = model_argument(
-        "the second timestep, of the training, whose noise the image lies under: the higher, the less there is of the "
-        "image."
+        "the second timestep of the training whose noise is added to the image at the start: the higher it is, the "
+        "less of the image remains."
     )
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class PASDCall(Call):
             raise ValueError(f"quality_prompt={self.quality_prompt!r}, expected one text for all images.")
         if not (self.captioner is None or self.captioner == "measured" or callable(self.captioner)):
             raise ValueError(
-                f"captioner={self.captioner!r}, expected a function that is given images and returns their prompts, "
+                f"captioner={self.captioner!r}, expected a function that takes images and returns their prompts, "
                 "such as a `Captioner`, or 'measured'."
             )
         check_timestep("added_noise_level", self.added_noise_level)
@@ -51,10 +51,10 @@ class PASDCall(Call):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class XPSRCall(PASDCall):
-    """Besides, the arguments of the low-level prompt."""
+    """The arguments of PASD's call, and those of the low-level prompt."""
 
     low_level_prompt: str | list[str] | None = argument(
-        "how good the image is, for all images or one for each.",
+        "how good the image is, one text for all images or one for each.",
         per_image=True,
         option={"metavar": "TEXT", "help": "how good the image is, instead of what a captioner or file says"},
     )
@@ -62,14 +62,14 @@ class XPSRCall(PASDCall):
         "`[1 or images, tokens, channels]`, instead of `low_level_prompt`.", per_image=True
     )
     negative_low_level_prompt: str | list[str] | None = model_argument(
-        "what the low-level prompt of the result should not be.", per_image=True
+        "the negative of the low-level prompt, one text for all images or one for each.", per_image=True
     )
     negative_low_level_prompt_embeds: torch.Tensor | None = argument(
         "`[1 or images, tokens, channels]`, instead of `negative_low_level_prompt`.", per_image=True
     )
     guide_low_level: bool = model_argument(
-        "whether guidance is between both prompts and both negative prompts, as in the official code; otherwise the "
-        "low-level prompt is the same in its halves (paper, Eq. 6)."
+        "whether guidance is between both prompts and both negative prompts, as in the official code; otherwise both "
+        "halves of the guidance have the same low-level prompt (paper, Eq. 6)."
     )
 
     def __post_init__(self) -> None:

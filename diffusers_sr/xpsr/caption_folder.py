@@ -1,4 +1,4 @@
-"""Describes every image of a folder and keeps the prompts in a directory, for `read_prompts`."""
+"""Describe every image of a folder and keep the prompts in a directory, for `read_prompts`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Report = Callable[[Path, str], None]
 MEASURED = {"captioner": "measured"}
 """The settings of the cache that `measure_folder` writes."""
 
-# What cameras and programs, not people, call their files.
+# Words in file names that cameras and programs choose, not people.
 _NOT_WORDS = {"img", "image", "dsc", "dscf", "dscn", "pxl", "mvimg", "photo", "pic", "picture", "screenshot", "scan"}
 
 
 class Described(NamedTuple):
-    """How many images of a folder were described, how many had been before, and how many could not be read."""
+    """How many images of a folder were described, how many had been already, and how many could not be read."""
 
     described: int
     kept: int
@@ -45,21 +45,21 @@ def caption_folder(
     batch_size: int = 4,
     report: Report,
 ) -> Described:
-    """Have a captioner describe the images of a folder that are not described yet, so that it can be interrupted.
+    """Have a captioner describe the images of a folder that are not described yet; it may be interrupted and resumed.
 
     Args:
-        folder: Folder of images; see `images_in` for those that are taken.
-        output: Directory of prompts to write or to go on with.
-        captioner: Called with up to `batch_size` images, and only if there are any to describe.
-        settings: What its prompts depend on, such as `Captioner.settings`; with other settings a cache is begun anew.
-        layout: "cache", found by the images' pixels, or "official", text files found by the images' stems, which keep
-            no settings: what exists is kept, whoever wrote it.
-        batch_size: Images that are read, described and written at once.
-        report: Told of every file that cannot be read, and why.
+        folder: folder of images; see `images_in` for those that are taken.
+        output: directory of prompts to write or to continue.
+        captioner: called with up to `batch_size` images, and only if there are any to describe.
+        settings: what its prompts depend on, such as `Captioner.settings`; other settings start a new cache.
+        layout: "cache", whose prompts are found by the images' pixels, or "official", text files that are found by the
+            images' stems. The latter record no settings: files that exist are kept, whoever wrote them.
+        batch_size: images that are read, described and written at a time.
+        report: called with every file that cannot be read, and the reason.
 
     Raises:
-        ValueError: If there is no image in the folder, or the official layout has one place for two of them.
-        OSError: If the folder cannot be read, or the output not written.
+        ValueError: if there is no image in the folder, or two of them would share a file of the official layout.
+        OSError: if the folder cannot be read, or the output cannot be written.
     """
     paths = _images(folder, layout)
     described = kept = unreadable = 0
@@ -86,17 +86,17 @@ def caption_folder(
 def measure_folder(
     folder: Path, output: Path, *, layout: Layout = "cache", high_level_from_names: bool = False, report: Report
 ) -> Described:
-    """Describe every image of a folder by what can be measured, `describe_degradation`, without a language model.
+    """Describe every image of a folder by what can be measured, with `describe_degradation`: no language model.
 
-    It takes little longer than reading the images, so it is done anew for those that are described already.
+    This takes little longer than reading the images, so images that are described already are described again.
 
     Args:
-        folder, output, layout, report: As in `caption_folder`.
-        high_level_from_names: Whether the words of a file's name are its high-level prompt, which otherwise is empty.
-            In a cache, copies of one image share the name of the last.
+        folder, output, layout, report: as in `caption_folder`.
+        high_level_from_names: whether the words of a file's name are its high-level prompt, which otherwise is empty.
+            In a cache, copies of one image share the words of the last one's name.
 
     Raises:
-        ValueError, OSError: As `caption_folder`.
+        ValueError, OSError: as `caption_folder` does.
     """
     paths = _images(folder, layout)
     cache = PromptCache(output, MEASURED) if layout == "cache" else None
@@ -117,12 +117,12 @@ def measure_folder(
 
 
 def measured_prompt(image: Image.Image) -> str:
-    """The low-level prompt of an image, by `describe_degradation`."""
+    """Write the low-level prompt of an image, with `describe_degradation`."""
     return describe_degradation(read_images(image)[0])
 
 
 def words_of_name(path: Path) -> str:
-    """The words in a file's name: "red-fox_012.png" gives "red fox", "IMG_200x100.jpg" nothing."""
+    """Extract the words in a file's name: "red-fox_012.png" gives "red fox", "IMG_200x100.jpg" nothing."""
     parts = [part.rstrip("0123456789").lower() for part in re.split(r"[\W_]+", path.stem)]
     return " ".join(part for part in parts if part.isalpha() and part not in _NOT_WORDS)
 
@@ -132,20 +132,20 @@ def _images(folder: Path, layout: Layout) -> list[Path]:
         raise ValueError(f"layout={layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}.")
     paths = images_in(folder)
     if not paths:
-        raise ValueError(f"There is no image in {folder}: name the folder that holds them itself.")
+        raise ValueError(f"There is no image in {folder}: give the folder that holds the images directly.")
     by_stem: dict[str, Path] = {}
     if layout == "official":
         for path in paths:
             if (other := by_stem.setdefault(path.stem, path)) != path:
                 raise ValueError(
                     f"{other.name} and {path.name} in {folder} would share one text file in the official layout: "
-                    "rename one of them, or take the layout 'cache'."
+                    "rename one of them, or use the layout 'cache'."
                 )
     return paths
 
 
 def _batches(paths: Sequence[Path], size: int, name: str) -> Iterator[list[Path]]:
-    """Parts of at most `size` paths; a progress bar says how many were worked on."""
+    """Yield the paths in batches of at most `size`; a progress bar counts those that are done."""
     with tqdm(total=len(paths), desc=name) as progress:
         for start in range(0, len(paths), size):
             batch = list(paths[start : start + size])

@@ -16,39 +16,39 @@ PAPER_MODEL = "llava-hf/llava-1.5-7b-hf"
 """LLaVA-1.5, which gives both prompts in the paper, and the high-level one in the official code."""
 
 HIGH_LEVEL_INSTRUCTION = "Please provide a descriptive summary of the content of this image."
-"""Of the paper (section 3.2) and the official code."""
+"""The instruction of the paper (section 3.2) and of the official code."""
 LOW_LEVEL_INSTRUCTION = (
     "Please describe the quality of this image and evaluate it based on factors such as clarity, color, noise, and "
     "lighting"
 )
-"""Of the paper."""
+"""The paper's instruction."""
 OFFICIAL_LOW_LEVEL_INSTRUCTION = "Describe and evaluate the quality of the image."
-"""Of the official code, for Q-Instruct (an InternLM-XComposer-VL), which transformers does not have."""
+"""The official code's instruction, for Q-Instruct (an InternLM-XComposer-VL), which transformers does not include."""
 MAX_NEW_TOKENS = 170
-"""About what the official code's 200 tokens leave for LLaVA's answer."""
+"""Roughly what the official code's limit of 200 tokens leaves for LLaVA's answer."""
 
 
 class Captioner:
-    """Describes images by any image-text-to-text model of transformers, through its processor's chat template.
+    """Any image-text-to-text model of transformers that describes images, through its processor's chat template.
 
     The two prompts of an image are two conversations of one turn each. Generation takes the likeliest token at every
     step, so that the same image is always described in the same words. Line breaks become spaces, as in the official
     code. A prompt may be longer than a text encoder reads; the pipeline shortens it.
 
-    The official code asks LLaVA without its chat template, in words that differ from it in where the image stands, and
-    counts at most 200 tokens with the instruction; here only new tokens are counted.
+    The official code does not use LLaVA's chat template but a text that puts the image in another place, and its limit
+    of 200 tokens includes the instruction; here only new tokens are counted.
 
     Args:
-        model: An image-text-to-text model with `generate`.
-        processor: Its processor, with a chat template.
-        high_level_instruction: What is asked to learn what the image shows.
-        low_level_instruction: What is asked to learn how good it is.
-        max_new_tokens: Where a prompt ends at the latest.
-        batch_size: Images described at once.
-        name: Of the model, which prompts in a cache are told apart by; without one, what its configuration says.
+        model: an image-text-to-text model with `generate`.
+        processor: its processor, with a chat template.
+        high_level_instruction: the question that asks what the image shows.
+        low_level_instruction: the question that asks how good it is.
+        max_new_tokens: the most tokens of a prompt.
+        batch_size: images described at a time.
+        name: name of the model, by which prompts in a cache are told apart; by default that in its configuration.
 
     Raises:
-        ValueError: If the processor has no chat template, or `max_new_tokens` or `batch_size` is below 1.
+        ValueError: if the processor has no chat template, or `max_new_tokens` or `batch_size` is below 1.
     """
 
     def __init__(
@@ -91,19 +91,20 @@ class Captioner:
         torchvision. Those of SmolVLM, Idefics3, LLaVA-1.5, LLaVA-NeXT, PaliGemma and Gemma 3 do not.
 
         Args:
-            model: Folder or Hub id; `PAPER_MODEL` is the paper's.
-            device: Device to put the model on.
-            dtype: Floating-point type of its weights.
-            options: Further arguments of the constructor.
+            model: folder or Hub id; `PAPER_MODEL` is the paper's.
+            device: device to put the model on.
+            dtype: floating-point type of its weights.
+            options: further arguments of the constructor.
 
         Raises:
-            OSError: If the model cannot be had, is no image-text-to-text model, or needs what is not installed.
-            ValueError: As the constructor does.
+            OSError: if the model cannot be obtained, is not an image-text-to-text model, or needs a package that is
+                not installed.
+            ValueError: as the constructor does.
         """
         try:
             processor = AutoProcessor.from_pretrained(model)
             loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
-        except Exception as error:  # what transformers raises on other models and missing packages is no closed set
+        except Exception as error:  # transformers has no fixed set of errors for other models and missing packages
             raise OSError(
                 f"No captioner could be loaded from {model!r}: give the Hub id of an image-text-to-text model, such "
                 f"as {PRACTICAL_MODEL!r} or {PAPER_MODEL!r}, or a folder with the same files. Models that see videos "
@@ -114,13 +115,13 @@ class Captioner:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the prompts depend on, for `PromptCache`."""
+        """The settings that the prompts depend on, for `PromptCache`."""
         return captioner_settings(
             self.name, self.high_level_instruction, self.low_level_instruction, self.max_new_tokens
         )
 
     def __call__(self, images: list[Image.Image]) -> list[ImagePrompts]:
-        """Describe images of any sizes, in their order."""
+        """Describe images of any sizes, in the order they are given."""
         prompts: list[ImagePrompts] = []
         for start in range(0, len(images), self.batch_size):
             batch = [image.convert("RGB") for image in images[start : start + self.batch_size]]
@@ -130,7 +131,7 @@ class Captioner:
         return prompts
 
     def _inputs(self, images: Sequence[Image.Image], instruction: str) -> Any:
-        """What the model gets of the same question about each image: token ids and pixel values."""
+        """Make the token ids and pixel values that ask the model the same question about each image."""
         conversations = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": instruction}]}]
             for image in images
@@ -140,7 +141,7 @@ class Captioner:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
-            # An image may be more tokens than another. The answer has to follow the question, not its padding.
+            # One image may take more tokens than another. The answer has to follow the question, not its padding.
             processor_kwargs={"padding": True, "padding_side": "left", "return_tensors": "pt"},
         )
 
@@ -159,7 +160,7 @@ def captioner_settings(
     low_level_instruction: str = LOW_LEVEL_INSTRUCTION,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> dict[str, Any]:
-    """The `Captioner.settings` of a model that need not be loaded yet; the arguments are those of `Captioner`."""
+    """Give the `Captioner.settings` of a model that need not be loaded; the arguments are those of `Captioner`."""
     return {
         "captioner": name,
         "high_level_instruction": high_level_instruction,

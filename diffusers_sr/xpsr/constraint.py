@@ -18,28 +18,29 @@ LATENT_TERMS = ("paper", "code", "none")
 
 
 class DegradationFreeConstraint(ModelMixin, ConfigMixin):
-    """Heads that read images and latents off a ControlNet, which training compares with the clean ones.
+    """Heads that read images and latents off a ControlNet, for training to compare with the clean ones.
 
-    They are for training alone: the ControlNet's result does not depend on them, and no pipeline has them. Apart from
-    the prefix `controlnet_cond_embedding.` of the first its weights have the official names.
+    They are for training alone: the ControlNet's result does not depend on them, and no pipeline has them. Except for
+    the prefix `controlnet_cond_embedding.` of the pixel heads, the weights have the official names.
 
-    - Pixel heads (`to_rgbs`): of the embedding of the condition image after each of its strides, images of 1/2, 1/4, …
-      of its size.
-    - Latent heads (`conv_degradation`, `conv_degradation_mid`): of the ControlNet's residuals, not times any
-      conditioning scale, latents of their size.
+    - Pixel heads (`to_rgbs`) read the embedding of the condition image after each of its strides, and give images of
+      1/2, 1/4, … of its size.
+    - Latent heads (`conv_degradation`, `conv_degradation_mid`) read the ControlNet's residuals, not multiplied by any
+      conditioning scale, and give latents of their size.
 
     Args:
-        pixel_channels: of the embedding after each stride.
-        residual_channels: of the ControlNet's residuals, those of the down blocks and then the middle one.
-        paper_residuals: the numbers of those that "paper" takes.
-        latent_channels: of the latents.
+        pixel_channels: channels of the embedding after each stride.
+        residual_channels: channels of the ControlNet's residuals, those of the down blocks and then that of the middle
+            block.
+        paper_residuals: the numbers of the residuals that "paper" uses.
+        latent_channels: channels of the latents.
         latent_terms: which residuals have a head. "code": all, as in the official code, 13 at Stable Diffusion's size.
             "paper": one for each size, as the paper has 3. It does not say which; here they are those at the end of
-            each down block with semantic fusion, the features that have seen both prompts, as they are before the next
-            downsampling. "none": no residual, as in PASD, of which the pixel heads are.
+            each down block with semantic fusion: the features that have seen both prompts, before the next
+            downsampling. "none": no residual, as in PASD, which the pixel heads come from.
 
     Raises:
-        ValueError: if there are no such `latent_terms`.
+        ValueError: if `latent_terms` is not one of these.
     """
 
     @register_to_config
@@ -66,7 +67,7 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_controlnet(cls, controlnet: ControlNetModel, latent_terms: LatentTerms = "code") -> Self:
-        """New heads for this ControlNet, to be trained; `latent_terms` is as above."""
+        """Make new heads for this ControlNet, to be trained; `latent_terms` is as in the class."""
         convs = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
         last, paper_residuals = 0, []  # number 0 is that of the input convolution
         for block in controlnet.down_blocks:
@@ -74,7 +75,7 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
             if hasattr(block, "attentions"):
                 paper_residuals.append(last)
             last += block.downsamplers is not None
-        # diffusers takes arguments given by position for defaults, which are not saved.
+        # diffusers treats arguments given by position as defaults, which are not saved.
         return cls(
             pixel_channels=[
                 conv.out_channels for conv in filter(_is_strided, controlnet.controlnet_cond_embedding.blocks)
@@ -88,16 +89,16 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
     def forward(
         self, pixel_features: Sequence[Tensor], residuals: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Images and latents that the ControlNet's features show.
+        """Read images and latents off the ControlNet's features.
 
         Args:
-            pixel_features: of the condition image, of `embed_with_features`.
-            residuals: of the ControlNet called with a `conditioning_scale` of 1, those of the down blocks and then the
-                middle one (`diffusers_sr.attention.control_features.control_features`).
+            pixel_features: those of the condition image, from `embed_with_features`.
+            residuals: those of the ControlNet called with a `conditioning_scale` of 1, of the down blocks and then of
+                the middle block (`diffusers_sr.attention.control_features.control_features`).
 
         Returns:
-            Images `[B, 3, h, w]`, in [-1, 1] once they are learnt, and scaled latents `[B, latent_channels, h, w]`; in
-            the order of what they are read off.
+            Images `[B, 3, h, w]`, in [-1, 1] once the heads are trained, and scaled latents
+            `[B, latent_channels, h, w]`; both in the order of the features they are read off.
 
         Raises:
             ValueError: if the features are not those of the ControlNet the heads were made for.
@@ -112,10 +113,10 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
 
 
 def embed_with_features(embedding: ControlNetConditioningEmbedding, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """A ControlNet's embedding of its condition image, with what the pixel heads read on the way.
+    """Compute a ControlNet's embedding of its condition image, with what the pixel heads read on the way.
 
-    Where an adapter is attached to the ControlNet, it takes the embedding in place of the image, so that this costs
-    nothing beside the heads.
+    A ControlNet with an adapter attached takes the embedding in place of the image, so that nothing is computed twice
+    and the only extra cost is that of the heads.
 
     Args:
         embedding: the ControlNet's `controlnet_cond_embedding`.
@@ -136,13 +137,13 @@ def embed_with_features(embedding: ControlNetConditioningEmbedding, image: Tenso
 def constraint_loss(
     images: Sequence[Tensor], latents: Sequence[Tensor], target_image: Tensor, target_latents: Tensor
 ) -> Tensor:
-    """The sum of the terms of the constraint, each the mean absolute error against the target in that size.
+    """Sum the terms of the constraint, each the mean absolute error against the target at that size.
 
-    The official trainer adds 0.05 times this to the denoising loss. As there the targets are reduced bilinearly,
-    without a low-pass filter.
+    The official trainer adds 0.05 times this to the denoising loss. As in that trainer, the targets are reduced
+    bilinearly, without a low-pass filter.
 
     Args:
-        images, latents: what `DegradationFreeConstraint` gives.
+        images, latents: what `DegradationFreeConstraint` returns.
         target_image: the clean image, `[B, 3, H, W]` in [0, 1].
         target_latents: its scaled latents, `[B, channels, h, w]`.
     """

@@ -1,4 +1,4 @@
-"""Official XPSR and PASD checkpoints to a pipeline folder of this package."""
+"""Convert official XPSR and PASD checkpoints to a pipeline folder of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pasd import PASDPipeline
 from .pipeline import XPSRPipeline
 
 BASE_MIRROR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-# Flags of the official models that build what here is the adapter's and the constraint's affair.
+# Flags of the official models for parts that here belong to the adapter and the constraint.
 UNET_OPTIONS = ("up_use_lowlevel_prompt", "mid_use_lowlevel_prompt", "down_use_lowlevel_prompt")
 CONTROLNET_OPTIONS = ("return_rgbs", "use_rrdb", "use_lowlevel_prompt", "use_latent_pred")
 
@@ -29,7 +29,7 @@ _LIGHT_KEYS = re.compile(r".*\.(norm2|attn2|proj_in)_plus\.")
 
 
 class OfficialNetworks(NamedTuple):
-    """What an official checkpoint holds: stock models, the adapter, which is not attached, and the constraint."""
+    """The contents of an official checkpoint: stock models, the adapter, which is not attached, and the constraint."""
 
     unet: UNet2DConditionModel
     controlnet: ControlNetModel
@@ -40,23 +40,23 @@ class OfficialNetworks(NamedTuple):
 def convert(unet: PathLike, controlnet: PathLike, output: PathLike, *, base: PathLike | None = None) -> None:
     """Write a folder for `XPSRPipeline.from_pretrained` from the official XPSR folders.
 
-    Besides the components, which are what the pipeline loads, it has a folder `constraint`, for going on with the
-    training. Without `base`, VAE, text encoder, tokenizer and scheduler are left open and have to be passed to
+    Besides the components that the pipeline loads, the folder has a subfolder `constraint`, for continuing the
+    training. Without `base`, the VAE, text encoder, tokenizer and scheduler are left out and have to be passed to
     `from_pretrained`.
 
     Args:
         unet: official `unet` folder.
         controlnet: official `controlnet` folder.
-        output: folder to write, which must not exist, or be empty; it appears once it is complete.
+        output: folder to write, which must not exist or must be empty; it appears once it is complete.
         base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 1.5 for the released one. XPSR
-            leaves its UNet frozen: if the checkpoint's equals the base's, the base's is taken; if not, the
+            leaves its UNet frozen: if the checkpoint's equals the base's, the base's is used; if not, the
             checkpoint's is kept and the keys that differ are logged.
 
     Raises:
-        FileExistsError: If `output` exists and is not an empty folder.
-        FileNotFoundError: If a file is not there.
-        OSError: If the base cannot be had.
-        ValueError: If keys are missing, unexpected or mis-shaped, if a file is damaged, if the checkpoint is another
+        FileExistsError: if `output` exists and is not an empty folder.
+        FileNotFoundError: if a file is missing.
+        OSError: if the base cannot be loaded.
+        ValueError: if keys are missing, unexpected or mis-shaped, if a file is damaged, if the checkpoint is another
             method's, or if it was made with options of the official code that the released one does not use.
     """
     _convert("xpsr", unet, controlnet, output, base)
@@ -65,16 +65,16 @@ def convert(unet: PathLike, controlnet: PathLike, output: PathLike, *, base: Pat
 def convert_pasd(unet: PathLike, controlnet: PathLike, output: PathLike, *, base: PathLike | None = None) -> None:
     """Write a folder for `PASDPipeline.from_pretrained` from the official PASD folders.
 
-    As in the official code the scheduler is UniPC, with the base's schedule of noise. Personalised base models take
-    the place of the UNet in the written folder. The lighter architecture of the official code, `pasd_light`, is
-    refused.
+    As in the official code, the scheduler is UniPC, with the base's noise schedule. The UNet of a personalised base
+    model can take the place of the one in the written folder. The lighter architecture of the official code,
+    `pasd_light`, is refused.
 
     Args:
         unet: official `unet` folder.
         controlnet: official `controlnet` folder.
-        output: folder to write, which must not exist, or be empty; it appears once it is complete.
+        output: folder to write, which must not exist or must be empty; it appears once it is complete.
         base: folder or Hub id of the Stable Diffusion the checkpoint was trained on, 1.5 for the released one. If the
-            checkpoint's UNet equals the base's, the base's is taken; if not, the checkpoint's is kept and the keys
+            checkpoint's UNet equals the base's, the base's is used; if not, the checkpoint's is kept and the keys
             that differ are logged.
 
     Raises:
@@ -107,8 +107,8 @@ def load_networks(method: Method, unet_folder: PathLike, controlnet_folder: Path
     """Read the official `unet` and `controlnet` folders. Weights keep their dtype; models are in evaluation mode.
 
     Raises:
-        FileNotFoundError: If a folder lacks its configuration or its weights.
-        ValueError: As `convert` does; of keys all are listed.
+        FileNotFoundError: if a folder lacks its configuration or its weights.
+        ValueError: as `convert` does; all keys that are wrong are listed.
     """
     unet_config = _read_config(unet_folder, UNet2DConditionModel, UNET_OPTIONS)
     controlnet_config = _read_config(controlnet_folder, ControlNetModel, ("use_rrdb",))
@@ -132,14 +132,14 @@ def load_networks(method: Method, unet_folder: PathLike, controlnet_folder: Path
 
 
 def _official_pixel_attention(key: str) -> str:
-    """`up_blocks.I.pixel_attentions.J.rest`; the site is the text transformer or the residual block J."""
+    """Give `up_blocks.I.pixel_attentions.J.rest` for the site of text transformer or residual block J."""
     site, _, rest = key.partition(".")
     block, _, number = site.rsplit("__", 2)
     return f"{block.replace('__', '.')}.pixel_attentions.{number}.{rest}"
 
 
 def _official_fusion(key: str) -> str:
-    """`X.attentions_lowlevel.J.rest` or `X.attentions_connect.J.rest` for the site `X.attentions.J`."""
+    """Give `X.attentions_lowlevel.J.rest` or `X.attentions_connect.J.rest` for the site `X.attentions.J`."""
     site, part, rest = key.split(".", 2)
     block, _, number = site.rpartition("__attentions__")
     name = {LOW_LEVEL: "attentions_lowlevel", FUSION: "attentions_connect"}[part]
@@ -151,7 +151,11 @@ def _official_head(key: str) -> str:
 
 
 def _read_config(folder: PathLike, model_class: type[Any], unused: tuple[str, ...]) -> dict[str, Any]:
-    """The stock configuration; ValueError if one of the options `unused` by the released checkpoints is set."""
+    """Read the stock configuration.
+
+    Raises:
+        ValueError: if one of the options `unused` by the released checkpoints is set.
+    """
     config = read_model_config(folder, model_class.__name__)
     for option in unused:
         value = config.get(option, False)
@@ -167,13 +171,13 @@ def _check_method(method: Method, state_dict: Mapping[str, torch.Tensor], folder
     has_fusion = any(_LOW_LEVEL_KEYS.match(key) for key in state_dict)
     if method == "xpsr" and not has_fusion:
         raise ValueError(
-            f"{folder} holds no XPSR checkpoint: it has no `attentions_lowlevel` and no `attentions_connect`. PASD's "
-            "is converted by `diffusers-sr convert pasd`."
+            f"{folder} does not hold an XPSR checkpoint: it has neither `attentions_lowlevel` nor "
+            "`attentions_connect`. Convert a PASD checkpoint with `diffusers-sr convert pasd`."
         )
     if method == "pasd" and has_fusion:
         raise ValueError(
-            f"{folder} holds an XPSR checkpoint, with `attentions_lowlevel` and `attentions_connect`: it is converted "
-            "by `diffusers-sr convert xpsr`."
+            f"{folder} holds an XPSR checkpoint, with `attentions_lowlevel` and `attentions_connect`: convert it with "
+            "`diffusers-sr convert xpsr`."
         )
 
 

@@ -13,12 +13,12 @@ from .adapter import LowLevel
 
 
 class XPSRControl(NamedTuple):
-    """What the ControlNet is run on.
+    """The inputs of the ControlNet.
 
     Args:
-        image: enlarged, `[images, 3, H, W]` in [0, 1], or what the ControlNet embeds of its tiles.
-        low_level: what the adapter prepares of the low-level prompts: of the negative ones and of the prompts, of the
-            prompts alone if they are not guided, or nothing if the adapter takes none. All tiles share it.
+        image: the enlarged image, `[images, 3, H, W]` in [0, 1], or the ControlNet's embeddings of its tiles.
+        low_level: what the adapter prepares from the low-level prompts: from the negative ones and the prompts, from
+            the prompts alone if they are not guided, or nothing if the adapter takes none. All tiles share it.
     """
 
     image: torch.Tensor
@@ -31,8 +31,9 @@ class XPSRDenoiser(ControlledDenoiser):
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, texts: Sequence[torch.Tensor], control: XPSRControl
     ) -> Sequence[torch.Tensor]:
+        """Predict the noise, with the ControlNet's residuals for both halves of the guidance."""
         latents, text = in_one_batch(latents, texts)
-        # One half without guidance, which a callback can also switch off, is that of the prompt, the last.
+        # Without guidance, which a callback can also switch off, the only half is that of the prompt, the last one.
         control = XPSRControl(control.image.repeat(len(texts), 1, 1, 1), control.low_level[-len(texts) :])
         residuals = self.residuals(latents, timestep, text, control)
         return self.predict_from(latents, timestep, text, residuals).chunk(len(texts))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from typing_extensions import Unpack
 
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
-from ..sampling.prompts import EncodeOptions
 from ..texts import as_texts, pair_texts, shorten_before
 from .call import PASDCall
 from .degradation_prompt import describe_degradation
@@ -22,12 +20,12 @@ from .prompts import ImagePrompts
 class PASDPipeline(SuperResolutionPipeline):
     """PASD: the UNet's pixel attention reads the ControlNet's residuals, and one prompt says what the image shows.
 
-    XPSR is built on it: the adapter is XPSR's without semantic fusion, and there is no low-level prompt. The prompt is
-    given, or written by a multimodal language model, the `captioner`, whose low-level prompt is not used.
+    `XPSRPipeline` is built on it: the adapter is XPSR's without semantic fusion, and there is no low-level prompt. The
+    prompt is given, or written by a multimodal language model, the `captioner`, whose low-level prompt is not used.
 
     Defaults are those of the official code's test script: 20 steps, guidance 9, the start from the image under the
-    noise of two timesteps (`prepare_latents`), a shorter side of at least 768 pixels, and colours of the image by
-    wavelets. Its scheduler is UniPC, which `diffusers-sr convert pasd` writes.
+    noise of two timesteps (`prepare_latents`), a shorter side of at least 768 pixels, and the image's colours restored
+    by wavelets. Its scheduler is UniPC, which `diffusers-sr convert pasd` writes.
 
     The arguments are those of `SuperResolutionPipeline`, with an `XPSRAdapter` without semantic fusion for the adapter
     (`XPSRAdapter.from_hosts(unet, controlnet, fusion=False)`).
@@ -58,7 +56,7 @@ class PASDPipeline(SuperResolutionPipeline):
     }
 
     def check_components(self, call: PASDCall) -> None:
-        """Raise ValueError, besides, if the training had no such timestep as `added_noise_level`."""
+        """Raise ValueError also if `added_noise_level` is not a timestep of the training."""
         super().check_components(call)
         last = self.scheduler.config.num_train_timesteps - 1
         if call.added_noise_level > last:
@@ -67,10 +65,10 @@ class PASDPipeline(SuperResolutionPipeline):
             )
 
     def describe(self, image: torch.Tensor, call: PASDCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Have the images described, unless the call does.
+        """Have the captioner describe the images, unless the call does.
 
         Raises:
-            ValueError: if the captioner returns another number of prompts.
+            ValueError: if the captioner does not return one entry for each image.
         """
         high_level, _ = self.write_prompts(image, call)
         return {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}, {}
@@ -78,14 +76,14 @@ class PASDPipeline(SuperResolutionPipeline):
     def write_prompts(
         self, image: torch.Tensor, call: PASDCall, lacks_low_level: bool = False
     ) -> tuple[str | list[str] | None, list[str] | None]:
-        """Let the captioner write the prompts that are missing; it is not called if none is.
+        """Let the captioner write the prompts that are missing; if none are, it is not called.
 
         Args:
-            lacks_low_level: whether the low-level prompts are missing too.
+            lacks_low_level: whether low-level prompts are to be written too.
 
         Returns:
-            High-level prompts, those of the call where it has them, and low-level prompts if they are missing; None
-            without a captioner.
+            The high-level prompts, the call's own if it has them, and the low-level prompts if they were to be
+            written. Either is None if nothing gives it.
         """
         high_level, low_level = call.high_level_prompt, None
         if call.captioner == "measured":
@@ -101,7 +99,7 @@ class PASDPipeline(SuperResolutionPipeline):
         """Call the captioner on images `[images, 3, height, width]` in [0, 1].
 
         Raises:
-            ValueError: if it returns another number of prompts.
+            ValueError: if it does not return one entry for each image.
         """
         assert callable(call.captioner)
         prompts = call.captioner(self.image_processor.postprocess(image, "pil"))
@@ -112,49 +110,43 @@ class PASDPipeline(SuperResolutionPipeline):
             )
         return prompts
 
-    def encode_prompt(
+    def write_prompt(
         self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
+        prompt: str | list[str] | None,
         high_level_prompt: str | list[str] | None = None,
         quality_prompt: str | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode "`prompt`, `high_level_prompt` `quality_prompt`", and the negative prompt.
+    ) -> str | list[str] | None:
+        """Write "`prompt`, `high_level_prompt` `quality_prompt`".
 
-        Without `prompt` it is the official prompt, "`high_level_prompt` `quality_prompt`". Where that is more than the
-        text encoder reads, words are left out before the quality prompt, with a warning: of the high-level prompt
-        first. (In the official code the quality prompt is what is cut off.) `prompt_embeds` replace the whole prompt.
-        See `PromptEncoder.encode_prompt` for the rest.
+        Without `prompt` it is the official prompt, "`high_level_prompt` `quality_prompt`". If the text is longer than
+        the text encoder reads, words before the quality prompt are left out, with a warning: those of the high-level
+        prompt first. (In the official code the quality prompt is cut off.)
 
         Raises:
             ValueError: if `prompt` and `high_level_prompt` are lists of different lengths.
         """
-        # Without a tokenizer no prompt can be encoded, which the base class says.
-        if options.get("prompt_embeds") is None and self.tokenizer is not None:
-            ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
-            prompt = [
-                shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
-                for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
-            ]
-        prompt_embeds, negative_prompt_embeds = super().encode_prompt(prompt, negative_prompt, **options)
-        return prompt_embeds, negative_prompt_embeds
+        ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
+        return [
+            shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
+            for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
+        ]
 
     def prepare_control(
         self, call: PASDCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> XPSRControl:
-        """Take the enlarged image."""
+        """Take the enlarged image, and no low-level prompts."""
         return XPSRControl(photo.padded, [])
 
     def prepare_latents(self, call: PASDCall, start: Start, scheduler: Any) -> torch.Tensor:
         """Make latents at the first timestep: noise alone, or the image's latents under the noise of two timesteps.
 
         The official code adds noise to the image's latents at the first timestep of the sampling, and then once more
-        at `added_noise_level`. With one draw of noise as here this is, in distribution,
+        at `added_noise_level`. With a single draw of noise, as here, this is in distribution
         `sqrt(a) * image_latents + sqrt(1 - a) * noise`, `a` being the product of the `alphas_cumprod` of both
-        timesteps. As there it is scaled by the scheduler's `init_noise_sigma`; so with a scheduler that counts in
-        sigmas, the UNet sees the same at the first step. One without `alphas_cumprod` (of EDM) does not know the
-        noise of the training's timesteps: there the image lies under that of the first step alone.
+        timesteps. As in the official code, it is scaled by the scheduler's `init_noise_sigma`, so that the UNet sees
+        the same at the first step with a scheduler that counts in sigmas. A scheduler without `alphas_cumprod` (one of
+        EDM) does not know the noise of the training's timesteps: with it, the image lies under that of the first step
+        alone.
         """
         if start.image_latents is None or not hasattr(scheduler, "alphas_cumprod"):
             return super().prepare_latents(call, start, scheduler)
@@ -169,7 +161,7 @@ class PASDPipeline(SuperResolutionPipeline):
 
 
 def joined_prompts(prompts: list[str], high_level_prompts: list[str]) -> list[str]:
-    """What a user says of each image, before what it shows; a list of one serves all of the other.
+    """Join what a user says of each image and what it shows; a list of one serves all entries of the other.
 
     Raises:
         ValueError: if both have several entries and differ in length.

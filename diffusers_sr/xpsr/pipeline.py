@@ -17,18 +17,18 @@ from .pasd import PASDPipeline
 class XPSRPipeline(PASDPipeline):
     """XPSR: a high-level prompt says what the image shows, and a low-level prompt how good it is.
 
-    Both are given, or written by a multimodal language model, the `captioner`. The high-level prompt is what UNet and
-    ControlNet read as their text; the ControlNet's semantic fusion reads the low-level prompt beside it, and the
-    UNet's pixel attention the ControlNet's residuals. The prompts describe the whole image, and all tiles share them.
-    The constraint that the ControlNet was trained with is no part of the pipeline.
+    Both are given, or written by a multimodal language model, the `captioner`. UNet and ControlNet read the high-level
+    prompt as their text; the ControlNet's semantic fusion reads the low-level prompt as well, and the UNet's pixel
+    attention reads the ControlNet's residuals. The prompts describe the whole image, and all tiles share them. The
+    constraint that the ControlNet was trained with is not part of the pipeline.
 
-    With an adapter without semantic fusion this is PASD (https://arxiv.org/abs/2308.14469), which has no low-level
-    prompt.
+    Without semantic fusion and a low-level prompt this is PASD (https://arxiv.org/abs/2308.14469): use `PASDPipeline`,
+    which has PASD's defaults. With PASD's adapter this pipeline takes no low-level prompt either.
 
-    Defaults are those of the official code: 20 steps, guidance 4.5 of both prompts, the start from the image under the
-    noise of two timesteps (`prepare_latents`), one tile for up to 320 × 320 latents and otherwise tiles that overlap
-    by 8. The paper has guidance 5.5 of the high-level prompt only (`guide_low_level=False`), in another form: its
-    5.5 is 6.5 here. Its negative prompt lacks "raster lines" and the full stop.
+    Defaults are those of the official code: 20 steps, guidance 4.5 for both prompts, the start from the image under
+    the noise of two timesteps (`prepare_latents`), one tile for up to 320 × 320 latents and otherwise tiles that
+    overlap by 8. The paper has guidance 5.5 for the high-level prompt only (`guide_low_level=False`), and writes it
+    in another form: its 5.5 is 6.5 here. Its negative prompt lacks "raster lines" and the full stop.
 
     The arguments are those of `SuperResolutionPipeline`, with an `XPSRAdapter` for the adapter.
 
@@ -41,7 +41,7 @@ class XPSRPipeline(PASDPipeline):
 
     call_class = XPSRCall
     paper: ClassVar[Paper] = Paper("XPSR", "2403.05049")
-    example_call: ClassVar[dict[str, Any]] = {"captioner": "measured"}  # which needs no language model
+    example_call: ClassVar[dict[str, Any]] = {"captioner": "measured"}  # needs no language model
     converters: ClassVar[dict[str, str]] = {"xpsr": "diffusers_sr.xpsr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed.",
@@ -61,13 +61,13 @@ class XPSRPipeline(PASDPipeline):
     }
 
     def check_components(self, call: XPSRCall) -> None:  # type: ignore[override]
-        """Raise ValueError, besides, if the adapter takes no low-level prompt, or embeddings of it are missing."""
+        """Raise ValueError also if the adapter does not take the low-level prompt, or it cannot be encoded."""
         texts, embeds = call.low_level_prompt, call.low_level_prompt_embeds
         if not self.adapter.fuses_semantics:
             if texts is not None or embeds is not None:
                 raise ValueError(
                     "There is a low-level prompt, but the adapter has no semantic fusion that could read it (it is "
-                    "PASD's): leave it out, and say in `prompt` or `high_level_prompt` what the image is."
+                    "PASD's): leave it out, and say in `prompt` or `high_level_prompt` what the image shows."
                 )
         elif embeds is None or (call.guide_low_level and call.negative_low_level_prompt_embeds is None):
             self._check_text_encoder("low_level_prompt")
@@ -76,12 +76,12 @@ class XPSRPipeline(PASDPipeline):
     def describe(  # type: ignore[override]
         self, image: torch.Tensor, call: XPSRCall
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Have the images described, as far as the call does not.
+        """Have the captioner write the prompts that the call does not give, and encode the low-level ones.
 
-        Without a captioner a prompt that is not given is empty, and encoded as such.
+        Without a captioner, a prompt that is not given is empty, and is encoded as such.
 
         Raises:
-            ValueError: if the captioner returns another number of prompts.
+            ValueError: if the captioner does not return one entry for each image.
         """
         takes_low_level = self.adapter.fuses_semantics
         is_missing = takes_low_level and call.low_level_prompt is None and call.low_level_prompt_embeds is None
@@ -97,7 +97,7 @@ class XPSRPipeline(PASDPipeline):
         A text that is too long is cut off, with a warning.
 
         Args:
-            texts: instead of the call's `low_level_prompt`.
+            texts: the prompts to encode, which are the call's `low_level_prompt` or the captioner's.
         """
         prompt, negative = self._encode_pair(
             "low_level_prompt",
@@ -111,7 +111,7 @@ class XPSRPipeline(PASDPipeline):
     def prepare_control(  # type: ignore[override]
         self, call: XPSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> XPSRControl:
-        """Take the enlarged image, and what the adapter prepares of the low-level prompts."""
+        """Take the enlarged image, and what the adapter prepares from the low-level prompts."""
         names = ["negative_low_level_prompt", "low_level_prompt"]
         if guidance.negative_prompt_embeds is None:
             names = names[1:]

@@ -1,9 +1,9 @@
-"""XPSR's two prompts of an image, and the files they are kept in.
+"""XPSR's two prompts for an image, and the files they are kept in.
 
 There are two kinds of directories of prompts. A **cache** holds one JSON Lines file for each captioner: its first line
-says how the captioner was set, and every other line the prompts of one image, found by the image's pixels; so a file
-that was renamed, moved, or written anew without loss keeps its prompts. The **official layout** holds one text file
-for each image, found by its stem, in the folders `highlevel_prompt` and `lowlevel_prompt_q`; these can be edited.
+holds the captioner's settings, and every other line the prompts of one image, found by the image's pixels; so an image
+file that was renamed, moved, or saved again without loss keeps its prompts. The **official layout** holds two text
+files for each image, found by its stem, in the folders `highlevel_prompt` and `lowlevel_prompt_q`; they can be edited.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LOW_LEVEL_FOLDER = "lowlevel_prompt_q"
 
 
 class ImagePrompts(NamedTuple):
-    """What an image shows, and how good it is (XPSR paper, section 3.2)."""
+    """The two prompts for an image: what it shows, and how good it is (XPSR paper, section 3.2)."""
 
     high_level: str
     low_level: str
 
 
 def image_key(image: Image.Image) -> str:
-    """What an image's prompts are found by: a hash of its size and its RGB pixels, 32 hexadecimal digits."""
+    """Hash an image's size and RGB pixels to the key its prompts are found by, 32 hexadecimal digits."""
     pixels = image.convert("RGB")
     return hashlib.blake2b(f"{pixels.width}x{pixels.height}:".encode() + pixels.tobytes(), digest_size=16).hexdigest()
 
@@ -43,16 +43,16 @@ def image_key(image: Image.Image) -> str:
 class PromptCache:
     """The prompts that one captioner gave, by image, in one file of a directory.
 
-    It is read once and then only added to, every batch by one write. What an interruption leaves of a line is passed
-    over from then on, and its image is described again.
+    The file is read once and then only appended to, each batch in one write. A line that an interruption left
+    incomplete is ignored from then on, and its image is described again.
 
     Args:
-        directory: Folder of the cache; made when there is something to write.
-        settings: What the prompts depend on: the captioner's name, its instructions. Other settings have another file,
+        directory: folder of the cache; created when there is something to write.
+        settings: what the prompts depend on: the captioner's name, its instructions. Other settings have another file,
             so that the prompts of one captioner are not mistaken for those of another.
 
     Raises:
-        ValueError: If the file was written by something else.
+        ValueError: if the file was written by something else.
     """
 
     def __init__(self, directory: str | Path, settings: Mapping[str, Any]) -> None:
@@ -65,21 +65,21 @@ class PromptCache:
         return len(self._prompts)
 
     def get(self, image: Image.Image) -> ImagePrompts | None:
-        """The prompts of an image, or None if it has not been described."""
+        """Look up the prompts of an image; None if it has not been described."""
         return self._prompts.get(image_key(image))
 
     def describe(
         self, images: Sequence[Image.Image], captioner: Callable[[list[Image.Image]], list[ImagePrompts]]
     ) -> list[ImagePrompts]:
-        """The prompts of each image; the captioner is asked, in one call, for those that have none, each once."""
+        """Give the prompts of each image; one call of the captioner describes those that have none, each once."""
         keys = [image_key(image) for image in images]
         unknown = {key: image for key, image in zip(keys, images, strict=True) if key not in self._prompts}
-        if unknown:  # a captioner may take long to load
+        if unknown:  # a captioner may take a long time to load
             self._add(dict(zip(unknown, captioner(list(unknown.values())), strict=True)))
         return [self._prompts[key] for key in keys]
 
     def replace(self, images: Sequence[Image.Image], prompts: Sequence[ImagePrompts]) -> None:
-        """Give images these prompts, whatever they had."""
+        """Give images these prompts, in place of any they had."""
         given = dict(zip(map(image_key, images), prompts, strict=True))
         self._add({key: each for key, each in given.items() if self._prompts.get(key) != each})
 
@@ -109,24 +109,24 @@ def write_official(directory: str | Path, stem: str, prompts: ImagePrompts) -> N
 
 
 def official_files(directory: str | Path, stem: str) -> tuple[Path, Path]:
-    """The files of the official layout with the high- and the low-level prompt of the image `stem`."""
+    """Name the files of the official layout with the high- and the low-level prompt of the image `stem`."""
     return Path(directory) / HIGH_LEVEL_FOLDER / f"{stem}.txt", Path(directory) / LOW_LEVEL_FOLDER / f"{stem}.txt"
 
 
 def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePrompts]:
-    """The prompts of image files, from a directory of either kind.
+    """Read the prompts of image files from a directory of either kind.
 
-    Of a file in the official layout the first line is taken, as in the official code; no line is an empty prompt.
+    Of a file in the official layout the first line is read, as in the official code; an empty file is an empty prompt.
 
     Args:
-        directory: Folder with the folders `highlevel_prompt` and `lowlevel_prompt_q` of text files, or with the file
+        directory: folder with the folders `highlevel_prompt` and `lowlevel_prompt_q` of text files, or with the file
             of one captioner's cache. If it has both, the official layout is read, because that may have been edited.
-        images: Image files. Those of a cache are opened, because they are found by their pixels.
+        images: image files. For a cache they are opened, because it finds them by their pixels.
 
     Raises:
-        FileNotFoundError: If the directory is neither, or a file of the official layout is missing.
-        ValueError: If the directory holds the caches of several captioners, or an image is not in the cache.
-        ImageFileError: If an image of a cache cannot be read.
+        FileNotFoundError: if the directory is of neither kind, or a file of the official layout is missing.
+        ValueError: if the directory holds the caches of several captioners, or an image is not in the cache.
+        ImageFileError: if an image of a cache cannot be read.
     """
     directory = Path(directory)
     if (directory / HIGH_LEVEL_FOLDER).is_dir():
@@ -182,7 +182,7 @@ def _read_cache(path: Path) -> dict[str, ImagePrompts]:
             except (ValueError, KeyError, TypeError):
                 damaged += 1
     if damaged:
-        logger.info(f"{damaged} lines of {path} that an interruption left unfinished are passed over.")
+        logger.info(f"{damaged} lines of {path} that an interruption left unfinished are ignored.")
     return prompts
 
 
@@ -196,7 +196,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
-    """The high-level prompts of photos, by name; a photo that cannot be read may have none.
+    """Read the high-level prompts of photos, by name; a photo that cannot be read may have none.
 
     Raises:
         FileNotFoundError, ValueError: as `read_prompts` does.

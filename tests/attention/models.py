@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 from diffusers_sr.seesr.adapter import SeeSRAdapter
@@ -52,7 +53,7 @@ class Models:
             return self.outputs()
 
 
-def leftovers(model: nn.Module) -> dict[str, Any]:
+def leftovers(model: ModelMixin) -> dict[str, Any]:
     """Everything attaching could leave behind in a model."""
     return {
         "representation": repr(model),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffusers_sr.attention.adapter import AttentionAdapter
 from tests.attention.models import Models, difference, leftovers
 from tests.components import tiny_unet
 
@@ -68,9 +69,11 @@ def test_copy_of_an_adapter_is_attached_to_nothing(models: Models) -> None:
 def test_copying_an_adapter_and_then_its_host_attaches_the_copies(models: Models) -> None:
     models.attach()
     copied = copy.deepcopy(nn.ModuleDict({"adapter": models.adapter, "unet": models.unet}))
-    assert copied["adapter"].is_attached(copied["unet"])
+    adapter = copied["adapter"]
+    assert isinstance(adapter, AttentionAdapter)
+    assert adapter.is_attached(copied["unet"])
     assert not models.adapter.is_attached(copied["unet"])
-    with copied["adapter"].conditioning(representation=models.representation):
+    with adapter.conditioning(representation=models.representation):
         conditioned = models.unet_output(copied["unet"])
     with models.adapter.conditioning(representation=models.representation):
         assert torch.equal(models.unet_output(), conditioned)

@@ -51,6 +51,7 @@ def test_compiles_as_one_graph_once(models: Models) -> None:
 
     torch._dynamo.reset()
     compiled = torch.compile(models.unet, fullgraph=True, backend=count)
+    assert isinstance(compiled, nn.Module)
     assert models.adapter.is_attached(compiled)
     with torch.no_grad():
         for index in range(3):
@@ -69,6 +70,7 @@ def test_compiles_as_one_graph_once(models: Models) -> None:
 def test_attaching_to_a_compiled_unet_is_noticed(models: Models) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(models.unet, fullgraph=True, backend="eager")
+    assert isinstance(compiled, nn.Module)
     with torch.no_grad():
         stock = models.unet_output(compiled)
         models.adapter.attach(compiled)
@@ -96,7 +98,11 @@ def test_gradient_checkpointing_gives_equal_gradients(models: Models) -> None:
         parts.zero_grad()
         models.adapter.set_conditioning(representation=models.representation)
         (models.unet_output().square().mean() + models.controlnet_output().square().mean()).backward()
-        return {name: parameter.grad.clone() for name, parameter in parts.named_parameters()}
+        gradients = {}
+        for name, parameter in parts.named_parameters():
+            assert parameter.grad is not None, name
+            gradients[name] = parameter.grad.clone()
+        return gradients
 
     plain = gradients()
     assert all(gradient.any() for name, gradient in plain.items() if name.startswith("adapter"))

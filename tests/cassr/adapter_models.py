@@ -33,7 +33,11 @@ class Models(NamedTuple):
         return (self.unet if unet is None else unet)(sample, 500, text, return_dict=False, **inputs)[0]
 
     def attention(self, site: str, name: str) -> ControlAttention:
-        return self.adapter.unet[site.replace(".", "__")][name]
+        attentions = self.adapter.unet[site.replace(".", "__")]
+        assert isinstance(attentions, torch.nn.ModuleDict)
+        attention = attentions[name]
+        assert isinstance(attention, ControlAttention)
+        return attention
 
 
 def new_models() -> Models:

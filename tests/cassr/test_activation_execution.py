@@ -24,7 +24,7 @@ def test_gradients_reach_the_adapter_only(models: Models) -> None:
     models.unet(models.sample, 500, models.text).sample.square().mean().backward()
     assert all(parameter.grad.any() for parameter in models.adapter.parameters())
     assert all(parameter.grad is None for parameter in models.unet.parameters())
-    assert models.image.grad.any()
+    assert models.image.grad is not None and models.image.grad.any()
 
 
 def test_gradient_checkpointing_gives_equal_gradients(models: Models) -> None:
@@ -99,6 +99,7 @@ def test_half_precision(models: Models) -> None:
 def test_compiles_as_one_graph_once(models: Models) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(models.unet, backend="aot_eager", fullgraph=True)
+    assert isinstance(compiled, torch.nn.Module)
     for seed in range(3):
         hints = models.embed(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)))
         with models.adapter.conditioning(hints=hints):

@@ -64,7 +64,8 @@ def test_weights_and_sizes(prefix: str, options: dict[str, Any]) -> None:
 def test_a_ratio_that_leaves_a_rest() -> None:
     """The widths of its layers are rounded down: 2, 4 for 8, 16 channels."""
     original = new_adapter(down_ratio=0.3)
-    assert [tuner.linear_1.out_features for tuner in original.tuners] == [2, 2, 2, 2, 4, 4]
+    inner = [tuner.get_submodule("linear_1") for tuner in original.tuners]
+    assert [layer.out_features for layer in inner] == [2, 2, 2, 2, 4, 4]
     converted = scedit_from_official(official(original))
     assert converted.state_dict().keys() == original.state_dict().keys()
     assert converted.config.down_ratio == 0.25
@@ -116,7 +117,7 @@ def test_released_sizes(channels: tuple[int, ...]) -> None:
         ({"dense_hint_blocks.3.1.weight": None}, r"missing:\n  dense_hint_blocks.3.1.weight$"),
         ({"pre_hint_blocks.8.weight": None}, r"missing:\n  pre_hint_blocks.8.weight$"),
         ({"pre_hint_blocks.0.weight": torch.zeros(4, 1, 3, 3)}, r"is \[4, 1, 3, 3\], expected \[4, 3, 3, 3\]"),
-        ({"dense_hint_blocks": None}, "it.bin is no controller of SCEdit: it has not all of pre_hint_blocks"),
+        ({"dense_hint_blocks": None}, "it.bin is not a controller of SCEdit: it does not have all of pre_hint_blocks"),
     ],
 )
 def test_wrong_keys(changes: dict[str, torch.Tensor | None], message: str, tmp_path: Path) -> None:

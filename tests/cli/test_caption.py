@@ -92,10 +92,10 @@ def test_a_folder_is_measured(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("in", "-o", "out", "--names"), 2, "--names: not allowed with another --captioner than measured"),
+        (("in", "-o", "out", "--names"), 2, "--names: not allowed with a --captioner other than measured"),
         (("in",), 2, "-o/--output"),
         (("in", "-o", "out", "--layout", "xml"), 2, "--layout"),
-        (("in", "-o", "out", "--device", "abacus"), 2, "--device: abacus is not there"),
+        (("in", "-o", "out", "--device", "abacus"), 2, "--device: abacus is not available"),
         (("in", "-o", "out"), 1, "There is no image in in"),
         (("nowhere", "-o", "out", "--captioner", "measured"), 1, "nowhere"),
     ],

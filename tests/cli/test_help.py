@@ -51,7 +51,7 @@ runpy.run_module("diffusers_sr.cli", run_name="__main__")
             "argument --captioner: not allowed with argument --prompts",
         ),
         (("caption", "a", "-o", "b", "--layout", "xml"), 2, "invalid choice: 'xml'"),
-        (("caption", "a", "-o", "b", "--names"), 2, "--names: not allowed with another --captioner than measured"),
+        (("caption", "a", "-o", "b", "--names"), 2, "--names: not allowed with a --captioner other than measured"),
     ],
 )
 def test_answered_without_what_takes_long_to_import(arguments, status, output):

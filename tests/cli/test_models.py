@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,12 +43,13 @@ def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(hub, "MODELS", tmp_path)
     assert hub.embedded_models() == ["coser-small", "seesr-small"]
     tiny_image().save(tmp_path / "photo.png")
-    results = []
+    results: list[np.ndarray[Any, Any]] = []
     for extra in (arguments, ("--model", coser if "coser" in "".join(arguments) else model)):
         path = str(tmp_path / f"{len(results)}.png")
         assert main(["upscale", str(tmp_path / "photo.png"), "-o", path, "--device", "cpu", *extra]) == 0
         results.append(pixels(path))
-    assert np.array_equal(*results)
+    first, second = results
+    assert np.array_equal(first, second)
 
 
 def test_a_method_without_a_small_model(tmp_path, monkeypatch, capsys):

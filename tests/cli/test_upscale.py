@@ -120,7 +120,7 @@ def test_argument_that_the_pipeline_refuses(run, capsys, arguments, message):
         (("a.png", "-o", "out", "--upscale", "nan"), "--upscale"),
         (("a.png", "-o", "out", "--steps", "0"), "--steps"),
         (("a.png", "-o", "out", "--color-fix", "magic"), "--color-fix"),
-        (("a.png", "-o", "out", "--device", "abacus"), "--device: abacus is not there"),
+        (("a.png", "-o", "out", "--device", "abacus"), "--device: abacus is not available"),
     ],
 )
 def test_arguments_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments, message):

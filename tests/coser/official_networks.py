@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.adapter import AllInAttention, CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.convert_networks import ADAPTER_NAMES
 from tests.components import TEXT_DIM
@@ -39,7 +39,7 @@ OTHERS = {
 }
 
 
-def ldm_key(key: str, model: nn.Module) -> str:
+def ldm_key(key: str, model: UNet2DConditionModel | LatentControlNetModel) -> str:
     """The official name of a weight of a stock UNet or ControlNet with two residual blocks to a level."""
     if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.(.+)", key):
         direction, block, part, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
@@ -65,6 +65,7 @@ def official_adapter(adapter: CoSeRAdapter) -> Tensors:
     names = {own: official for official, own in ADAPTER_NAMES.items()}
     weights = {}
     for site, attention in adapter.unet.items():
+        assert isinstance(attention, AllInAttention)
         match = re.fullmatch(r"up_blocks__(\d+)__attentions__(\d+)__transformer_blocks__0", site)
         block = "middle_block.1" if match is None else f"output_blocks.{3 * int(match[1]) + int(match[2])}.1"
         for key, tensor in attention.state_dict().items():
@@ -74,7 +75,7 @@ def official_adapter(adapter: CoSeRAdapter) -> Tensors:
             weights[f"{block}.{names[name]}.{rest}"] = tensor
         channels = attention.norm_lr.num_channels
         for name, shape in (("proj_in_cref_lna", (channels, channels)), ("transformer_blocks.0.norm5_lna", ())):
-            weights[f"{block}.{name}.weight"] = torch.zeros(shape or channels)
+            weights[f"{block}.{name}.weight"] = torch.zeros(shape or (channels,))
             weights[f"{block}.{name}.bias"] = torch.zeros(channels)
     return weights
 

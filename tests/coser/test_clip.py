@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from diffusers_sr.coser.clip import load_clip
-from tests.coser.official_files import VISION
+from tests.coser.cognitive_encoders import VISION
 
 
 def test_clip_of_a_folder_of_its_own(original, tmp_path):

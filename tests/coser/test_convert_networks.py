@@ -30,7 +30,7 @@ def test_checkpoint_without_stock_unet_takes_the_bases(official, original, tmp_p
 def test_equal_base_is_taken(official, caplog):
     caplog.set_level(logging.INFO)
     load_networks(official / "coser.ckpt", str(official / "base"))
-    assert "The checkpoint's UNet is that of" in caplog.text
+    assert "The checkpoint's UNet equals that of" in caplog.text
 
 
 def test_other_base_keeps_the_checkpoint_and_says_so(official, original, tmp_path, caplog):

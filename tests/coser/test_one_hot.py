@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_sr.coser import one_hot
-from diffusers_sr.coser.one_hot import best_keys, one_hot_attention
-from tests.coser.one_hot_tokens import SIMILARITIES, needs_gpu, plain, tokens
+from diffusers_sr.coser.one_hot import Similarity, best_keys, one_hot_attention
+from tests.coser.one_hot_tokens import SIMILARITIES, each, needs_gpu, plain, tokens
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def chunks_of(scores: int) -> Iterator[list[int]]:
         (1, 6 * 23),  # never less than one query
     ],
 )
-def test_chunks_give_the_plain_form(similarity: str, scores: int, products: int) -> None:
+def test_chunks_give_the_plain_form(similarity: Similarity, scores: int, products: int) -> None:
     query, key, value = tokens(dtype=torch.float64)
     with chunks_of(scores) as sizes:
         result = one_hot_attention(query, key, value, similarity)
@@ -49,7 +49,7 @@ def test_chunks_give_the_plain_form(similarity: str, scores: int, products: int)
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 1), (1, 7), (40, 9)])
-def test_any_numbers_of_tokens(similarity: str, queries: int, keys: int) -> None:
+def test_any_numbers_of_tokens(similarity: Similarity, queries: int, keys: int) -> None:
     inputs = tokens(queries, keys)
     result = one_hot_attention(*inputs, similarity)
     assert result.shape == inputs[0].shape and result.dtype == torch.float32
@@ -58,7 +58,7 @@ def test_any_numbers_of_tokens(similarity: str, queries: int, keys: int) -> None
 
 def test_any_strides() -> None:
     inputs = tokens()
-    strided = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs]
+    strided = each(lambda tensor: tensor.transpose(1, 2).contiguous().transpose(1, 2), inputs)
     assert not strided[0].is_contiguous()
     assert torch.equal(one_hot_attention(*strided), one_hot_attention(*inputs))
 
@@ -98,18 +98,18 @@ def test_normalized_similarity_ignores_lengths_and_a_zero_vector() -> None:
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_computes_in_float32(similarity: str, dtype: torch.dtype) -> None:
-    inputs = [*tokens(50, 500, dtype)]
+def test_half_precision_computes_in_float32(similarity: Similarity, dtype: torch.dtype) -> None:
+    inputs = tokens(50, 500, dtype)
     result = one_hot_attention(*inputs, similarity)
     assert result.dtype == dtype
-    expected = plain(*(tensor.float() for tensor in inputs), similarity).to(dtype)
+    expected = plain(*each(torch.Tensor.float, inputs), similarity).to(dtype)
     torch.testing.assert_close(result, expected, rtol=torch.finfo(dtype).eps, atol=0)  # the last bit may differ
     if dtype == torch.bfloat16:  # scores rounded to it choose other keys
         assert not torch.allclose(plain(*inputs, similarity), expected, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_autocast_changes_nothing(similarity: str) -> None:
+def test_autocast_changes_nothing(similarity: Similarity) -> None:
     inputs = tokens(50, 500)
     with torch.autocast("cpu", torch.bfloat16):
         result = one_hot_attention(*inputs, similarity)
@@ -117,8 +117,8 @@ def test_autocast_changes_nothing(similarity: str) -> None:
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_gradients_are_the_plain_forms(similarity: str) -> None:
-    inputs = [tensor.requires_grad_() for tensor in tokens(dtype=torch.float64)]
+def test_gradients_are_the_plain_forms(similarity: Similarity) -> None:
+    inputs = each(torch.Tensor.requires_grad_, tokens(dtype=torch.float64))
     weight = torch.randn(2, 23, 3, 8, dtype=torch.float64)
     with chunks_of(100):
         gradients = torch.autograd.grad((one_hot_attention(*inputs, similarity) * weight).sum(), inputs)
@@ -131,9 +131,8 @@ def test_gradients_are_the_plain_forms(similarity: str) -> None:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 def test_half_precision_sums_the_gradients_of_a_shared_key_in_float32(device: str) -> None:
     """In bfloat16 a sum of ones stays at 256. On a CPU PyTorch itself sees to it, on a GPU it does not."""
-    settings = {"dtype": torch.bfloat16, "device": device}
-    query = torch.ones(1, 1000, 1, 16, **settings)
-    key, value = (torch.ones(1, 1, 1, 16, **settings, requires_grad=True) for _ in range(2))
+    query = torch.ones(1, 1000, 1, 16, dtype=torch.bfloat16, device=device)
+    key, value = (torch.ones(1, 1, 1, 16, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in range(2))
     gradients = torch.autograd.grad(one_hot_attention(query, key, value).sum(), (key, value))
     assert [gradient.unique().item() for gradient in gradients] == [4000, 4000]
 
@@ -143,7 +142,7 @@ class Largest(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in [result] if isinstance(result, torch.Tensor) else []:
             self.elements = max(self.elements, tensor.numel())
@@ -152,11 +151,11 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_is_linear_in_the_tokens(similarity: str, dtype: torch.dtype) -> None:
+def test_training_is_linear_in_the_tokens(similarity: Similarity, dtype: torch.dtype) -> None:
     """What is kept for the backward pass, and every tensor of both passes but a chunk's scores, counted above."""
 
     def memory(attention: Callable[..., torch.Tensor], number: int) -> tuple[int, int]:
-        inputs = [tensor.requires_grad_() for tensor in tokens(number, number, dtype)]
+        inputs = each(torch.Tensor.requires_grad_, tokens(number, number, dtype))
         saved: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address comes twice
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -176,31 +175,33 @@ def test_training_is_linear_in_the_tokens(similarity: str, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("changed", [0, 1, 2])
-def test_query_key_and_value_all_count(similarity: str, changed: int) -> None:
-    inputs = tokens()
-    before = one_hot_attention(*inputs, similarity)
+def test_query_key_and_value_all_count(similarity: Similarity, changed: int) -> None:
+    query, key, value = tokens()
+    before = one_hot_attention(query, key, value, similarity)
+    inputs = [query, key, value]
     inputs[changed] = inputs[changed].flip(-1)
-    assert (one_hot_attention(*inputs, similarity) - before).norm() > 0.1 * before.norm()
+    query, key, value = inputs
+    assert (one_hot_attention(query, key, value, similarity) - before).norm() > 0.1 * before.norm()
 
 
 def test_gradients_do_not_choose() -> None:
     inputs = tokens()
     with torch.no_grad():
         expected = one_hot_attention(*inputs)
-    assert torch.equal(one_hot_attention(*(tensor.requires_grad_() for tensor in inputs)), expected)
+    assert torch.equal(one_hot_attention(*each(torch.Tensor.requires_grad_, inputs)), expected)
 
 
 def test_unknown_similarity() -> None:
     with pytest.raises(ValueError, match="similarity is 'cosine': give one of 'scaled', 'normalized'"):
-        one_hot_attention(*tokens(), "cosine")
+        one_hot_attention(*tokens(), "cosine")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_compiles_as_one_graph_with_gradients(similarity: str) -> None:
+def test_compiles_as_one_graph_with_gradients(similarity: Similarity) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(one_hot_attention, backend="aot_eager", fullgraph=True)
     for number in (23, 29):
-        inputs = [tensor.requires_grad_() for tensor in tokens(number, 2 * number)]
+        inputs = each(torch.Tensor.requires_grad_, tokens(number, 2 * number))
         expected = one_hot_attention(*inputs, similarity)
         result = compiled(*inputs, similarity)
         torch.testing.assert_close(result, expected)

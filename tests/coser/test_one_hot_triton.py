@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from diffusers_sr.coser import one_hot
-from diffusers_sr.coser.one_hot import best_keys, best_keys_by_chunks, one_hot_attention
-from tests.coser.one_hot_tokens import SIMILARITIES, needs_gpu, plain, tokens
+from diffusers_sr.coser.one_hot import Similarity, best_keys, best_keys_by_chunks, one_hot_attention
+from tests.coser.one_hot_tokens import SIMILARITIES, each, needs_gpu, plain, tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -67,14 +67,13 @@ def test_kernel_finds_what_the_chunks_find() -> None:
 @needs_gpu
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_on_a_gpu(similarity: str, dtype: torch.dtype) -> None:
-    inputs = [tensor.to("cuda").requires_grad_() for tensor in tokens(500, 700, dtype)]
+def test_on_a_gpu(similarity: Similarity, dtype: torch.dtype) -> None:
+    inputs = each(lambda tensor: tensor.to("cuda").requires_grad_(), tokens(500, 700, dtype))
     with patch.object(one_hot, "best_keys_by_chunks", side_effect=AssertionError("not the kernel")):
         result = one_hot_attention(*inputs, similarity)
-    wide = [tensor.detach().cpu().float().requires_grad_() for tensor in inputs]
+    wide = each(lambda tensor: tensor.detach().cpu().float().requires_grad_(), inputs)
     expected = plain(*wide, similarity)
-    tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5}
-    torch.testing.assert_close(result.cpu(), expected.to(dtype), **tolerance)
+    torch.testing.assert_close(result.cpu(), expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
     gradients = torch.autograd.grad(result.float().square().sum(), inputs)
     for gradient, plain_gradient in zip(gradients, torch.autograd.grad(expected.square().sum(), wide), strict=True):
         assert (gradient.cpu().float() - plain_gradient).norm() < 16 * torch.finfo(dtype).eps * plain_gradient.norm()

@@ -1,4 +1,4 @@
-"""Shared by the tests of the degradation: a source of random numbers, neutral settings, a measure."""
+"""Shared by the tests of data: a source of random numbers, neutral settings, a measure, the tensors of a sample."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
     return -10 * (first - second).square().mean().log10().item()
+
+
+def tensor(sample: dict[str, torch.Tensor | str], name: str) -> torch.Tensor:
+    """An entry of a sample of `PhotoCrops` that is no text."""
+    value = sample[name]
+    assert isinstance(value, torch.Tensor)
+    return value

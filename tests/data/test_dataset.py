@@ -1,5 +1,6 @@
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffusers_sr.data.lists import list_images, listed_names, read_tags, split_
 from diffusers_sr.data.pairs import pair_photos
 from diffusers_sr.data.photos import PhotoFiles
 from diffusers_sr.data.seeds import sample_generator
+from tests.data.samples import tensor
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_samples_do_not_depend_on_the_number_of_workers(photos: Path) -> None:
 
 
 def test_another_seed_gives_other_samples(photos: Path) -> None:
-    a, b = (PhotoCrops(list_images(photos), 32, seed=seed)[0]["target"] for seed in (0, 1))
+    a, b = (tensor(PhotoCrops(list_images(photos), 32, seed=seed)[0], "target") for seed in (0, 1))
     assert not torch.equal(a, b)
 
 
@@ -62,9 +64,9 @@ def test_shapes_and_sharpening(photos: Path) -> None:
     paths = list_images(photos)
     plain = PhotoCrops(paths, 32, degradation=DegradationConfig(), sharpen_target=False)[0]
     sharpened = PhotoCrops(paths, 32, degradation=DegradationConfig())[0]
-    assert plain["degraded"].shape == sharpened["degraded"].shape == (3, 8, 8)
-    assert torch.equal(plain["target"], PhotoCrops(paths, 32)[0]["target"])
-    assert not torch.equal(plain["target"], sharpened["target"])
+    assert tensor(plain, "degraded").shape == tensor(sharpened, "degraded").shape == (3, 8, 8)
+    assert torch.equal(tensor(plain, "target"), tensor(PhotoCrops(paths, 32)[0], "target"))
+    assert not torch.equal(tensor(plain, "target"), tensor(sharpened, "target"))
 
 
 def test_one_damaged_photo_is_skipped_counted_and_replaced(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -82,15 +84,16 @@ def test_one_damaged_photo_is_skipped_counted_and_replaced(photos: Path, caplog:
             expected = names[index + 2]
         assert damaged[index]["tags"] == expected
         if names[index] != "photo_1.png":
-            assert torch.equal(damaged[index]["target"], whole[index]["target"]), "the others are as before"
+            same = torch.equal(tensor(damaged[index], "target"), tensor(whole[index], "target"))
+            assert same, "the others are as before"
     assert damaged.skipped == ["photo_1.png"]
     (message,) = caplog.messages
     assert message.startswith("Skipped: photo_1.png cannot be read: ")
     assert message.endswith("Skipped so far: 1.")
 
-    again = [damaged[index]["target"] for index in range(6)]
+    again = [tensor(damaged[index], "target") for index in range(6)]
     loader = DataLoader(Subset(PhotoCrops(paths, 32), range(6)), batch_size=1, num_workers=2)
-    assert all(torch.equal(batch["target"][0], target) for batch, target in zip(loader, again, strict=True))
+    assert all(torch.equal(tensor(batch, "target")[0], target) for batch, target in zip(loader, again, strict=True))
 
 
 def test_what_loader_workers_skip_is_counted_and_told_once(photos: Path, tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_what_loader_workers_skip_is_counted_and_told_once(photos: Path, tmp_pat
     try:
         for start in (0, 8):  # two workers, one after the other
             assert len(list(DataLoader(Subset(crops, range(start, start + 8)), num_workers=1))) == 8
-        assert all(crops[index]["target"].shape == (3, 32, 32) for index in range(16)), "here again"
+        assert all(tensor(crops[index], "target").shape == (3, 32, 32) for index in range(16)), "here again"
     finally:
         logging.getLogger(dataset_module.__name__).removeHandler(handler)
     handler.close()
@@ -186,7 +189,7 @@ def test_pairs_are_cut_at_the_same_place(pairs: PhotoFiles) -> None:
     for index in range(12):
         sample = crops[index]
         assert sample.keys() == {"target", "degraded", "tags", "seed"}
-        target, degraded = sample["target"], sample["degraded"]
+        target, degraded = tensor(sample, "target"), tensor(sample, "degraded")
         assert degraded.shape == (3, 8, 8)
         # Pillow's nearest pixel of four is the third; of a flipped crop it comes second.
         assert any(torch.equal(target[:, 2::4, column::4], degraded) for column in (1, 2))
@@ -198,14 +201,15 @@ def test_pairs_are_cut_at_the_same_place(pairs: PhotoFiles) -> None:
 def test_pairs_may_have_references(pairs: PhotoFiles) -> None:
     references = {name: {"photo_0.png": 1.0} for name in pairs.names}
     sample = PhotoCrops(pairs, 32, references=references)[0]
-    assert sample["reference"].shape == (3, 32, 32)
+    assert tensor(sample, "reference").shape == (3, 32, 32)
 
 
 def test_a_damaged_low_resolution_version_is_named(pairs: PhotoFiles, caplog: pytest.LogCaptureFixture) -> None:
     damaged = pairs[1].degraded
+    assert damaged is not None
     damaged.write_bytes(b"no image")
     crops = PhotoCrops(pairs, 32)
-    assert all(crops[index]["degraded"].shape == (3, 8, 8) for index in range(3))
+    assert all(tensor(crops[index], "degraded").shape == (3, 8, 8) for index in range(3))
     assert crops.skipped == ["photo_1.png"]
     assert str(damaged) in caplog.text
 
@@ -226,7 +230,7 @@ def test_pairs_that_do_not_match_are_listed(photos: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("sharpen_target", [False, True])
 def test_what_is_left_for_the_device_is_completed_there(photos: Path, sharpen_target: bool) -> None:
-    options = {"degradation": DegradationConfig(), "sharpen_target": sharpen_target}
+    options: dict[str, Any] = {"degradation": DegradationConfig(), "sharpen_target": sharpen_target}
     paths = list_images(photos)
     references = {path.name: {paths[0].name: 1.0} for path in paths}
     worker, later = (PhotoCrops(paths, 32, **options, references=references, degrade_later=at) for at in (False, True))

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffusers_sr.data import degradation
-from diffusers_sr.data.degradation import DegradationConfig, degrade
+from diffusers_sr.data.degradation import degrade
+from diffusers_sr.data.degradation_settings import DegradationConfig
 from tests.data.samples import NEUTRAL, generator, psnr
 
 
@@ -82,7 +83,8 @@ def test_noise_from_its_own_source_leaves_the_parameters_alone(photo: torch.Tens
 )
 def test_each_stage_moves_the_image(photo: torch.Tensor, stage: str, change: dict[str, Any]) -> None:
     neutral = DegradationConfig(first=NEUTRAL, second=NEUTRAL, final_sinc_probability=0)
-    changed = replace(neutral, **{stage: replace(NEUTRAL, **change)})
+    changes: dict[str, Any] = {stage: replace(NEUTRAL, **change)}
+    changed = replace(neutral, **changes)
     # Interpolations are drawn as well: over some seeds the stage has to matter for each.
     for seed in range(4):
         reference, result = (degrade(photo, generator(seed), config, scale=1) for config in (neutral, changed))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusers_sr.data.degradation import DegradationConfig, DegradationOrder
+from diffusers_sr.data.degradation_settings import DegradationConfig, DegradationOrder
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from benchmarks import degradation as published
 from diffusers_sr.data import degradation
 from diffusers_sr.data.degradation import (
-    DegradationOrder,
     add_noise,
     draw_kernel,
     draw_resize_factor,
     poisson_noise,
     resize,
 )
+from diffusers_sr.data.degradation_settings import DegradationOrder
 from tests.data.samples import generator
 
 
@@ -79,7 +79,7 @@ def test_a_sample_draws_what_is_published() -> None:
     statistics = list(published.statistics(draws))
     assert len(statistics) == 47
     for each in statistics:
-        assert each.count > 30 and abs(each.z) < 4, each
+        assert each.number > 30 and abs(each.z) < 4, each
     # Besides them only the plateau's half of a range that has nothing below 1, and a first blur that is always there.
     assert draws["_uniform"].keys() - set(published.RANGES.values()) == {(1.0, 1.0)}
     assert draws["_chance"].keys() - {(chance,) for chance in published.CHANCES.values()} == {(1.0,)}

@@ -23,7 +23,8 @@ def statistics(images: torch.Tensor) -> torch.Tensor:
 def distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """How far apart two sets of samples are, in standard errors, by mean and by mean square of each statistic."""
     moments = [torch.cat([values, values.square()], dim=1) for values in (statistics(first), statistics(second))]
-    error = sum(values.var(0) / len(values) for values in moments).sqrt()
+    first_variance, second_variance = (values.var(0) / len(values) for values in moments)
+    error = (first_variance + second_variance).sqrt()
     return (moments[0].mean(0) - moments[1].mean(0)).abs() / error
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -13,6 +14,7 @@ from diffusers_sr.data.hub_photos import row_photo
 from diffusers_sr.data.photos import StoredPhoto, read_image
 from diffusers_sr.training.arguments import RestorationArguments
 from diffusers_sr.training.photos import degraded_crops
+from tests.data.samples import tensor
 from tests.training.runs import write_noise_photos
 
 has_datasets = importlib.util.find_spec("datasets") is not None
@@ -55,7 +57,7 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def options(dataset: Path, **others: object) -> RestorationArguments:
+def options(dataset: Path, **others: Any) -> RestorationArguments:
     return RestorationArguments(
         output_dir="unused",
         dataset_name=str(dataset),
@@ -72,7 +74,7 @@ def test_a_data_set_is_trained_on(dataset: Path) -> None:
     assert list(crops.names) == [f"{number:08d}" for number in range(5)]
     assert {crops[index]["tags"] for index in range(5)} == {f"caption {number}" for number in (0, 1, 3, 4)}
     assert list(crops.skipped) == ["00000002"]
-    assert crops[0]["degraded"].shape == (3, 8, 8)
+    assert tensor(crops[0], "degraded").shape == (3, 8, 8)
     with pytest.raises(ValueError, match=r"--image_column photo: the data set .* has the columns image, text"):
         degraded_crops(options(dataset, image_column="photo"))
 
@@ -84,6 +86,6 @@ def test_a_data_set_is_streamed_and_resumed(dataset: Path) -> None:
     assert {sample["tags"] for sample in samples} == {f"caption {number}" for number in (0, 1, 3, 4)}
     resumed = degraded_crops(options(dataset, streaming=True))
     for index in range(7, 12):
-        assert torch.equal(resumed[index]["degraded"], samples[index]["degraded"])
+        assert torch.equal(tensor(resumed[index], "degraded"), tensor(samples[index], "degraded"))
     with pytest.raises(ValueError, match="without --exclude_data"):
         degraded_crops(options(dataset, streaming=True, exclude_data="listed.txt"))

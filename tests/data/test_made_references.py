@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.made_references import CropsWithReferences, crop_settings, reference_path, write_settings
 from diffusers_sr.data.photos import PhotoFiles
+from tests.data.samples import tensor
 from tests.training.runs import write_noise_photos
 
 
-def crops(folder: Path, **options: object) -> PhotoCrops:
+def crops(folder: Path, **options: Any) -> PhotoCrops:
     return PhotoCrops(list_images(folder / "photos"), 32, degradation=DegradationConfig(), **options)
 
 
@@ -32,11 +34,11 @@ def test_crops_come_again_with_their_references_and_other_noise(folder: Path) ->
     plain, dataset = crops(folder), CropsWithReferences(crops(folder), folder / "made")
     for index in (1, 4):
         sample = dataset[index]
-        assert torch.equal(sample["target"], plain[1]["target"])
-        assert torch.equal(sample["degraded"], plain[1]["degraded"])
-        assert sample["reference"].shape == (3, 32, 32)
-        assert sample["reference"][:, 0, 0].tolist() == pytest.approx([51 / 255, 0, 1])
-    assert torch.equal(dataset[4]["seed"], dataset[4]["seed"])
+        assert torch.equal(tensor(sample, "target"), tensor(plain[1], "target"))
+        assert torch.equal(tensor(sample, "degraded"), tensor(plain[1], "degraded"))
+        assert tensor(sample, "reference").shape == (3, 32, 32)
+        assert tensor(sample, "reference")[:, 0, 0].tolist() == pytest.approx([51 / 255, 0, 1])
+    assert torch.equal(tensor(dataset[4], "seed"), tensor(dataset[4], "seed"))
     assert dataset[4]["seed"] != dataset[1]["seed"]
 
 

@@ -12,6 +12,7 @@ from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import list_images, training_photos
 from diffusers_sr.data.references import nearest_photos, read_references, write_references
+from tests.data.samples import tensor
 
 REFERENCES = {"0.png": {"1.png": 3.0, "2.png": 1.0}, "1.png": {"0.png": 1.0}, "2.png": {"0.png": 1.0}}
 
@@ -62,8 +63,9 @@ def test_references_are_drawn_by_their_weights(photos: list[Path]) -> None:
     seen: Counter[tuple[int, int]] = Counter()
     for index in range(180):
         sample = dataset[index]
-        assert sample["reference"].shape == (3, 32, 32)
-        photo, reference = (round((float(sample[name].mean()) * 255 - 40) / 80) for name in ("target", "reference"))
+        assert tensor(sample, "reference").shape == (3, 32, 32)
+        means = (float(tensor(sample, name).mean()) for name in ("target", "reference"))
+        photo, reference = (round((mean * 255 - 40) / 80) for mean in means)
         seen[photo, reference] += 1
     assert seen[1, 0] == seen[2, 0] == 60
     assert seen[0, 1] + seen[0, 2] == 60
@@ -71,10 +73,11 @@ def test_references_are_drawn_by_their_weights(photos: list[Path]) -> None:
 
 
 def test_references_leave_the_rest_of_a_sample_as_it_is(photos: list[Path]) -> None:
-    options = {"degradation": DegradationConfig()}
-    plain, with_reference = (PhotoCrops(photos, 32, **options, references=r)[5] for r in (None, REFERENCES))
+    plain, with_reference = (
+        PhotoCrops(photos, 32, degradation=DegradationConfig(), references=r)[5] for r in (None, REFERENCES)
+    )
     assert "reference" not in plain
-    assert torch.equal(plain["degraded"], with_reference["degraded"])
+    assert torch.equal(tensor(plain, "degraded"), tensor(with_reference, "degraded"))
 
 
 def test_every_photo_needs_references_among_the_photos(photos: list[Path]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from diffusers_sr.evaluation.measures import (
     ssim_y,
 )
 
-MEASURES = (psnr_y, ssim_y, gmsd, log_power_spectrum_distance, mean_color_difference)
+Measure = Callable[..., torch.Tensor]
+MEASURES: tuple[Measure, ...] = (psnr_y, ssim_y, gmsd, log_power_spectrum_distance, mean_color_difference)
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:
@@ -53,7 +55,8 @@ def test_psnr_is_of_video_range_luma(pair: tuple[np.ndarray, np.ndarray]) -> Non
     full_range = [255 * color.rgb2gray(image, channel_axis=-1) for image in pair]
     luma = [image.astype(float) @ [0.299, 0.587, 0.114] for image in pair]
     psnr = metrics.peak_signal_noise_ratio(*luma, data_range=255)
-    assert psnr_y(*map(to_tensor, pair)).item() - psnr == pytest.approx(1.3219, abs=1e-3)
+    reference, result = map(to_tensor, pair)
+    assert psnr_y(reference, result).item() - psnr == pytest.approx(1.3219, abs=1e-3)
     assert np.abs(full_range[0] - luma[0]).max() > 1, "scikit-image's grey is another luma (BT.709)"
 
 
@@ -147,14 +150,14 @@ def test_a_border_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_equal_images(measure: object, pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_equal_images(measure: Measure, pair: tuple[np.ndarray, np.ndarray]) -> None:
     image = to_tensor(pair[0])
-    best = {psnr_y: math.inf, ssim_y: 1.0}.get(measure, 0.0)
-    assert measure(image, image).item() == pytest.approx(best, abs=1e-6)
+    best: dict[Measure, float] = {psnr_y: math.inf, ssim_y: 1.0}
+    assert measure(image, image).item() == pytest.approx(best.get(measure, 0.0), abs=1e-6)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_an_image_is_measured_the_same_in_a_batch(measure: object, pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_an_image_is_measured_the_same_in_a_batch(measure: Measure, pair: tuple[np.ndarray, np.ndarray]) -> None:
     reference, result = map(to_tensor, pair)
     batch = measure(torch.cat([reference, result]), torch.cat([result, result]))
     assert batch.shape == (2,)
@@ -162,7 +165,7 @@ def test_an_image_is_measured_the_same_in_a_batch(measure: object, pair: tuple[n
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_images_that_do_not_fit(measure: object) -> None:
+def test_images_that_do_not_fit(measure: Measure) -> None:
     with pytest.raises(ValueError, match=r"\[1, 3, 32, 32\] and the result \[1, 3, 32, 31\]"):
         measure(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 31))
     with pytest.raises(ValueError, match=r"have to be \[batch, 3, height, width\]"):

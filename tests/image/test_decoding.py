@@ -3,6 +3,7 @@
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,31 +14,32 @@ from diffusers_sr.image.decoding import ImageFileError, upright_size
 from diffusers_sr.image.pixels import read_images
 from diffusers_sr.image.reader import read_photo
 
+Colours = list[list[list[float]]]  # of a row, of a pixel
 ORIENTATION = 274
 FLOAT_ERROR = "holds floating-point pixels, whose range is unknown: convert it to 8 or 16 bits"
 INTEGER_ERROR = "holds 32-bit pixels, whose range is unknown: convert it to 8 or 16 bits"
 
 
-def for_users(path: Path) -> tuple[list, list | None]:
+def for_users(path: Path) -> tuple[Colours, list[list[int]] | None]:
     """Colours and transparency that the command line works on."""
     photo = read_photo(path)
-    return np.asarray(photo.image).tolist(), photo.alpha and np.asarray(photo.alpha).tolist()
+    return np.asarray(photo.image).tolist(), None if photo.alpha is None else np.asarray(photo.alpha).tolist()
 
 
-def for_training(path: Path) -> list:
+def for_training(path: Path) -> Colours:
     """Colours that are trained on; measures have the same reader. A shard's bytes are read as the file is."""
     pixels = read_image(path)
     assert pixels.equal(read_image(path.read_bytes()))
     return pixels.permute(1, 2, 0).tolist()
 
 
-def for_pipeline(path: Path) -> list:
+def for_pipeline(path: Path) -> Colours:
     """Colours that a pipeline makes of the image that Pillow opens, in 255ths."""
     with Image.open(path) as image:
         return (read_images(image)[0].permute(1, 2, 0) * 255).round(decimals=4).tolist()
 
 
-def grey(*rows: list[int]) -> list:
+def grey(*rows: list[int]) -> Colours:
     return [[[value] * 3 for value in row] for row in rows]
 
 
@@ -82,12 +84,12 @@ def test_transparent_16_bit_grey(tmp_path: Path) -> None:
         (8, [[30, 60], [20, 50], [10, 40]]),
     ],
 )
-def test_files_are_turned_upright(tmp_path: Path, orientation: int, upright: list, suffix: str) -> None:
+def test_files_are_turned_upright(tmp_path: Path, orientation: int, upright: list[list[int]], suffix: str) -> None:
     stored = [[10, 20, 30], [40, 50, 60]]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = tmp_path / f"photo{suffix}"
-    options = {"lossless": True} if suffix == ".webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
     Image.fromarray(np.array(grey(*stored), np.uint8)).save(path, exif=exif, **options)
     assert for_users(path) == (grey(*upright), None)
     assert for_training(path) == grey(*upright)
@@ -161,7 +163,7 @@ def test_grey_with_transparency(tmp_path: Path) -> None:
     [("palette.png", bytes([0, 255, 128]), [[0, 255, 128]], [127, 127, 255]), ("palette.gif", 0, None, [0, 0, 255])],
 )
 def test_a_palette_with_transparency(
-    tmp_path: Path, name: str, transparency: bytes | int, alpha: list | None, blue: list
+    tmp_path: Path, name: str, transparency: bytes | int, alpha: list[list[int]] | None, blue: list[int]
 ) -> None:
     colours = [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
@@ -192,7 +194,8 @@ def test_cmyk_becomes_rgb_by_its_profile(tmp_path: Path, has_profile: bool) -> N
     image = Image.new("CMYK", (3, 1))
     image.putpixel((1, 0), (255, 0, 0, 0))
     image.putpixel((2, 0), (0, 0, 0, 255))
-    image.save(tmp_path / "inks.tif", **({"icc_profile": cmyk_profile()} if has_profile else {}))
+    options: dict[str, Any] = {"icc_profile": cmyk_profile()} if has_profile else {}
+    image.save(tmp_path / "inks.tif", **options)
     expected = [[[255, 255, 255], [0, 0, 0] if has_profile else [0, 255, 255], [0, 0, 0]]]
     assert for_users(tmp_path / "inks.tif") == (expected, None)
     assert for_training(tmp_path / "inks.tif") == expected

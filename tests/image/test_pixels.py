@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.image.pixels import output_size, pad_to_multiple, read_images, resize, working_size
+from diffusers_sr.image.pixels import ImageInput, output_size, pad_to_multiple, read_images, resize, working_size
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)[None] / 255
@@ -34,7 +34,13 @@ def test_every_kind_is_read_alike(image):
 
 
 def test_lists_and_batches_become_one_batch():
-    images = [Image.fromarray(PIXELS), PIXELS / 255, EXPECTED, EXPECTED[0], np.stack([PIXELS, PIXELS])]
+    images: list[ImageInput] = [
+        Image.fromarray(PIXELS),
+        PIXELS / 255,
+        EXPECTED,
+        EXPECTED[0],
+        np.stack([PIXELS, PIXELS]),
+    ]
     torch.testing.assert_close(read_images(images), EXPECTED.expand(6, -1, -1, -1))
 
 
@@ -115,7 +121,8 @@ def test_an_image_is_not_changed_by_reading_it():
     [((64, 96), 4, (256, 384)), ((57, 33), 4, (228, 132)), ((57, 33), 2.5, (142, 82)), ((10, 10), 0.31, (3, 3))],
 )
 def test_output_size(size, upscale, expected):
-    assert output_size(*size, upscale) == expected
+    height, width = size
+    assert output_size(height, width, upscale) == expected
 
 
 def test_output_without_pixels():

@@ -89,7 +89,8 @@ def test_blended_tiles_of_the_identity_are_the_image(group_size, scales):
 
 @pytest.mark.parametrize("size", [(20, 33), (64, 64), (13, 100)])
 def test_weights_are_a_partition_of_unity(size):
-    windows = tile_windows(*size, tile=12, overlap=3)
+    height, width = size
+    windows = tile_windows(height, width, tile=12, overlap=3)
     ones = tiled_map(lambda tiles, _: torch.ones_like(tiles), torch.rand(1, 1, *size), windows)
     torch.testing.assert_close(ones, torch.ones_like(ones), atol=1e-6, rtol=0)
 
@@ -121,17 +122,22 @@ def test_tiles_are_blended_by_their_gaussians(axis):
         tile_windows(height, width, tile=10, overlap=4),
     )[0, 0]
     if axis == "columns":
-        line, expected = blended[3], [0.000123395, 0.0474258732, 0.9525741268, 0.999876605]
+        line, inner = blended[3], [0.000123395, 0.0474258732, 0.9525741268, 0.999876605]
     else:
-        line, expected = blended[:, 3], [0.0000061442, 0.0024726232, 0.5, 0.9975273768]
-    expected = torch.tensor([*[0.0] * 6, *expected, *[1.0] * 6])
+        line, inner = blended[:, 3], [0.0000061442, 0.0024726232, 0.5, 0.9975273768]
+    expected = torch.tensor([*[0.0] * 6, *inner, *[1.0] * 6])
     torch.testing.assert_close(line, expected, atol=1e-7, rtol=1e-5)
 
 
 def test_one_window_gets_the_image_itself_as_the_first_group():
     image = torch.rand(1, 3, 8, 8)
     called_with = []
-    result = tiled_map(lambda *call: called_with.append(call) or call[0], image, tile_windows(8, 8, 8, 2))
+
+    def work(*call):
+        called_with.append(call)
+        return call[0]
+
+    result = tiled_map(work, image, tile_windows(8, 8, 8, 2))
     assert result is image
     assert [(tiles is image, index) for tiles, index in called_with] == [(True, 0)]
 

@@ -1,5 +1,7 @@
 """Defaults, and what is not allowed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def test_defaults_of_the_pipeline(method):
         ({"upscale": 0}, "upscale=0, expected"),
         ({"upscale": -2.0}, "upscale=-2.0"),
         ({"upscale": float("nan")}, "upscale=nan"),
-        ({"upscale": 0.01}, "makes nothing of an image of 16×16"),
+        ({"upscale": 0.01}, "leaves no pixels of an image of 16×16"),
         ({"num_inference_steps": 0}, "num_inference_steps=0, expected a whole number from 1"),
         ({"num_inference_steps": 2.5}, "num_inference_steps=2.5"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
@@ -72,9 +74,15 @@ def test_what_is_not_allowed_is_said(pipeline, method, arguments, message):
 
 def test_numbers_of_numpy_are_numbers(pipeline, method):
     image = tiny_image(24, 16)
-    whole = {"num_inference_steps": 2, "tile_size": 64, "tile_overlap": 16, "tile_batch_size": 2, "process_size": 16}
+    whole: dict[str, Any] = {
+        "num_inference_steps": 2,
+        "tile_size": 64,
+        "tile_overlap": 16,
+        "tile_batch_size": 2,
+        "process_size": 16,
+    }
     whole["num_images_per_prompt"] = 2
-    real = {"upscale": 4.0, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.5}
+    real: dict[str, Any] = {"upscale": 4.0, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.5}
     expected = run(pipeline, method, image=image, **whole, **real)
     whole = {name: np.int64(value) for name, value in whole.items()}
     real = {name: np.float32(value) for name, value in real.items()}

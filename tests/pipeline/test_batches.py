@@ -75,7 +75,8 @@ def test_a_tile_is_what_its_part_of_the_image_is_alone():
     noise = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)  # draws no noise
     call = pipeline.check_inputs(tile_size=64, tile_overlap=16)
-    guidance = Guidance(*pipeline.encode_prompt("a", "b"), 3.0)
+    prompt_embeds, negative_prompt_embeds = pipeline.encode_prompt("a", "b")
+    guidance = Guidance(prompt_embeds, negative_prompt_embeds, 3.0)
     _, seen = pipeline.describe(image, call)
 
     @torch.no_grad()
@@ -94,7 +95,8 @@ def test_a_tile_is_what_its_part_of_the_image_is_alone():
 
 
 def test_what_does_not_change_is_computed_once():
-    pipeline, method, counts = build("seesr"), "seesr", {}
+    pipeline, method = build("seesr"), "seesr"
+    counts: dict[str, list[int]] = {}
 
     def count(name):
         def hook(module, args, kwargs, output):

@@ -13,7 +13,7 @@ def test_a_call_leaves_the_components_as_they_were(pipeline, method):
     def state():
         return {
             name: (
-                dict(component.config) if hasattr(component, "config") and name != "text_encoder" else None,
+                dict(getattr(component, "config", {})) if name != "text_encoder" else None,
                 {key: value.clone() for key, value in component.state_dict().items()},
                 component.training,
                 [type(module) for module in component.modules()],

@@ -102,14 +102,14 @@ def test_threads_on_one_pipeline_each_get_their_own_result(pipeline, method):
     for thread in threads:
         thread.join()
     for result, wanted in zip(results, expected, strict=True):
-        assert torch.equal(result, wanted)
+        assert result is not None and torch.equal(result, wanted)
 
 
 def test_threads_of_two_pipelines_on_one_unet_each_get_their_own_result():
     first = build("seesr")
     second = build("coser", unet=first.unet)
     expected = run(first, "seesr"), run(second, "coser")
-    results = {}
+    results: dict[str, list[torch.Tensor]] = {}
 
     def work(name, pipeline, method):
         for _ in range(3):

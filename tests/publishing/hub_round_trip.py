@@ -3,12 +3,13 @@
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from diffusers_sr.hub import METHODS, load_pipeline, pipeline_class
@@ -87,7 +88,7 @@ def run_example(repo_id, folder, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", running.files(repo_id)["README.md"].decode(), re.DOTALL)
     monkeypatch.chdir(folder)
     tiny_image().save("photo.png")
-    variables = {}
+    variables: dict[str, Any] = {}
     exec(code, variables)
     assert (folder / "enlarged.png").exists()
     return variables
@@ -157,11 +158,14 @@ def test_what_a_trainer_publishes_can_be_used_as_its_card_says(base, trained, tm
     arguments = SeeSRHubArguments(
         output_dir=str(trained), pretrained_model_name_or_path=base, push_to_hub=True, hub_model_id="published"
     )
-    publisher(arguments, SeeSRPipeline, FAST)(trained)
+    upload = publisher(arguments, SeeSRPipeline, FAST)
+    assert upload is not None
+    upload(trained)
     files = running.files(f"{OWNER}/published")
     assert files["pictures/step-10.png"] == (trained / "validation" / "step-10.png").read_bytes()
     assert not [path for path in files if "checkpoint" in path or "training_arguments" in path]
     card = ModelCard(files["README.md"].decode())
+    assert isinstance(card.data, ModelCardData)
     assert card.data.license == "openrail++", "the base's"
     assert card.data.base_model == base
     assert "/home/somebody" not in card.text
@@ -181,7 +185,9 @@ def test_stock_base_and_adapter_repository(base, trained, tmp_path, monkeypatch)
         hub_content="adapter",
         hub_private_repo=True,
     )
-    one_step_publisher(arguments, SeeSRPipeline, components("seesr")["scheduler"], process_size=16)(trained)
+    upload = one_step_publisher(arguments, SeeSRPipeline, components("seesr")["scheduler"], process_size=16)
+    assert upload is not None
+    upload(trained)
     repo_id = f"{OWNER}/seesr"
     files = running.files(repo_id)
     assert {path.partition("/")[0] for path in files} == {
@@ -307,7 +313,7 @@ def test_a_card_that_somebody_wrote_is_kept(pipeline):
 
 
 def test_metadata_that_the_hub_refuses(pipeline):
-    details = CardDetails(license=["mit"])
+    details = CardDetails(license=["mit"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"license. must be a text"):
         pipeline.push_to_hub("refused", card=details)
     assert len(running.repositories[f"{OWNER}/refused"].commits) == 1
@@ -334,6 +340,7 @@ def test_errors_of_the_hub_say_what_is_wrong(pipeline, trained, base, tmp_path):
         output_dir=str(trained), pretrained_model_name_or_path=base, push_to_hub=True, hub_model_id="late"
     )
     upload = publisher(arguments, SeeSRPipeline)
+    assert upload is not None
     running.refuse = lambda method, path: "/commit/" in path
     with pytest.raises(RuntimeError, match=r"finished weights are in .* --resume_from_checkpoint latest"):
         upload(trained)

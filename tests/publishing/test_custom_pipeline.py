@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_from_pipe(method, folder):
 
 
 def test_a_class_derived_from_the_packages_own_is_what_was_asked_for(method, folder):
-    derived = type("DerivedPipeline", (PIPELINES[method],), {"__module__": "another_package.pipeline"})
+    derived: Any = type("DerivedPipeline", (PIPELINES[method],), {"__module__": "another_package.pipeline"})
     assert type(derived.from_pretrained(folder, trust_remote_code=True)) is derived
     derived.from_pretrained(folder, trust_remote_code=True).save_pretrained(folder / "derived")
     index = json.loads((folder / "derived" / "model_index.json").read_text())

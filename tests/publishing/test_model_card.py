@@ -107,10 +107,10 @@ def test_recipe_and_data_without_the_folders_of_a_machine():
     }
     card = render_model_card("me/x", SeeSRPipeline, details(training=training(**options)))
     assert "somebody" not in card.content
-    assert "12,000 optimiser steps, each of 2 samples a process and of 4 such batches" in card.text
+    assert "12,000 optimiser steps, each on 2 samples per process times 4 accumulated batches" in card.text
     assert "Data: `photos`." in card.text
     assert "tags_file: tags.csv" in card.text
-    assert "diffusers-training" in card.data.tags
+    assert "diffusers-training" in card.data.to_dict()["tags"]
     (recipe,) = re.findall(r"```yaml\n(.*?)```", card.text, re.DOTALL)
     assert not {"output_dir", "hub_token", "report_to"} & {line.partition(":")[0] for line in recipe.splitlines()}
     card = render_model_card("me/x", SeeSRPipeline, details(training=training(dataset_name="somebody/photos")))

@@ -34,7 +34,7 @@ def test_signature_and_help_show_every_argument(method):
     assert parameters["image"].default is inspect.Parameter.empty
     assert (parameters["upscale"].annotation, parameters["upscale"].default) == ("float", 4.0)
     assert (parameters["tile_size"].annotation, parameters["tile_size"].default) == ("int | None", None)
-    text = pydoc.render_doc(call, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(call))
     for name in list(parameters)[1:]:
         assert f"\n        {name}: " in text, name
 

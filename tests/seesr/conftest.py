@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.seesr.taggers import new_tagger
 
 
 @pytest.fixture(scope="module")
-def original() -> dict:
+def original() -> dict[str, Any]:
     return components("seesr")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr.seesr.convert import convert
@@ -88,12 +90,14 @@ def official_dape(ram: dict[str, torch.Tensor], rank: int = 8) -> dict[str, torc
     return dape
 
 
-def write_official_model(folder: Path, model: torch.nn.Module, transformers: torch.nn.Module) -> None:
+def write_official_model(folder: Path, model: ModelMixin, transformers: torch.nn.Module) -> None:
     """One of the official model folders: its stock weights and the image attentions in one file."""
     folder.mkdir(parents=True)
     state_dict = dict(model.state_dict())
     for key, tensor in transformers.state_dict().items():
-        block, number, rest = re.fullmatch(r"(.+)__attentions__(\d+)\.(.+)", key).groups()
+        match = re.fullmatch(r"(.+)__attentions__(\d+)\.(.+)", key)
+        assert match is not None
+        block, number, rest = match.groups()
         state_dict[f"{block.replace('__', '.')}.image_attentions.{number}.{rest}"] = tensor
     save_file(state_dict, folder / WEIGHTS)
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
@@ -106,7 +110,7 @@ def write_official_model(folder: Path, model: torch.nn.Module, transformers: tor
 
 
 def convert_all(official: Path, output: Path, **changes: object) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "ram": official / "ram.pth",
         "dape": official / "DAPE.pth",
         "ram_tags": official / "tags",

@@ -42,5 +42,5 @@ def assert_same(loaded: Tagger, tagger: Tagger, pixel_values: torch.Tensor) -> N
         assert torch.equal(tensor, other), name
     for (name, tensor), other in zip(tagger.named_buffers(), loaded.buffers(), strict=True):
         assert torch.equal(tensor, other), name
-    tolerance = {"atol": 1e-5, "rtol": 1e-4} if loaded.dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
-    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values), **tolerance)
+    atol, rtol = (1e-5, 1e-4) if loaded.dtype == torch.float32 else (1e-2, 1e-2)
+    torch.testing.assert_close(outputs(loaded, pixel_values), outputs(tagger, pixel_values), atol=atol, rtol=rtol)

@@ -125,8 +125,8 @@ def test_gradients_reach_the_representation_and_every_weight() -> None:
     representation = torch.randn(1, 5, REPRESENTATION_DIM, requires_grad=True)
     adapter.set_conditioning(representation=representation)
     unet(torch.randn(2, 4, 8, 8), 500, torch.randn(2, 7, TEXT_DIM), return_dict=False)[0].square().mean().backward()
-    assert representation.grad.any()
-    assert all(parameter.grad.any() for parameter in adapter.unet.parameters())
+    for tensor in (representation, *adapter.unet.parameters()):
+        assert tensor.grad is not None and tensor.grad.any()
 
 
 @pytest.mark.parametrize("shape", [(2, REPRESENTATION_DIM), (2, 5, REPRESENTATION_DIM + 1)])

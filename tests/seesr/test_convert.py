@@ -100,7 +100,7 @@ def test_equal_base_is_taken(official, original, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     original["unet"].save_pretrained(official / "base" / "unet", safe_serialization=False)
     convert_all(official, tmp_path / "output")
-    assert "The checkpoint's UNet is that of" in caplog.text
+    assert "The checkpoint's UNet equals that of" in caplog.text
     assert not [record for record in caplog.records if record.name.startswith("diffusers_sr") and record.levelno > 20]
 
 

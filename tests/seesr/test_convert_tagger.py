@@ -10,6 +10,7 @@ import torch
 from diffusers_sr.conversion.checkpoints import read_state_dict
 from diffusers_sr.seesr.convert import convert
 from diffusers_sr.seesr.convert_tagger import load_tagger
+from diffusers_sr.seesr.tagging_head import TaggingHeadLayer
 from tests.seesr.official_files import convert_all, official_dape, official_ram
 
 
@@ -30,6 +31,7 @@ def test_ram_is_mapped_key_by_key(official):
     assert torch.equal(block.layernorm_before.bias, ram[f"{prefix}norm1.bias"])
     assert torch.equal(block.mlp.fc2.weight, ram[f"{prefix}mlp.fc2.weight"])
     layer = tagger.tagging_head.layers[1]
+    assert isinstance(layer, TaggingHeadLayer)
     prefix = "tagging_head.encoder.layer.1."
     assert torch.equal(layer.attention_output.weight, ram[f"{prefix}crossattention.output.dense.weight"])
     assert torch.equal(layer.feed_forward_output.weight, ram[f"{prefix}output.dense.weight"])
@@ -50,7 +52,9 @@ def test_dape_is_merged_at_an_eighth(official):
     assert torch.equal(attention.k_proj.weight, key)
     name = "tagging_head.encoder.layer.0.crossattention.self.key"
     expected = ram[f"{name}.weight"] + dape[f"{name}.lora_B"] @ dape[f"{name}.lora_A"] / 8
-    torch.testing.assert_close(tagger.tagging_head.layers[0].key.weight, expected)
+    layer = tagger.tagging_head.layers[0]
+    assert isinstance(layer, TaggingHeadLayer)
+    torch.testing.assert_close(layer.key.weight, expected)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from accelerate.utils import send_to_device
 from diffusers import ModelMixin
 
 from diffusers_sr.seesr.tagger import Tagger, TaggerOutput
-from diffusers_sr.seesr.tagging_head import TaggingHead
+from diffusers_sr.seesr.tagging_head import TaggingHead, TaggingHeadLayer
 from tests.seesr.taggers import TAGS, assert_same, outputs
 
 
@@ -45,6 +47,7 @@ class Query2Label(torch.nn.Module):
         self.head = head
         self.layers = torch.nn.ModuleList()
         for layer in head.layers:
+            assert isinstance(layer, TaggingHeadLayer)
             attention = torch.nn.MultiheadAttention(
                 hidden_size, num_heads, kdim=representation_dim, vdim=representation_dim, batch_first=True
             )
@@ -68,7 +71,9 @@ class Query2Label(torch.nn.Module):
     def forward(self, representation: torch.Tensor) -> torch.Tensor:
         labels = torch.einsum("td,hd->th", self.head.label_embed, self.head.label_proj.weight)
         hidden_states = (labels + self.head.label_proj.bias).clamp(min=0).repeat(len(representation), 1, 1)
-        for attention, attention_norm, feed_forward, feed_forward_norm in self.layers:
+        for layer in self.layers:
+            assert isinstance(layer, torch.nn.ModuleList)
+            attention, attention_norm, feed_forward, feed_forward_norm = layer
             attended, _ = attention(hidden_states, representation, representation)
             hidden_states = attention_norm(hidden_states + attended)
             hidden_states = feed_forward_norm(hidden_states + feed_forward(hidden_states))
@@ -161,7 +166,7 @@ def test_gradient_checkpointing_gives_equal_gradients(tagger, pixel_values):
     tagger.enable_gradient_checkpointing()
     assert tagger.is_gradient_checkpointing
     for name, gradient in gradients().items():
-        torch.testing.assert_close(gradient, plain[name], msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(gradient, plain[name], msg=partial("{}: {}".format, name))
 
 
 def test_dropout_is_for_training_alone(tagger, pixel_values):

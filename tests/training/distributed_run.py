@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusers_sr.cassr.activation import SCEditAdapter
@@ -32,17 +32,22 @@ from tests.training.runs import Fit, fit, reset_accelerate, script
 from tests.training.stages import base_of, coser, seesr
 
 BASE = "--pretrained_model_name_or_path"
-FIT = {"lr_scheduler": "cosine", "lr_warmup_steps": 2, "ema_decay": 0.9, "gradient_accumulation_steps": 2}
+FIT: dict[str, Any] = {
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 2,
+    "ema_decay": 0.9,
+    "gradient_accumulation_steps": 2,
+}
 _groups = count()
 # CoSeR's ControlNet is no part of what the UNet adds up; the one-step loss has a discriminator.
-MODULES: dict[str, Callable[[], nn.Module]] = {
+MODULES: dict[str, Callable[[], DenoisingLoss | AdversarialLoss]] = {
     "seesr": lambda: DenoisingLoss(seesr(), scheduler()),
     "coser": lambda: DenoisingLoss(coser(), scheduler()),
     "one_step": lambda: AdversarialLoss(seesr(), scheduler(), 0.1, 0.1, 0.01),
 }
 
 
-class Crops(Dataset):
+class Crops(Dataset[dict[str, Any]]):
     """Small noise in the shape of degraded photographs."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ TRAINING = Path(__file__).parents[2] / "training"
 def script(stage: str) -> Any:
     """A training script as a module."""
     spec = importlib.util.spec_from_file_location(stage, TRAINING / f"{stage}.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[stage] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -40,7 +41,7 @@ def write_noise_photos(folder: Path, count: int, side: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-class Points(Dataset):
+class Points(Dataset[dict[str, Tensor]]):
     """Points of the line y = 2x, with the seed each sample draws from."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -81,13 +82,13 @@ def reset_accelerate() -> None:
 def fit(
     output_dir: Path,
     module: Fit | None = None,
-    save: Callable[[Path], object] | None = None,
+    save: Callable[[Path], None] | None = None,
     validate: Enlarge | None = None,
     publish: Callable[[Path], None] | None = None,
-    **options: object,
+    **options: Any,
 ) -> Fit:
     """Train for eight steps, with a checkpoint every four, unless `options` of `TrainingArguments` say otherwise."""
-    defaults = {
+    defaults: dict[str, Any] = {
         "max_train_steps": 8,
         "train_batch_size": 4,
         "learning_rate": 0.05,

@@ -41,7 +41,7 @@ from tests.training.runs import reset_accelerate, script
 COUNT, SIZE = 8, 32
 
 
-class Images(Dataset):
+class Images(Dataset[dict[str, Any]]):
     """Eight smooth images again and again, as `PhotoCrops` gives them; noise and timestep of each are always the same.
 
     Args:
@@ -92,6 +92,12 @@ class Stage:
     unused: tuple[str, ...] = ()
     floor: float = 0.0
     counted: tuple[str, ...] | None = None
+
+    @property
+    def denoiser(self) -> TrainableDenoiser:
+        """The part that predicts, in the stages of a method on a frozen Stable Diffusion."""
+        assert isinstance(self.module, (DenoisingLoss, AdversarialLoss))
+        return self.module.denoiser
 
     def batch(self) -> dict[str, Any]:
         """All images."""

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from tests.training.runs import Fit, fit
 def test_interrupted_run_ends_as_the_uninterrupted_one(
     tmp_path: Path, stop: Callable[[int], None], checkpoint: int, accumulation: int
 ) -> None:
-    options = {"lr_scheduler": "cosine", "ema_decay": 0.9, "gradient_accumulation_steps": accumulation}
+    options: dict[str, Any] = {"lr_scheduler": "cosine", "ema_decay": 0.9, "gradient_accumulation_steps": accumulation}
     whole = fit(tmp_path / "whole", Fit(draw_everywhere), **options)
 
     def before_batch(number: int) -> None:
@@ -48,7 +49,7 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
     interrupted = Fit(before_batch)
     with pytest.raises((Killed, SystemExit)) as caught:
         fit(tmp_path / "parts", interrupted, **options)
-    if caught.type is SystemExit:
+    if isinstance(caught.value, SystemExit):
         assert caught.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     newest = max(tmp_path.glob("parts/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -105,7 +106,7 @@ def test_a_process_that_is_ended_from_outside_goes_on_exactly(tmp_path: Path) ->
         folder = tmp_path / number.name
         newest = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
         assert newest >= 8
-        options = {"ema_decay": 0.9, "max_train_steps": newest + 3}
+        options: dict[str, Any] = {"ema_decay": 0.9, "max_train_steps": newest + 3}
         resumed = fit(folder, resume_from_checkpoint="latest", **options)
         whole = fit(tmp_path / f"whole-{number.name}", **options)
         assert resumed.batches == whole.batches[newest:]
@@ -146,14 +147,13 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_a_disk_that_stays_full_fails_at_the_end_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     limit = disk_full_between(3, -1)
+
+    def save(folder: Path) -> None:
+        (folder / "x").write_bytes(bytes(10_000))
+
     try:
         with pytest.raises((OSError, RuntimeError)):
-            fit(
-                tmp_path,
-                Fit(limit),
-                checkpointing_steps=2,
-                save=lambda folder: (folder / "x").write_bytes(bytes(10_000)),
-            )
+            fit(tmp_path, Fit(limit), checkpointing_steps=2, save=save)
     finally:
         disk_full_between(-1, 0)(0)
     assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-2"]
@@ -174,7 +174,7 @@ def test_sigterm_on_a_full_disk_does_not_claim_a_checkpoint(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("change", [{"train_batch_size": 2}, {"gradient_accumulation_steps": 3}])
-def test_other_batches_go_on_with_the_next_sample(tmp_path: Path, change: dict[str, int]) -> None:
+def test_other_batches_go_on_with_the_next_sample(tmp_path: Path, change: dict[str, Any]) -> None:
     fit(tmp_path, max_train_steps=4)
     resumed = fit(tmp_path, resume_from_checkpoint="latest", max_train_steps=6, **change)
     samples = 2 * change.get("train_batch_size", 4) * change.get("gradient_accumulation_steps", 1)

@@ -14,6 +14,7 @@ from diffusers_sr.data.photos import PhotoFiles
 from diffusers_sr.training.arguments import RestorationArguments, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops, photo_crops
+from tests.data.samples import tensor
 from tests.training.runs import script, write_noise_photos
 
 
@@ -50,7 +51,7 @@ def test_shards_leave_out_and_stop_as_a_folder_does(photos: Path, tmp_path: Path
     assert list(folder.names) == list(shards.names) == ["0.png", "2.png"]
     for index in range(3):
         for name in ("target", "degraded", "seed"):
-            assert torch.equal(folder[index][name], shards[index][name])
+            assert torch.equal(tensor(folder[index], name), tensor(shards[index], name))
     with pytest.raises(ValueError, match="not files of a folder"):
         _ = shards.paths
     listed.write_text("0.png\n1.png\n2.png\n3.png\n")
@@ -73,10 +74,8 @@ def test_pairs_take_the_place_of_the_degradation(photos: Path, tmp_path: Path) -
     assert isinstance(crops.photos, PhotoFiles) and len(crops.photos) == 3
     low = torch.from_numpy(np.array(Image.open(tmp_path / "low/0.bmp")))
     values = {tuple(pixel) for pixel in low.flatten(0, 1).tolist()}
-    found = [
-        {tuple(pixel) for pixel in (crops[index]["degraded"] * 255).round().int().flatten(1).T.tolist()} <= values
-        for index in range(3)
-    ]
+    degraded = [(tensor(crops[index], "degraded") * 255).round().int() for index in range(3)]
+    found = [{tuple(pixel) for pixel in image.flatten(1).T.tolist()} <= values for image in degraded]
     assert found.count(True) == 1, "one of a pass is of photo 0"
     with pytest.raises(ValueError, match="belongs to photos of a folder"):
         degraded_crops(arguments(train_shards_path_or_url=photos, train_lr_dir=tmp_path / "low"))

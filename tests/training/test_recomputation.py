@@ -27,7 +27,7 @@ def gradients(stage: Stage, between: Callable[[], None] = lambda: None) -> dict[
 @pytest.mark.parametrize("name", WITH_ADAPTER)
 def test_gradient_checkpointing_gives_equal_gradients(name: str) -> None:
     stage = build(name)
-    denoiser = stage.module.denoiser
+    denoiser = stage.denoiser
     adapters = [model for model in denoiser.children() if isinstance(model, AttentionAdapter)]
     assert adapters
     made: list[int] = []
@@ -63,7 +63,7 @@ def test_a_recomputation_has_the_conditioning_of_its_first_computation() -> None
         return {n: p.grad.clone() for n, p in stage.module.named_parameters() if p.grad is not None}
 
     plain = both()
-    stage.module.denoiser.enable_gradient_checkpointing()
+    stage.denoiser.enable_gradient_checkpointing()
     stage.module.train()
     for each, gradient in both().items():
         torch.testing.assert_close(gradient, plain[each], rtol=1e-5, atol=1e-7, msg=each)

@@ -48,7 +48,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(photos: Path) -> Callable[..., None]:
+def run(photos: Path) -> Callable[..., Path]:
     def run(stage: str, output_dir: Path, *options: object) -> Path:
         script(stage).main(
             [*RUN, "--train_data_dir", str(photos), "--output_dir", str(output_dir), *map(str, options)]

@@ -1,6 +1,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_images_are_enlarged_with_the_weights_that_will_be_saved_and_change_noth
     without = fit(tmp_path / "without", ema_decay=ema_decay)
     module = Fit()
     enlarge = Enlarger(module)
-    options = {"validation_images": str(images), "validation_steps": 3, "num_validation_images": 2}
+    options: dict[str, Any] = {"validation_images": str(images), "validation_steps": 3, "num_validation_images": 2}
     fit(tmp_path / "with", module, validate=enlarge, ema_decay=ema_decay, **options)
     assert torch.equal(module.layer.weight, without.layer.weight)
     written = sorted(path.name for path in (tmp_path / "with/validation").iterdir())
@@ -60,7 +61,7 @@ def test_images_are_enlarged_with_the_weights_that_will_be_saved_and_change_noth
 
 def test_a_run_that_validates_is_resumed_exactly(tmp_path: Path, images: Path) -> None:
     """Its random states are those of the step, not those the validation left."""
-    options = {"validation_images": str(images), "validation_steps": 3, "checkpointing_steps": 3}
+    options: dict[str, Any] = {"validation_images": str(images), "validation_steps": 3, "checkpointing_steps": 3}
     whole, parts = Fit(), Fit()
     fit(tmp_path / "whole", whole, validate=Enlarger(whole), **options)
     fit(tmp_path / "parts", parts, validate=Enlarger(parts), max_train_steps=3, **{**options})
@@ -74,7 +75,7 @@ def test_the_grid_goes_to_the_tracker(tmp_path: Path, images: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     module = Fit()
-    options = {"validation_images": str(images), "validation_steps": 4, "report_to": ["tensorboard"]}
+    options: dict[str, Any] = {"validation_images": str(images), "validation_steps": 4, "report_to": ["tensorboard"]}
     fit(tmp_path, module, validate=Enlarger(module), **options)
     shown = [
         event
@@ -114,8 +115,8 @@ def test_images_that_cannot_be_enlarged_are_an_error_before_the_first_step(tmp_p
 def test_a_pipeline_enlarges_with_the_weights_that_train(
     stage: str, pipeline_class: type[SuperResolutionPipeline]
 ) -> None:
-    module = build(stage).module
-    denoiser = module.denoiser
+    built = build(stage)
+    module, denoiser = built.module, built.denoiser
     enlarge = enlarge_with(
         pipeline_class, denoiser, module.scheduler, num_inference_steps=2, guidance_scale=1.0, process_size=32
     )
@@ -127,6 +128,6 @@ def test_a_pipeline_enlarges_with_the_weights_that_train(
     module(default_collate([Images()[0]]))
     assert enlarge([tiny_image(8, 6)])[0].tobytes() == first[0].tobytes()
     with torch.no_grad():
-        for parameter in denoiser.adapter.parameters():
+        for parameter in denoiser.get_submodule("adapter").parameters():
             parameter.mul_(1.5)
     assert enlarge([tiny_image(8, 6)])[0].tobytes() != first[0].tobytes()

@@ -178,4 +178,4 @@ def test_no_images(folder, tmp_path, report) -> None:
     with pytest.raises(OSError, match="nowhere"):
         measure_folder(tmp_path / "nowhere", tmp_path / "out", report=report)
     with pytest.raises(ValueError, match="layout='text', expected one of 'cache', 'official'"):
-        measure_folder(folder, tmp_path / "out", layout="text", report=report)
+        measure_folder(folder, tmp_path / "out", layout="text", report=report)  # type: ignore[arg-type]

@@ -151,9 +151,12 @@ def test_images_do_not_depend_on_their_batch(
     captioner = build(name, batch_size=batch_size)
     sizes = []
     generate = captioner.model.generate
-    monkeypatch.setattr(
-        captioner.model, "generate", lambda **inputs: sizes.append(len(inputs["input_ids"])) or generate(**inputs)
-    )
+
+    def watched(**inputs: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(captioner.model, "generate", watched)
     assert captioner(IMAGES) == prompts
     assert sizes == {1: [1] * 6, 2: [2, 2, 1, 1]}[batch_size]
     assert captioner([IMAGES[2], IMAGES[0]]) == [prompts[2], prompts[0]]

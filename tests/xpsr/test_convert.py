@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel, UniPCMultistepScheduler
+from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel, UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr import PASDPipeline, XPSRPipeline
@@ -34,7 +34,9 @@ CONTROLNET_FLAGS = {"return_rgbs": True, "use_rrdb": False, "use_lowlevel_prompt
 def official_unet(parts: dict[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = dict(parts["unet"].state_dict())
     for key, tensor in parts["adapter"].unet.state_dict().items():
-        block, layer, rest = re.fullmatch(r"(up_blocks__\d)__(?:attentions|resnets)__(\d)\.(.+)", key).groups()
+        match = re.fullmatch(r"(up_blocks__\d)__(?:attentions|resnets)__(\d)\.(.+)", key)
+        assert match is not None
+        block, layer, rest = match.groups()
         state_dict[f"{block.replace('__', '.')}.pixel_attentions.{layer}.{rest}"] = tensor
     return state_dict
 
@@ -43,14 +45,16 @@ def official_controlnet(parts: dict[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = dict(parts["controlnet"].state_dict())
     names = {"low_level": "attentions_lowlevel", "fusion": "attentions_connect"}
     for key, tensor in parts["adapter"].controlnet.state_dict().items():
-        block, layer, part, rest = re.fullmatch(r"(.+)__attentions__(\d)\.(low_level|fusion)\.(.+)", key).groups()
+        match = re.fullmatch(r"(.+)__attentions__(\d)\.(low_level|fusion)\.(.+)", key)
+        assert match is not None
+        block, layer, part, rest = match.groups()
         state_dict[f"{block.replace('__', '.')}.{names[part]}.{layer}.{rest}"] = tensor
     for key, tensor in parts["constraint"].state_dict().items():
         state_dict[f"controlnet_cond_embedding.{key}" if key.startswith("to_rgbs") else key] = tensor
     return state_dict
 
 
-def write_official(folder: Path, model: torch.nn.Module, state_dict: Any, flags: dict[str, Any]) -> None:
+def write_official(folder: Path, model: ModelMixin, state_dict: Any, flags: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
     save_file(state_dict, folder / WEIGHTS)
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
@@ -264,7 +268,7 @@ def test_pasd_light_is_refused(pasd: Any, tmp_path: Path, name: str) -> None:
 def test_each_method_says_what_converts_the_other(tmp_path: Path) -> None:
     for fusion, converter, message in (
         (True, convert_pasd, "XPSR checkpoint.*convert xpsr"),
-        (False, convert, "no XPSR checkpoint.*convert pasd"),
+        (False, convert, "not hold an XPSR checkpoint.*convert pasd"),
     ):
         folder = tmp_path / str(fusion)
         new_checkpoint(folder, fusion)

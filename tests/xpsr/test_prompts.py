@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -110,7 +111,8 @@ def test_files_are_found_by_their_pixels(tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     paths = [tmp_path / "a.png", tmp_path / "moved" / "b.bmp", tmp_path / "c.webp", tmp_path / "d.tif"]
     for path, image in zip(paths, IMAGES, strict=True):
-        image.save(path, **({"lossless": True} if path.suffix == ".webp" else {}))
+        options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+        image.save(path, **options)
     assert read_prompts(tmp_path / "prompts", paths) == PROMPTS
     # Stored on its side, with a note that says so.
     exif = Image.Exif()
