@@ -157,7 +157,7 @@ class CoSeRAdapter(AttentionAdapter):
         return self.recomputed(self._attention(site), hidden_states, self._conditioning[site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> HiddenStatesHook:
-        """Make the hook for one transformer block. Raises ValueError if `module` is another kind or size."""
+        """Make the hook for one transformer block. Raises ValueError if `module` is of another kind or size."""
         expected = self.sites(role)[site]["channels"]
         found = check_site(role, site, module, BasicTransformerBlock)
         check_site_channels(role, site, found.norm1.normalized_shape[0], expected)

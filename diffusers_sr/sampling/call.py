@@ -1,4 +1,4 @@
-"""What a pipeline's call was asked to do: one frozen, typed value, checked as it is made.
+"""The arguments of a pipeline's call: one frozen, typed value, checked as it is made.
 
 A method's arguments are the fields of its own subclass of `Call`, in `<method>/call.py`. The pipeline's signature and
 help are read off the fields, and so are the options of the command line, which does not import torch for them.

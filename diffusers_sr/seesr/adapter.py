@@ -115,7 +115,7 @@ class SeeSRAdapter(AttentionAdapter):
         return run_prepared(self._transformer(role, site), hidden_states, self._conditioning[role][site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> RepresentationHook:
-        """Make the hook for one text transformer. Raises ValueError if `module` is another kind or size."""
+        """Make the hook for one text transformer. Raises ValueError if `module` is of another kind or size."""
         expected = self.sites(role)[site]["in_channels"]
         found = check_site(role, site, module, Transformer2DModel)
         check_site_channels(role, site, found.in_channels, expected)
