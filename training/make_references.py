@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scedit", required=True, help="output folder of train_scedit.py")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps (%(default)s)")
     parser.add_argument("--guidance_scale", type=float, default=7.5, help="weight of the prompt (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=4, help="samples at once (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=4, help="samples per batch (%(default)s)")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
 

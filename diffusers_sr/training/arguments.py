@@ -31,7 +31,7 @@ class PhotoArguments:
     train_shards_path_or_url: str | None = option(
         None, "Instead: WebDataset shards, a local folder of .tar files or a pattern that matches them."
     )
-    max_train_samples: int | None = option(None, "Use only the first so many photos.")
+    max_train_samples: int | None = option(None, "Maximum number of photos; the first ones are used.")
     exclude_data: str | None = option(None, "File that lists photos to leave out, one name per line.")
 
 

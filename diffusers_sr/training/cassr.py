@@ -75,7 +75,7 @@ class TrainableSCEdit(_PromptedDenoiser):
 
     @property
     def denoiser(self) -> ActivationDenoiser:
-        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the current models: something may have wrapped them."""
         return ActivationDenoiser(self.unet, self.activation)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -147,7 +147,7 @@ class TrainableCasSR(_PromptedDenoiser):
 
     @property
     def denoiser(self) -> CasSRDenoiser:
-        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the current models: something may have wrapped them."""
         return CasSRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:

@@ -70,7 +70,7 @@ def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progress, total_limit: int) -> bool:
-    """Write `checkpoint-<step>` with everything a run needs to go on exactly, or nothing.
+    """Write `checkpoint-<step>` with everything a run needs to continue exactly, or nothing.
 
     It gets its name once all of it is on the disk. All processes have to call this, and have to share the disk.
 

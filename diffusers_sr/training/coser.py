@@ -61,7 +61,7 @@ class TrainableCoSeR(TrainableDenoiser):
 
     @property
     def denoiser(self) -> CoSeRDenoiser:
-        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the current models: something may have wrapped them."""
         return CoSeRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:

@@ -48,7 +48,7 @@ class TrainableSeeSR(TrainableDenoiser):
 
     @property
     def denoiser(self) -> SeeSRDenoiser:
-        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the current models: something may have wrapped them."""
         return SeeSRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:

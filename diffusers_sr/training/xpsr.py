@@ -82,7 +82,7 @@ class TrainableXPSR(TrainableDenoiser):
 
     @property
     def denoiser(self) -> XPSRDenoiser:
-        """The noise prediction to fit, with the models as they are now: something may have wrapped them."""
+        """The noise prediction to fit, with the current models: something may have wrapped them."""
         return XPSRDenoiser(self.unet, self.controlnet, self.adapter)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
