@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import ModelMixin, Transformer2DModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from typing_extensions import Self
 
 from ..attention.adapter import AdapterHook, AttentionAdapter
 from ..attention.prepared_transformer import (
