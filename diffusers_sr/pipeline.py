@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, ImagePipelineOutput, UNet2DConditionModel
@@ -21,7 +21,7 @@ from .image.pixels import resize
 from .image.tiling import Window, tile_groups, tile_windows
 from .publishing.pipeline import PublishablePipeline
 from .sampling.autoencoder import decode_tiles, encode_tiles
-from .sampling.call import Call, read_call, with_arguments_of
+from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple
 from .sampling.denoiser import ControlledDenoiser, Denoiser, guided_prediction
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class SuperResolutionPipeline(
-    CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin
+    CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Generic[CallT]
 ):
     """Super-resolution with Stable Diffusion and a ControlNet, and an attention adapter on both.
 
@@ -131,7 +131,7 @@ class SuperResolutionPipeline(
             self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if call.return_dict else (images,)
 
-    def check_inputs(self, *args: Any, **kwargs: Any) -> Any:
+    def check_inputs(self, *args: Any, **kwargs: Any) -> CallT:
         """Check the arguments of `__call__` before any model runs.
 
         `image` may be left out, to check the others before there is one.
@@ -143,11 +143,12 @@ class SuperResolutionPipeline(
             TypeError: if an argument is unknown, or given twice.
             ValueError: if an argument has a value that is not allowed, or does not suit the pipeline's components.
         """
-        call = read_call(self.call_class, args, kwargs, self.config.call_defaults, type(self).__name__)
+        kind = cast(type[CallT], self.call_class)  # a class variable cannot have a type variable
+        call = read_call(kind, args, kwargs, self.config.call_defaults, type(self).__name__)
         self.check_components(call)
         return call
 
-    def check_components(self, call: Any) -> None:
+    def check_components(self, call: CallT) -> None:
         """Raise ValueError if the components cannot do what a call asks for."""
         for name in ("tile_size", "tile_overlap"):
             check_multiple(name, getattr(call, name), self.vae_scale_factor)
@@ -159,7 +160,7 @@ class SuperResolutionPipeline(
         if call.prompt_embeds is None or (call.is_guided and call.negative_prompt_embeds is None):
             self._check_text_encoder("prompt")
 
-    def prepare_image(self, call: Any) -> Photo:
+    def prepare_image(self, call: CallT) -> Photo:
         """Read the images and resize them to the size the models work at.
 
         Raises:
@@ -170,7 +171,7 @@ class SuperResolutionPipeline(
         check_against_photo(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
         return photo
 
-    def describe(self, image: torch.Tensor, call: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def describe(self, image: torch.Tensor, call: CallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Look at the images once: tag them, embed them, or have them described.
 
         Args:
@@ -183,7 +184,7 @@ class SuperResolutionPipeline(
         """
         raise NotImplementedError
 
-    def prepare_guidance(self, call: Any, texts: dict[str, Any], num_images: int) -> Guidance:
+    def prepare_guidance(self, call: CallT, texts: dict[str, Any], num_images: int) -> Guidance:
         """Encode the prompts, one for each result.
 
         Args:
@@ -207,7 +208,7 @@ class SuperResolutionPipeline(
             negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")
         return Guidance(for_results(prompt_embeds, "prompt"), negative_prompt_embeds, call.guidance_scale)
 
-    def prepare_start(self, call: Any, photo: Photo) -> Start:
+    def prepare_start(self, call: CallT, photo: Photo) -> Start:
         """Draw the noise, or take the call's own, and encode the image if sampling starts from it."""
         noise = call.latents
         if noise is None:
@@ -217,12 +218,12 @@ class SuperResolutionPipeline(
             return Start(noise, None)
         return Start(noise, self.encode_image(call, photo.padded, call.num_images_per_prompt))
 
-    def draw_noise(self, call: Any, photo: Photo) -> torch.Tensor:
+    def draw_noise(self, call: CallT, photo: Photo) -> torch.Tensor:
         """Draw unit noise for the latents of every result."""
         shape = latents_shape(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
         return randn_tensor(shape, generator=call.generator, device=photo.padded.device, dtype=self.unet.dtype)
 
-    def encode_image(self, call: Any, image: torch.Tensor, num_images_per_prompt: int = 1) -> torch.Tensor:
+    def encode_image(self, call: CallT, image: torch.Tensor, num_images_per_prompt: int = 1) -> torch.Tensor:
         """Encode `image` `[B, 3, H, W]` in [0, 1] to scaled latents from the VAE's posterior (`draw_latents`).
 
         Each tile of each image is encoded once; each of its `num_images_per_prompt` results has its own draw.
@@ -238,7 +239,7 @@ class SuperResolutionPipeline(
         """Draw latents `[B, channels, H, W]` of an image from the VAE's posterior."""
         return posterior.sample(generator)
 
-    def denoiser(self, call: Any) -> Denoiser:
+    def denoiser(self, call: CallT) -> Denoiser:
         """Attach the adapter, and make the method's denoiser with the scales that this call gives."""
         self.adapter.attach(self.unet).attach(self.controlnet)
         return self.denoiser_class(
@@ -250,7 +251,7 @@ class SuperResolutionPipeline(
         )
 
     def prepare_control(
-        self, call: Any, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
+        self, call: CallT, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> Any:
         """Prepare what the denoiser is shown of the whole image, for `Denoiser.control_tiles`.
 
@@ -266,7 +267,7 @@ class SuperResolutionPipeline(
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         return scheduler
 
-    def prepare_latents(self, call: Any, start: Start, scheduler: Any) -> torch.Tensor:
+    def prepare_latents(self, call: CallT, start: Start, scheduler: Any) -> torch.Tensor:
         """Make latents at the first timestep: noise alone, or noise on the latents of the image.
 
         As in the official code, the image gets the noise of the last *training* timestep, although the first step may
@@ -283,7 +284,7 @@ class SuperResolutionPipeline(
 
     def denoise(
         self,
-        call: Any,
+        call: CallT,
         denoiser: Denoiser,
         control: Any,
         guidance: Guidance,
@@ -307,7 +308,7 @@ class SuperResolutionPipeline(
 
     def sample_reference(
         self,
-        call: Any,
+        call: CallT,
         denoiser: Denoiser,
         control: Any,
         guidance: Guidance,
@@ -324,7 +325,7 @@ class SuperResolutionPipeline(
         scheduler = self.prepare_scheduler(num_inference_steps or call.num_inference_steps)
         return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
 
-    def decode(self, call: Any, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, call: CallT, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
         """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1], tile by tile.
 
         Args:
@@ -332,7 +333,7 @@ class SuperResolutionPipeline(
         """
         return decode_tiles(self.vae, latents, self.windows(call, latents, 1), self.vae_scale_factor)
 
-    def finish(self, call: Any, photo: Photo, images: torch.Tensor) -> Any:
+    def finish(self, call: CallT, photo: Photo, images: torch.Tensor) -> Any:
         """Remove the padding, match the colours, and convert to the size and type that were asked for."""
         images = images[..., : photo.size[0], : photo.size[1]]
         if call.color_fix is not None:
@@ -340,12 +341,12 @@ class SuperResolutionPipeline(
             images = COLOR_FIXES[call.color_fix](images, enlarged)
         return self.image_processor.postprocess(resize(images, photo.final_size), call.output_type)
 
-    def windows(self, call: Any, image: torch.Tensor, scale: int) -> list[Window]:
+    def windows(self, call: CallT, image: torch.Tensor, scale: int) -> list[Window]:
         """List the tiles, in latents, of an image with `scale` pixels per latent."""
         unit = self.vae_scale_factor
         height, width = image.shape[-2] // scale, image.shape[-1] // scale
         return tile_windows(height, width, call.tile_size // unit, call.tile_overlap // unit)
 
-    def _for_each_result(self, call: Any, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
+    def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)
         return value.to(photo.padded.device, self.adapter.dtype)

@@ -1,9 +1,9 @@
 """What the project promises outside its modules."""
 
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import tomllib
 from packaging.requirements import Requirement
 from packaging.version import Version
 

@@ -71,7 +71,7 @@ def test_a_text_ends_with_a_word_if_it_has_several(text: str, expected: str) -> 
 )
 @pytest.mark.parametrize("limit", [17, 18])
 def test_a_word_that_fits_is_kept_before_any_white_space(text: str, limit: int) -> None:
-    """ "a great wave" and "sharp" are 17 tokens: neither 17 nor 18 have room for "at" as well."""
+    """The words "a great wave" and "sharp" are 17 tokens: neither 17 nor 18 have room for "at" as well."""
     tokenizer = tiny_tokenizer()
 
     def count_tokens(text: str) -> int:

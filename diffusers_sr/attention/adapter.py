@@ -12,13 +12,12 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.hooks import ModelHook
 from torch import nn
-from typing_extensions import Self
 
 from .hooks import CONDITION_EMBEDDING, ConditionEmbeddingHook, embeds_image, has_condition_hook, register, remove
 from .sites import find_host, site_module

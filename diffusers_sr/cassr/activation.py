@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from ..attention.adapter import AdapterHook, AttentionAdapter
 from ..attention.processors import repeat_to_batch

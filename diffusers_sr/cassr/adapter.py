@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import ModelMixin  # noqa: F401 (a pipeline looks its loader up in the component's module)
@@ -11,7 +11,6 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import nn
-from typing_extensions import Self
 
 from ..attention.adapter import AdapterHook, AttentionAdapter, HiddenStatesHook
 from ..attention.control_features import MIDDLE, control_sites, feature_of_site, feature_tokens

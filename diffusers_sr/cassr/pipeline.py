@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 GENERAL_PROMPT = "clean, high-resolution"
 
 
-class CasSRPipeline(SuperResolutionPipeline):
+class CasSRPipeline(SuperResolutionPipeline[CasSRCall]):
     """CasSR: the image is activated into a cleaner one with the same content, which then guides its super-resolution.
 
     The first stage samples this reference with stock Stable Diffusion, steered by the enlarged image through the

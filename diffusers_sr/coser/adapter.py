@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import ModelMixin  # noqa: F401 (a pipeline looks its loader up in the component's module)
@@ -11,7 +11,6 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import nn
-from typing_extensions import Self
 
 from ..attention.adapter import AttentionAdapter, HiddenStatesHook
 from ..attention.control_features import control_sites, feature_of_site, feature_tokens
@@ -157,7 +156,7 @@ class CoSeRAdapter(AttentionAdapter):
         return self.recomputed(self._attention(site), hidden_states, self._conditioning[site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> HiddenStatesHook:
-        """Make the hook for one transformer block. Raises ValueError if `module` is another kind or size."""
+        """Make the hook for one transformer block. Raises ValueError if `module` is of another kind or size."""
         expected = self.sites(role)[site]["channels"]
         found = check_site(role, site, module, BasicTransformerBlock)
         check_site_channels(role, site, found.norm1.normalized_shape[0], expected)

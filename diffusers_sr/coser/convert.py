@@ -60,7 +60,7 @@ SCHEDULE = (
     "logvar",
     "scale_factor",
 )
-"""More of the same: what follows from the noise schedule, whose numbers `new_scheduler` has."""
+"""Further keys of such checkpoints: what follows from the noise schedule, whose numbers `new_scheduler` has."""
 
 
 def convert(

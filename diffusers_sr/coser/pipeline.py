@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
-class CoSeRPipeline(SuperResolutionPipeline):
+class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
     """CoSeR: what the image shows is read as an embedding, which generates references to take textures from.
 
     The cognitive embedding follows the words of the prompt, not those of the negative prompt. Each reference is made

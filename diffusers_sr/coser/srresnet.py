@@ -90,7 +90,7 @@ def _activate(features: torch.Tensor) -> torch.Tensor:
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     """Make a 3×3 convolution with weights of a tenth of the usual size, as in the official code.
 
-    The whole network so starts out close to the bilinear enlargement.
+    So the whole network starts out close to the bilinear enlargement.
     """
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     nn.init.kaiming_normal_(conv.weight)

@@ -1,4 +1,4 @@
-"""What a pipeline's call was asked to do: one frozen, typed value, checked as it is made.
+"""The arguments of a pipeline's call: one frozen, typed value, checked as it is made.
 
 A method's arguments are the fields of its own subclass of `Call`, in `<method>/call.py`. The pipeline's signature and
 help are read off the fields, and so are the options of the command line, which does not import torch for them.
@@ -13,7 +13,9 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from typing_extensions import TypeVar  # typing's own has no default yet
 
 from .checks import check_choice, check_count, check_number, check_texts, is_number
 
@@ -33,7 +35,7 @@ MODELS_OWN = "default"
 """This `color_fix` stands for the model's own. None cannot, as it stands for no colour fix."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-CallT = TypeVar("CallT", bound="Call")
+CallT = TypeVar("CallT", bound="Call", default=Any)
 
 
 def argument(help: str, default: Any = None, **metadata: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What diffusers reads about a call on its pipeline, and lets callbacks set there."""
+"""The state of a call that diffusers reads on its pipeline, and lets callbacks set there."""
 
 from __future__ import annotations
 

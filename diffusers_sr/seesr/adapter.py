@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import ModelMixin, Transformer2DModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from typing_extensions import Self
 
 from ..attention.adapter import AdapterHook, AttentionAdapter
 from ..attention.prepared_transformer import (
@@ -115,7 +114,7 @@ class SeeSRAdapter(AttentionAdapter):
         return run_prepared(self._transformer(role, site), hidden_states, self._conditioning[role][site])
 
     def site_hook(self, role: str, site: str, module: nn.Module) -> RepresentationHook:
-        """Make the hook for one text transformer. Raises ValueError if `module` is another kind or size."""
+        """Make the hook for one text transformer. Raises ValueError if `module` is of another kind or size."""
         expected = self.sites(role)[site]["in_channels"]
         found = check_site(role, site, module, Transformer2DModel)
         check_site_channels(role, site, found.in_channels, expected)

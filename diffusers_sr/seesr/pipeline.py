@@ -22,7 +22,7 @@ from .tagger import Tagger
 QUALITY_PROMPT = "clean, high-resolution, 8k"
 
 
-class SeeSRPipeline(SuperResolutionPipeline):
+class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
     """SeeSR: tags of the image in the prompt, and a representation of it in the adapter's attention.
 
     Both come from one pass of the tagger over the image as it is given, not enlarged. They describe the whole image,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from typing_extensions import TypeVar
+
 from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_flag, check_texts, check_timestep
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from .prompts import ImagePrompts
 
     CaptionerLike: TypeAlias = Callable[[list[PIL.Image.Image]], list[ImagePrompts]] | Literal["measured"]
+
+
+PASDCallT = TypeVar("PASDCallT", bound="PASDCall", default="PASDCall")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from diffusers import ConfigMixin, ControlNetModel, ModelMixin
@@ -11,7 +11,6 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing_extensions import Self
 
 LatentTerms = Literal["paper", "code", "none"]
 LATENT_TERMS = ("paper", "code", "none")

@@ -11,13 +11,13 @@ from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
 from ..texts import as_texts, pair_texts, shorten_before
-from .call import PASDCall
+from .call import PASDCall, PASDCallT
 from .degradation_prompt import describe_degradation
 from .denoiser import XPSRControl, XPSRDenoiser
 from .prompts import ImagePrompts
 
 
-class PASDPipeline(SuperResolutionPipeline):
+class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
     """PASD: the UNet's pixel attention reads the ControlNet's residuals, and one prompt says what the image shows.
 
     `XPSRPipeline` is built on it: the adapter is XPSR's without semantic fusion, and there is no low-level prompt. The
@@ -55,7 +55,7 @@ class PASDPipeline(SuperResolutionPipeline):
         "added_noise_level": 900,
     }
 
-    def check_components(self, call: PASDCall) -> None:
+    def check_components(self, call: PASDCallT) -> None:
         """Raise ValueError also if `added_noise_level` is not a timestep of the training."""
         super().check_components(call)
         last = self.scheduler.config.num_train_timesteps - 1
@@ -64,7 +64,7 @@ class PASDPipeline(SuperResolutionPipeline):
                 f"added_noise_level={call.added_noise_level}, expected a timestep of the training, from 0 to {last}."
             )
 
-    def describe(self, image: torch.Tensor, call: PASDCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def describe(self, image: torch.Tensor, call: PASDCallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Have the captioner describe the images, unless the call does.
 
         Raises:
@@ -74,7 +74,7 @@ class PASDPipeline(SuperResolutionPipeline):
         return {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}, {}
 
     def write_prompts(
-        self, image: torch.Tensor, call: PASDCall, lacks_low_level: bool = False
+        self, image: torch.Tensor, call: PASDCallT, lacks_low_level: bool = False
     ) -> tuple[str | list[str] | None, list[str] | None]:
         """Let the captioner write the prompts that are missing; if none are, it is not called.
 
@@ -95,7 +95,7 @@ class PASDPipeline(SuperResolutionPipeline):
             low_level = [each.low_level for each in prompts] if lacks_low_level else None
         return high_level, low_level
 
-    def caption(self, image: torch.Tensor, call: PASDCall) -> list[ImagePrompts]:
+    def caption(self, image: torch.Tensor, call: PASDCallT) -> list[ImagePrompts]:
         """Call the captioner on images `[images, 3, height, width]` in [0, 1].
 
         Raises:
@@ -132,12 +132,12 @@ class PASDPipeline(SuperResolutionPipeline):
         ]
 
     def prepare_control(
-        self, call: PASDCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
+        self, call: PASDCallT, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> XPSRControl:
         """Take the enlarged image, and no low-level prompts."""
         return XPSRControl(photo.padded, [])
 
-    def prepare_latents(self, call: PASDCall, start: Start, scheduler: Any) -> torch.Tensor:
+    def prepare_latents(self, call: PASDCallT, start: Start, scheduler: Any) -> torch.Tensor:
         """Make latents at the first timestep: noise alone, or the image's latents under the noise of two timesteps.
 
         The official code adds noise to the image's latents at the first timestep of the sampling, and then once more

@@ -14,7 +14,7 @@ from .denoiser import XPSRControl
 from .pasd import PASDPipeline
 
 
-class XPSRPipeline(PASDPipeline):
+class XPSRPipeline(PASDPipeline[XPSRCall]):
     """XPSR: a high-level prompt says what the image shows, and a low-level prompt how good it is.
 
     Both are given, or written by a multimodal language model, the `captioner`. UNet and ControlNet read the high-level
@@ -60,7 +60,7 @@ class XPSRPipeline(PASDPipeline):
         "added_noise_level": 800,
     }
 
-    def check_components(self, call: XPSRCall) -> None:  # type: ignore[override]
+    def check_components(self, call: XPSRCall) -> None:
         """Raise ValueError also if the adapter does not take the low-level prompt, or it cannot be encoded."""
         texts, embeds = call.low_level_prompt, call.low_level_prompt_embeds
         if not self.adapter.fuses_semantics:
@@ -73,9 +73,7 @@ class XPSRPipeline(PASDPipeline):
             self._check_text_encoder("low_level_prompt")
         super().check_components(call)
 
-    def describe(  # type: ignore[override]
-        self, image: torch.Tensor, call: XPSRCall
-    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def describe(self, image: torch.Tensor, call: XPSRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Have the captioner write the prompts that the call does not give, and encode the low-level ones.
 
         Without a captioner, a prompt that is not given is empty, and is encoded as such.
@@ -108,7 +106,7 @@ class XPSRPipeline(PASDPipeline):
         )
         return {"low_level_prompt": prompt} | ({} if negative is None else {"negative_low_level_prompt": negative})
 
-    def prepare_control(  # type: ignore[override]
+    def prepare_control(
         self, call: XPSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> XPSRControl:
         """Take the enlarged image, and what the adapter prepares from the low-level prompts."""

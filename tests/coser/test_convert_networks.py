@@ -53,7 +53,7 @@ def test_base_with_another_text_encoder(official, original, tmp_path, stock):
     config = type(original["text_encoder"].config)(**{**original["text_encoder"].config.to_dict(), "hidden_size": 64})
     type(original["text_encoder"])(config).save_pretrained(tmp_path / "base" / "text_encoder")
     checkpoint = official / "coser.ckpt" if stock else without_stock_unet(official / "coser.ckpt", tmp_path)
-    with pytest.raises(ValueError, match="gives 64 channels, but the checkpoint's UNet expects 32"):
+    with pytest.raises(ValueError, match="has 64 channels, but the checkpoint's UNet expects 32"):
         load_networks(checkpoint, tmp_path / "base")
 
 

@@ -116,8 +116,11 @@ def test_noise_of_the_second_order_is_of_pixels_at_the_final_size(seed: int) -> 
 
 
 def test_noise_of_the_first_order_is_of_pixels_at_full_size() -> None:
-    """To a quarter, area takes the mean of 16 pixels, and so a quarter of their deviation of 20; bilinear takes two in
-    each direction, so half; bicubic four, weighed by -3/32, 19/32, 19/32, -3/32: 0.7227 of it in two directions."""
+    """Their deviation is 20, of which each interpolation to a quarter leaves its own share.
+
+    Area takes the mean of 16 pixels, and so a quarter; bilinear takes two in each direction, so half; bicubic four,
+    weighed by -3/32, 19/32, 19/32, -3/32: 0.7227 of it in two directions.
+    """
     config = DegradationConfig(first=NOISE, second=NEUTRAL, final_sinc_probability=0)
     deviations = [degrade(GREY, generator(seed), config).std().item() * 255 for seed in range(16)]
     nearest = [min((5.0, 10.0, 14.45), key=lambda expected: abs(deviation - expected)) for deviation in deviations]

@@ -236,7 +236,7 @@ def test_shards_that_cannot_be_read_are_named(photos: Path, tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"0.tar is not a shard that can be read"):
         ShardPhotos([path])
-    with pytest.raises(ValueError, match=r"0.tar is not a shard.*no JSON object"):
+    with pytest.raises(ValueError, match=r"0.tar is not a shard.*does not hold a JSON object"):
         ShardPhotos([write_tar(path, {"a.png": b"", "a.json": b"[]"})])
     with pytest.raises(ValueError, match="There is no image in"):
         ShardPhotos([write_tar(path, {"a.txt": b""})])

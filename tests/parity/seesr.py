@@ -169,7 +169,8 @@ def start_latents(given: Tensors, options: dict[str, Any], scheduler: DDPMSchedu
     models: dict[str, Any] = dict.fromkeys(names)
     pipeline = SeeSRPipeline(**models, scheduler=scheduler)
     image_latents = options["vae_scaling_factor"] * given["lr_latent_unscaled"] if options["start"] == "lr" else None
-    return pipeline.prepare_latents(None, Start(given["initial_noise"], image_latents), scheduler)
+    call: Any = None  # a call says nothing of the start that is not known here
+    return pipeline.prepare_latents(call, Start(given["initial_noise"], image_latents), scheduler)
 
 
 def load_networks(weights: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, ControlNetModel, SeeSRAdapter]:

@@ -130,7 +130,7 @@ def test_base_with_another_text_encoder(official, original, tmp_path):
         **{**original["text_encoder"].config.to_dict(), "hidden_size": 64}
     )
     type(original["text_encoder"])(config).save_pretrained(official / "base" / "text_encoder")
-    with pytest.raises(ValueError, match="gives 64 channels, but the checkpoint's UNet expects 32"):
+    with pytest.raises(ValueError, match="has 64 channels, but the checkpoint's UNet expects 32"):
         convert_all(official, tmp_path / "output")
     assert not (tmp_path / "output").exists()
 

@@ -286,7 +286,7 @@ def test_xpsr_trains_controlnet_adapter_and_constraint(runs: Path) -> None:
 
 
 def test_the_base_may_be_stored_in_half_precision(runs: Path, run: Callable[..., Path], tmp_path: Path) -> None:
-    """transformers loads a text encoder as it is stored, unlike diffusers."""
+    """Transformers loads a text encoder as it is stored, unlike diffusers."""
     base = StableDiffusionPipeline.from_pretrained(runs / "base", dtype=torch.float16)
     base.save_pretrained(tmp_path / "base")
     trained = run("train_scedit", tmp_path / "scedit", BASE, tmp_path / "base", "--max_train_steps", 1)

@@ -93,10 +93,10 @@ def test_a_long_caption_leaves_the_quality_words_in_the_prompt(prompt: str | Non
     assert content[-len(quality) :] == quality
     assert pipeline.tokenizer.decode(content[: -len(quality)]) == as_read(pipeline, kept)[0]
     (message,) = [record.getMessage() for record in warnings.records if record.name == "diffusers_sr.texts"]
-    head, lost = message.split(" it does not read ")
-    assert head.startswith("The text encoder reads 77 tokens: of ")
+    head, said = message.split(" it does not read ")
+    assert head == "The text encoder reads 77 tokens:"
     whole = f"{prompt}, {caption}" if prompt else caption
-    assert lost == f"{whole.removeprefix(kept).strip()!r}, so that it reads {QUALITY!r}."
+    assert said == f"{whole.removeprefix(kept).strip()!r} of {whole!r}, to leave room for {QUALITY!r}."
 
 
 def test_a_text_that_is_inserted_for_a_token_counts(warnings: Any) -> None:
