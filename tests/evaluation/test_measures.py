@@ -173,7 +173,7 @@ def test_images_that_do_not_fit(measure: Measure) -> None:
 
 
 def test_too_small_for_the_window() -> None:
-    with pytest.raises(ValueError, match=r"12x12 pixels are too few.*needs 13"):
+    with pytest.raises(ValueError, match=r"12x12 pixels are too few.*needs at least 13"):
         ssim_y(torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12), crop_border=1)
 
 
