@@ -1,4 +1,4 @@
-"""The two-order Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833) with SeeSR's settings, in torch.
+"""The second-order Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833) with SeeSR's settings, in torch.
 
 blur -> resize -> noise -> JPEG, then a milder blur -> resize -> noise, and last, in either order, JPEG and
 {resize to the final size -> sinc filter}.
