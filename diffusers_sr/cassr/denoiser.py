@@ -64,7 +64,11 @@ class CasSRDenoiser(ControlledDenoiser):
         )
         each = [feature.chunk(len(weights)) for feature in features]
         seen = {name: [parts[index] for parts in each] for index, name in enumerate(weights)}
-        scaled = [[weight * feature for feature in seen[name]] for name, weight in weights.items()]
+        # A weight of 1, as in training, needs no copy.
+        scaled = [
+            seen[name] if weight == 1 else [weight * feature for feature in seen[name]]
+            for name, weight in weights.items()
+        ]
         residuals = [sum(rest, first) for first, *rest in zip(*scaled, strict=True)]
         with self.adapter.conditioning(**seen, **{f"{name}_scale": weight for name, weight in weights.items()}):
             return self.run_unet(both, timestep, text, residuals).chunk(len(texts))
