@@ -20,7 +20,7 @@ SMALL = [
     "--max_train_steps", "1", "--train_batch_size", "1", "--gradient_accumulation_steps", "1", "--resolution", "32",
     "--dataloader_num_workers", "0", "--mixed_precision", "no", "--use_8bit_adam", "false",
 ]  # fmt: skip
-"""What makes a step of any recipe small, and possible without a GPU."""
+"""Options that make a step of any recipe small, and possible without a GPU."""
 
 SMALL_ENCODER = [
     "--num_queries", "3", "--srresnet_channels", "8", "--srresnet_blocks", "1", "--qformer_layers", "2",
@@ -81,7 +81,7 @@ def run(block: Block) -> None:
 
 
 def commands(code: str) -> list[Callable[[], object]]:
-    """What runs the commands of a shell block, in this process; those that install this package are left out."""
+    """The shell of a block: it runs the commands in this process, without those that install this package."""
     lines = [line.split("#")[0].strip() for line in code.replace("\\\n", " ").splitlines()]
     parts = [part for line in lines for part in line.split("&&") if part]
     found = [_command(shlex.split(part)) for part in parts if not part.lstrip().startswith("pip install ")]

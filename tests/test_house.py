@@ -1,4 +1,4 @@
-"""What the project promises outside its modules."""
+"""The promises of the project outside its modules."""
 
 import tomllib
 from importlib.metadata import EntryPoint

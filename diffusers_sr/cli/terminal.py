@@ -1,4 +1,4 @@
-"""What the user reads while a command runs, and what stays off the terminal."""
+"""The text that a user reads while a command runs, and what stays off the terminal."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> Control
 
 
 class _PromptedDenoiser(TrainableDenoiser):
-    """What both stages share: the general prompt, which is left out for a share of the samples."""
+    """The part that both stages share: the general prompt, which is left out for a share of the samples."""
 
     def __init__(
         self,

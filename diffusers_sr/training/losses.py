@@ -1,4 +1,4 @@
-"""What the denoising trainers share: random draws that depend on the sample only, and the denoising loss."""
+"""The parts that the denoising trainers share: random draws that depend on the sample only, and the denoising loss."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def stock_pipeline(pipeline: CasSRPipeline, kind: type[Any] = StableDiffusionPip
 
 
 def first_latents(pipeline: CasSRPipeline, noise: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """What sampling starts from, from an enlarged image."""
+    """Make what sampling starts from, of an enlarged image."""
     call = pipeline.check_inputs()
     start = Start(noise, pipeline.encode_image(call, image))
     return pipeline.prepare_latents(call, start, pipeline.prepare_scheduler(2))

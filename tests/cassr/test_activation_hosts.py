@@ -1,4 +1,4 @@
-"""What SCEdit's tuners fit, and what they refuse."""
+"""The hosts that SCEdit's tuners fit, and those that they refuse."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_a_block_is_reference_attention_self_attention_lr_attention(models: Mode
 
 
 def test_what_is_new_leaves_the_unet_as_it_is() -> None:
-    """With the residuals too: what a new second stage adds to stock Stable Diffusion is a ControlNet."""
+    """The residuals are there too: a new second stage adds a ControlNet to stock Stable Diffusion."""
     torch.manual_seed(0)
     unet = tiny_unet().eval()
     controlnet = randomise(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 8)))

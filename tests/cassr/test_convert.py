@@ -21,7 +21,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def new_adapter(**options: Any) -> SCEditAdapter:
-    """Of a UNet with two residual blocks a level, as every Stable Diffusion has: six skip connections."""
+    """A UNet has two residual blocks a level, as every Stable Diffusion: six skip connections."""
     torch.manual_seed(0)
     return randomise(SCEditAdapter.from_host(tiny_unet(layers_per_block=2), hint_channels=(4, 5, 6, 7), **options))
 
@@ -83,7 +83,7 @@ def test_downsamples_may_be_given() -> None:
 
 @pytest.mark.parametrize("channels", [(320, 640, 1280, 1280), (320, 640, 1280)])
 def test_released_sizes(channels: tuple[int, ...]) -> None:
-    """Those of Stable Diffusion 1 and 2, and of XL."""
+    """They are those of Stable Diffusion 1 and 2, and of XL."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             block_out_channels=channels,

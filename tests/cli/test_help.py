@@ -84,7 +84,7 @@ def test_as_a_program():
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda path: path.name)
 def test_no_methods_name_stands_in_the_command_line(path):
-    """What captions are made with is imported from the folder of a method, and called by no method's name."""
+    """The code that captions are made with is imported from the folder of a method, and called by no method's name."""
     code = re.sub(r"^\s*from \.\.\S+ import .*$", "", path.read_text(), flags=re.MULTILINE)
     words = {word.removesuffix("Pipeline").lower() for word in re.findall(r"[A-Za-z]+", code)}
     assert words & {*hub.METHODS, "scedit"} == set()

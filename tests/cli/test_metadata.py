@@ -1,4 +1,4 @@
-"""What is kept of a photo: EXIF data, profile, transparency, grey."""
+"""A photo keeps what came with it: EXIF data, profile, transparency, grey."""
 
 from __future__ import annotations
 

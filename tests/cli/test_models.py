@@ -29,7 +29,7 @@ def test_model_of_another_method(run, model, coser, capsys):
 
 @pytest.mark.parametrize("arguments", [(), ("--method", "seesr"), ("--method", "coser"), ("--model", "coser-small")])
 def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys, arguments):
-    """Of what is in the package the method's is taken, with the parts of the base."""
+    """The package's model of the method is taken, with the parts of the base."""
     parts = components("seesr")
     base = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
     StableDiffusionPipeline(

@@ -16,7 +16,7 @@ from diffusers_sr.conversion.checkpoints import read_state_dict
 
 
 class Call:
-    """What a pickle may hold to have a function called."""
+    """An object that has a function called when it is unpickled."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.function = function

@@ -61,7 +61,7 @@ def ldm_key(key: str, model: UNet2DConditionModel | LatentControlNetModel) -> st
 
 
 def official_adapter(adapter: CoSeRAdapter) -> Tensors:
-    """What the official UNet has beside Stable Diffusion's, with the weights it never uses."""
+    """Make the weights that the official UNet has besides Stable Diffusion's, with the weights it never uses."""
     names = {own: official for official, own in ADAPTER_NAMES.items()}
     weights = {}
     for site, attention in adapter.unet.items():

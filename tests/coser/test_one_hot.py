@@ -152,7 +152,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_is_linear_in_the_tokens(similarity: Similarity, dtype: torch.dtype) -> None:
-    """What is kept for the backward pass, and every tensor of both passes but a chunk's scores, counted above."""
+    """All that is kept for the backward pass, and every tensor of both passes but a chunk's scores, counted above."""
 
     def memory(attention: Callable[..., torch.Tensor], number: int) -> tuple[int, int]:
         inputs = each(torch.Tensor.requires_grad_, tokens(number, number, dtype))

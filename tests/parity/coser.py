@@ -83,7 +83,7 @@ def file_outputs(weights: Path, inputs: Path, dtype: torch.dtype) -> Tensors:
 
 
 def numbered_inputs(part: Part, names: set[str]) -> list[str]:
-    """Those of `part.numbered` among the names in a file: `skip_1`, but not `skip_new_1`, which is an output."""
+    """List those of `part.numbered` among the names in a file: `skip_1`, but not `skip_new_1`, which is an output."""
     if part.numbered is None:
         return []
     return [name for name in names if name.removeprefix(part.numbered).isdigit()]

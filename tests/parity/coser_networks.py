@@ -46,7 +46,7 @@ def network_outputs(weights: Path, given: Tensors, dtype: torch.dtype) -> Tensor
 
 
 def diffusers_config(official: dict[str, Any]) -> dict[str, Any]:
-    """What the diffusers configurations of both networks have in common, from the official constructor's arguments."""
+    """Make the common part of both networks' diffusers configurations from the official constructor's arguments."""
     channels = [official["model_channels"] * factor for factor in official["channel_mult"]]
     return {
         "in_channels": official["in_channels"],

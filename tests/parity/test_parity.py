@@ -1,4 +1,4 @@
-"""What SeeSR, CoSeR and CasSR compute with official weights is what the official code computed."""
+"""SeeSR, CoSeR and CasSR compute with official weights what the official code computed."""
 
 from __future__ import annotations
 

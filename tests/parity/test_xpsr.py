@@ -1,4 +1,4 @@
-"""What XPSR computes with official weights is what the official code computed."""
+"""XPSR computes with official weights what the official code computed."""
 
 from __future__ import annotations
 

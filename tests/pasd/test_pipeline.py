@@ -1,4 +1,4 @@
-"""What is `PASDPipeline`'s own: its defaults, and that earlier folders of PASD's weights keep their class."""
+"""`PASDPipeline` has defaults of its own, and earlier folders of PASD's weights keep their class."""
 
 import json
 

@@ -1,4 +1,7 @@
-"""What goes to the Hub comes back from it. `test_publishing.py` runs these tests in a process that has a `HubStub`."""
+"""Everything that goes to the Hub comes back from it.
+
+`test_publishing.py` runs these tests in a process that has a `HubStub`.
+"""
 
 import json
 import re

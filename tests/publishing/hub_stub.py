@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def card_errors(text: str) -> list[str]:
-    """What the Hub would not take of a model card's metadata."""
+    """List what the Hub would not take of a model card's metadata."""
     _, separator, rest = text.partition("---\n")
     head, separator, _ = rest.partition("\n---")
     try:

@@ -30,7 +30,7 @@ def describe(pipeline, *images):
 
 
 class Texts:
-    """What the text encoder is given, in words."""
+    """The texts that the text encoder is given, in words."""
 
     def __init__(self, pipeline):
         self.calls = []
@@ -92,7 +92,7 @@ def test_tags_and_representation_each_change_the_result(pipeline):
 
 
 def test_the_representation_acts_without_guidance_too_and_in_both_halves(pipeline):
-    """With equal prompts in both halves, guidance changes nothing, whatever the representation: it is in both."""
+    """Guidance changes nothing if the prompts are equal, whatever the representation: it is in both halves."""
     plain = run(pipeline, guidance_scale=1.0, prompt="a", tags="b")
     _, representation = describe(pipeline, tiny_image())
     changed = run(pipeline, guidance_scale=1.0, prompt="a", tags="b", representation=representation.flip(-1))

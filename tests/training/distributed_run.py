@@ -99,7 +99,7 @@ def make_references(folder: Path, made: list[int]) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """What make_references.py reads."""
+    """Write what make_references.py reads."""
     (folder / "photos").mkdir(parents=True)
     for index in range(2):
         tiny_image(40, 40, seed=index).save(folder / "photos" / f"{index}.png")

@@ -1,4 +1,4 @@
-"""What tests of training share: the scripts, and a run that takes milliseconds, a line fitted to points."""
+"""Helpers of the tests of training: the scripts, and a run that takes milliseconds, a line fitted to points."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Images(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage trains.
+    """A stage, and what it trains.
 
     Attributes:
         module: as it is given to `train`.
@@ -111,7 +111,7 @@ class Stage:
         return name.startswith(self.trained) and not name.startswith(self.frozen)
 
     def loss(self) -> float:
-        """Of all images, above the floor."""
+        """Compute the loss of all images, above the floor."""
         self.module.eval()
         with torch.no_grad():
             losses = self.module(self.batch())

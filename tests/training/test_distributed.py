@@ -36,13 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(folder: Path) -> list[dict[str, Any]]:
-    """What each of the two saw."""
+    """Read what each of the two saw."""
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def weights(folder: Path) -> list[dict[str, Tensor]]:
-    """What each of the two ended with."""
+    """Read what each of the two ended with."""
     return [load_file(folder / f"rank-{rank}.safetensors") for rank in (0, 1)]
 
 

@@ -68,7 +68,7 @@ def test_a_24_gb_recipe_trains_as_the_paper_does(stage: str) -> None:
 
 
 def test_the_trainers_take_the_commands_of_the_readme() -> None:
-    """With the recipes of both sizes, and no required option missing."""
+    """There are recipes of both sizes, and no required option is missing."""
     text = (TRAINING / "README.md").read_text().replace("\\\n", " ")
     stages = []
     for line in re.findall(r"^accelerate launch training/train_.*$", text, re.MULTILINE):
@@ -106,7 +106,7 @@ def test_deepspeed_leaves_accumulation_to_the_recipe() -> None:
 
 
 def measured_peak(stage: Stage, arguments: TrainingArguments) -> int:
-    """What the CPU's allocator was asked for in a step on real tensors, in bytes, with what was there before."""
+    """Count the bytes that a step on real tensors asks the CPU's allocator for, with those in use before."""
     module, batch = stage.module.train(), stage.batch()
     parameters = [*trainable_parameters(module).values()]
     optimizer = torch.optim.AdamW(parameters, foreach=True)

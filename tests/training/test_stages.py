@@ -1,4 +1,4 @@
-"""What each training stage trains, what it leaves alone, and whether its loss falls.
+"""Each training stage: what it trains, what it leaves alone, and whether its loss falls.
 
 Ten times lower, as it gets when eight images are learnt by heart, takes some stages minutes at this size too:
 `benchmarks/overfit.py` shows that.

@@ -1,4 +1,4 @@
-"""What `XPSRPipeline` does besides the steps all methods share (tests/pipeline)."""
+"""The steps of `XPSRPipeline` that are its own; tests/pipeline has those that all methods share."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_guidance_can_be_switched_off_in_the_middle() -> None:
 def first_latents(
     pipeline: XPSRPipeline, noise: torch.Tensor, image_latents: torch.Tensor, level: int | None = None
 ) -> torch.Tensor:
-    """What sampling starts from, at the first of the timesteps that are set."""
+    """Make what sampling starts from, at the first of the timesteps that are set."""
     call = pipeline.check_inputs(added_noise_level=level)
     return pipeline.prepare_latents(call, Start(noise, image_latents), pipeline.scheduler)
 
