@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .shareable import code, fenced, inline, is_hub_id, shareable
 from .stubs import PACKAGE
 
 CODE_LICENSE = "apache-2.0"
@@ -156,34 +156,20 @@ def render_model_card(
         example=example,
         pictures=list(picture_paths(details)),
         code_license=CODE_LICENSE,
-        base_license=details.base_license,
-        weights_license=license,
+        # What is not a string at all is left for the Hub to refuse, whose message says more.
+        base_license=None if details.base_license is None else inline(str(details.base_license)),
+        weights_license=None if license is None else inline(str(license)),
         inherited=details.license is None and license is not None,
         results=_results_table(details.results),
         training=None if training is None else _summary(training),
-        recipe=None if training is None else yaml.safe_dump(training, allow_unicode=True).strip(),
+        recipe=None if training is None else fenced(yaml.safe_dump(training, allow_unicode=True).strip(), "yaml"),
     )
-
-
-def is_hub_id(name: str | None) -> bool:
-    """Whether a model of this name would be looked for on the Hub."""
-    return name is not None and not os.path.isdir(name) and shareable(name) == name
-
-
-def shareable(value: Any) -> Any:
-    """Strip an option's value of the folders of the machine the run was on: only the name of a path is left."""
-    if isinstance(value, list):
-        return [shareable(one) for one in value]
-    if not isinstance(value, str):
-        return value
-    is_path = value.startswith(("/", ".", "~")) or "\\" in value or value.count("/") > 1
-    return PureWindowsPath(value).name if is_path and "://" not in value else value
 
 
 def _linked(model: str | None) -> str | None:
     if model is None:
         return None
-    return f"[`{model}`](https://huggingface.co/{model})" if is_hub_id(model) else f"`{Path(model).name}`"
+    return f"[`{model}`](https://huggingface.co/{model})" if is_hub_id(model) else code(shareable(model))
 
 
 def _package(kind: type) -> str:
@@ -240,7 +226,7 @@ def _results_table(results: Sequence[EvalResult]) -> str:
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
         row = f"{result.dataset_name}, {result.task_name}" if result.task_name else result.dataset_name
-        rows.setdefault(row, {})[result.metric_name or result.metric_type] = result.metric_value
+        rows.setdefault(inline(row), {})[result.metric_name or result.metric_type] = result.metric_value
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
     for row, values in rows.items():
         lines.append([row, *(f"{values[column]:.4g}" if column in values else "" for column in columns)])
@@ -264,4 +250,4 @@ def _summary(recipe: Mapping[str, Any]) -> str:
         f"learning rate {recipe['learning_rate']:g}."
     )
     data = next((recipe[name] for name in _DATA_OPTIONS if name in recipe), None)
-    return summary if data is None else f"{summary} Data: `{data}`."
+    return summary if data is None else f"{summary} Data: {code(str(data))}."

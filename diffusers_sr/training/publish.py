@@ -16,8 +16,9 @@ from huggingface_hub import CommitInfo, ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from ..pipeline import SuperResolutionPipeline
-from ..publishing.model_card import CardDetails, is_hub_id, picture_paths, render_model_card
+from ..publishing.model_card import CardDetails, picture_paths, render_model_card
 from ..publishing.repository import create_repository, folder_files, upload_files
+from ..publishing.shareable import is_hub_id
 from .adversarial import ONE_STEP_CALL, one_step_scheduler
 from .arguments import option
 

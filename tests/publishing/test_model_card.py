@@ -13,9 +13,7 @@ from diffusers_sr.publishing.model_card import (
     RENDERED,
     CardDetails,
     eval_results,
-    is_hub_id,
     render_model_card,
-    shareable,
 )
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
@@ -162,29 +160,21 @@ def test_a_base_in_a_folder_is_told_but_not_linked(tmp_path):
     assert str(tmp_path) not in card.content
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("/data/photos", "photos"),
-        ("../photos/", "photos"),
-        ("runs/sets/photos", "photos"),
-        (["/data/a.png", "b"], ["a.png", "b"]),
-        (BASE, BASE),
-        ("https://host/shards-{000..9}.tar", "https://host/shards-{000..9}.tar"),
-        (3, 3),
-    ],
-)
-def test_shareable(value, expected):
-    assert shareable(value) == expected
-
-
-def test_hub_ids(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "base").mkdir(parents=True)
-    assert is_hub_id(BASE)
-    assert not is_hub_id("runs/base")
-    assert not is_hub_id("/data/base")
-    assert not is_hub_id(None)
+def test_what_comes_from_elsewhere_is_neither_html_nor_markup(tmp_path):
+    name = "<img src=x onerror=alert(1)>"
+    (tmp_path / name).mkdir()
+    licence = "mit | <script>alert(1)</script> [free](https://elsewhere.example)"
+    results = eval_results("Set14 | <b>", MEASURES)
+    recipe = training(dataset_name="photos`<b>") | {"tags_file": "a\n```\n<b>"}
+    others = CardDetails(base_model=str(tmp_path / name), base_license=licence, results=results, training=recipe)
+    card = render_model_card("me/x", SeeSRPipeline, others)
+    prose, fence, block = card.text.partition("````yaml\n")
+    assert fence, "a fence that is longer than the one in the value"
+    assert block.rstrip().endswith("\n````")
+    assert "on `<img src=x onerror=alert(1)>`." in prose, "in code, HTML is shown"
+    assert r"| base | mit \| &lt;script&gt;alert(1)&lt;/script&gt; \[free\](https://elsewhere.example) |" in prose
+    assert r"| Set14 \| &lt;b&gt;, ×4 super-resolution | 21.5 |" in prose
+    assert "Data: `` photos`<b> ``." in prose
 
 
 def test_the_template_is_part_of_the_installed_package():

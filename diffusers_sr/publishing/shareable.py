@@ -1,0 +1,60 @@
+"""Text from elsewhere, such as options, names and licences, made fit to be shown to others."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from pathlib import PureWindowsPath
+from typing import Any
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+# The user's name and password before the host, and the values of a query whose names say that they are secret.
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+_SECRET = re.compile(
+    r"(?<=[?&])([^=&#\s]*(?:token|key|secret|signature|sig|password|credential)[^=&#\s]*)=[^&#\s]*", re.I
+)
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a model of this name would be looked for on the Hub."""
+    return name is not None and not os.path.isdir(name) and _HUB_ID.fullmatch(name) is not None and name[0] != "."
+
+
+def shareable(value: Any) -> Any:
+    """Strip an option's value of this machine's folders, only the name of a path is left, and of credentials."""
+    if isinstance(value, list):
+        return [shareable(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    if "://" in value:
+        return mask_credentials(value)
+    is_path = value.startswith(("/", ".", "~")) or "\\" in value or value.count("/") > 1
+    return PureWindowsPath(value).name if is_path else value
+
+
+def mask_credentials(text: str) -> str:
+    """Replace names, passwords and tokens in the URLs of a text by asterisks."""
+    return _SECRET.sub(r"\1=***", _USER.sub("***@", text))
+
+
+def inline(text: str) -> str:
+    """Escape a text so that Markdown shows it as it is, on one line: neither HTML nor markup, nor a table's cell."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def code(text: str) -> str:
+    """Put a text on one line into a code span that nothing in the text can end."""
+    text = " ".join(text.split())
+    ticks = "`" * (_longest_run(text) + 1)
+    return f"{ticks}{text}{ticks}" if len(ticks) == 1 else f"{ticks} {text} {ticks}"
+
+
+def fenced(text: str, language: str) -> str:
+    """Put a text into a code block that nothing in the text can end."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
