@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +16,11 @@ from huggingface_hub import CommitInfo
 from .model_card import CardDetails, picture_paths, render_model_card
 from .paper import Paper
 from .repository import create_repository, folder_files, upload_files
-from .stubs import PIPELINE_FILE, holds_only_stubs, index_class_name, write_stubs
+from .stubs import PIPELINE_FILE, index_class_name, trusted_index, write_stubs
+
+Index = dict[str, Any]
+
+_checked: ContextVar[Callable[[Index], Index]] = ContextVar("checked", default=lambda index: index)
 
 
 class PublishablePipeline(DiffusionPipeline):
@@ -45,10 +52,12 @@ class PublishablePipeline(DiffusionPipeline):
         is_asked_for = kwargs.get("trust_remote_code") or kwargs.get("custom_pipeline") is not None
         if is_asked_for or not (is_folder or os.fspath(name).count("/") <= 1):
             return super().from_pretrained(name, **kwargs)
-        # What is checked is what is loaded, even if the repository changes in the meantime.
-        folder = name if is_folder else cls.download(name, **kwargs)
-        trusted = holds_only_stubs(Path(folder), cls)
-        pipeline = super().from_pretrained(folder, **{**kwargs, "trust_remote_code": trusted})
+        kwargs["trust_remote_code"] = False
+        with _check_indices(_refuse_other_class):
+            folder = name if is_folder else cls.download(name, **kwargs)
+        index = trusted_index(Path(folder), cls)
+        with _check_indices(_refuse_other_class if index is None else lambda _: {**index}):
+            pipeline = super().from_pretrained(folder, **kwargs)
         pipeline.register_to_config(_name_or_path=name)
         return pipeline
 
@@ -57,12 +66,15 @@ class PublishablePipeline(DiffusionPipeline):
         """Read `model_index.json`, without the name of the file that holds the class if the class is this one.
 
         diffusers would run the file, even before the repository's code can be checked.
+
+        Raises:
+            ValueError: if there is the name of another file, and it is not trusted.
         """
         index: dict[str, Any] = super()._dict_from_json_file(json_file)
         for kind in cls.__mro__:
             if index.get("_class_name") == index_class_name(kind):
                 index["_class_name"] = kind.__name__
-        return index
+        return _checked.get()(index)
 
     def save_pretrained(
         self,
@@ -148,3 +160,23 @@ class PublishablePipeline(DiffusionPipeline):
             token,
             create_pr,
         )
+
+
+@contextmanager
+def _check_indices(check: Callable[[Index], Index]) -> Iterator[None]:
+    """Pass every `model_index.json` that diffusers reads inside the `with` block through `check`."""
+    token = _checked.set(check)
+    try:
+        yield
+    finally:
+        _checked.reset(token)
+
+
+def _refuse_other_class(index: Index) -> Index:
+    """Refuse a file that holds the class: diffusers runs a community pipeline of its name without asking for trust."""
+    if isinstance(index.get("_class_name"), list):
+        raise ValueError(
+            f"The pipeline's class is in code of its own, {index['_class_name']}: pass `trust_remote_code=True` if "
+            "you trust it."
+        )
+    return index

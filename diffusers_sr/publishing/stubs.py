@@ -9,8 +9,12 @@ its effect is known.
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
+
+from .folder_code import holds_only
+from .own_classes import own_class_pair
 
 PIPELINE_FILE = "pipeline.py"
 INDEX_FILE = "model_index.json"
@@ -56,7 +60,7 @@ def write_stubs(folder: Path, pipeline_class: type) -> None:
 
     Classes of other packages have no stubs, and load as they do without them: from a folder, once they are imported.
     """
-    index = _read_index(folder)
+    index = read_index(folder)
     # `from_pipe` records the components of the pipeline it started from, which the folder does not hold.
     index = {key: value for key, value in index.items() if not (key.startswith("_") and key in _components(index))}
     stubs = _stubs(index, pipeline_class)
@@ -72,30 +76,68 @@ def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
 
     Its `model_index.json` must not lead to other code either: diffusers joins the names in it to paths.
     """
-    index = _read_index(folder)
-    names = [name for pair in _components(index).values() for name in pair if name is not None]
-    class_name = index["_class_name"]  # a string in folders of earlier versions
-    if not isinstance(class_name, str) and class_name != index_class_name(pipeline_class):
-        return False
-    if not all(_is_dotted_name(name) for name in names):
+    return _holds_only_stubs(folder, read_index(folder), pipeline_class)
+
+
+def trusted_index(folder: Path, pipeline_class: type) -> dict[str, Any] | None:
+    """Read the index of a folder that `holds_only_stubs`; return None for any other.
+
+    With it diffusers takes this package's classes from the package itself and runs no file of the folder, whatever
+    becomes of the files after they were looked at.
+    """
+    index = read_index(folder)
+    if not _holds_only_stubs(folder, index, pipeline_class):
+        return None
+    pairs = {key: own_class_pair(*pair) for key, pair in _components(index).items() if _is_own(pair[0])}
+    return {**index, **pairs, "_class_name": pipeline_class.__name__}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read `model_index.json`.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+        ValueError: if it does not hold a JSON object.
+    """
+    path = folder / INDEX_FILE
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for its other end
+        raise OSError(f"{path} is not a regular file.")
+    index = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(index, dict):
+        raise ValueError(f"{path} holds {index!r:.40}, expected a JSON object.")
+    return index
+
+
+def _holds_only_stubs(folder: Path, index: dict[str, Any], pipeline_class: type) -> bool:
+    if not _names_no_other_code(index, pipeline_class):
         return False
     stubs = _stubs(index, pipeline_class)
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix.lower() == ".py"}
-    return all(path in stubs and file.read_bytes() == stubs[path].encode() for path, file in found.items())
+    # diffusers unpacks a string of two letters, too, and looks for `<custom_pipeline>.py` even if none is asked for.
+    pairs = {key: value for key, value in index.items() if isinstance(value, (list, str)) and len(value) == 2}
+    opened = {PIPELINE_FILE, "None.py", *(f"{key}/{value[0]}.py" for key, value in pairs.items())}
+    return holds_only(folder, opened, {path: text.encode() for path, text in stubs.items()})
+
+
+def _names_no_other_code(index: dict[str, Any], pipeline_class: type) -> bool:
+    """Whether all names that diffusers joins to paths are names, and none is private in this package."""
+    class_name = index.get("_class_name")  # a string in folders of earlier versions
+    if not isinstance(class_name, str) and class_name != index_class_name(pipeline_class):
+        return False
+    pairs = _components(index)
+    names = [*pairs, *(name for pair in pairs.values() for name in pair if name is not None)]
+    if not all(_is_dotted_name(name) for name in names) or any("." in component for component in pairs):
+        return False
+    own = [module for module, _ in pairs.values() if _is_own(module)]
+    return not any(part.startswith("_") for module in own for part in module.split("."))
 
 
 def _stubs(index: dict[str, Any], pipeline_class: type) -> dict[str, str]:
     """Map the paths of the stubs that belong in the folder to their texts."""
     stubs = {PIPELINE_FILE: pipeline_stub(pipeline_class)} if _is_own(pipeline_class.__module__) else {}
     for component, (module, name) in _components(index).items():
-        if module is not None and _is_own(module):
+        if _is_own(module):
             stubs[f"{component}/{module}.py"] = component_stub(module, name)
     return stubs
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    return index
 
 
 def _components(index: dict[str, Any]) -> dict[str, Any]:
@@ -106,8 +148,8 @@ def _components(index: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_dotted_name(name: Any) -> bool:
-    return isinstance(name, str) and name.replace(".", "").isidentifier()
+    return isinstance(name, str) and name.isascii() and all(part.isidentifier() for part in name.split("."))
 
 
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == PACKAGE
+def _is_own(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == PACKAGE

@@ -267,6 +267,17 @@ def test_an_index_that_names_other_code_is_not_trusted(pipeline, tmp_path):
     assert not mark.exists()
 
 
+def test_a_community_pipeline_that_the_index_names_is_not_run(pipeline):
+    # It comes from elsewhere, for which diffusers would not ask for trust.
+    pipeline.push_to_hub("community")
+    repo_id = f"{OWNER}/community"
+    index = json.loads(running.files(repo_id)["model_index.json"])
+    index["_class_name"] = ["clip_guided_stable_diffusion", "SeeSRPipeline"]
+    HfApi().upload_file(path_or_fileobj=json.dumps(index).encode(), path_in_repo="model_index.json", repo_id=repo_id)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SeeSRPipeline.from_pretrained(repo_id)
+
+
 def test_code_that_was_changed_is_not_trusted(pipeline, tmp_path):
     pipeline.push_to_hub("changed")
     repo_id = f"{OWNER}/changed"

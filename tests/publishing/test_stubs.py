@@ -121,6 +121,25 @@ def test_code_of_another_package_is_not_trusted(folder):
 
 
 def test_remote_code_that_is_disabled(folder, monkeypatch):
+    """None is run: the classes are the package's own."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.DIFFUSERS_DISABLE_REMOTE_CODE", True)
+    assert type(SeeSRPipeline.from_pretrained(folder)) is SeeSRPipeline
+    (folder / ADAPTER_STUB).write_text("")
     with pytest.raises(ValueError, match="DIFFUSERS_DISABLE_REMOTE_CODE"):
         SeeSRPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "balanced"])
+def test_a_device_map(folder, device_map):
+    """For "balanced" diffusers builds each model without weights first, and does not pass trust on."""
+    assert type(SeeSRPipeline.from_pretrained(folder, device_map=device_map)) is SeeSRPipeline
+
+
+def test_a_component_of_this_package_that_does_not_exist(folder):
+    for module, name in (("diffusers_sr.seesr.nothing", "SeeSRAdapter"), ("diffusers_sr.seesr.adapter", "Nothing")):
+        rewrite_index(folder, adapter=[module, name])
+        (folder / ADAPTER_STUB).unlink(missing_ok=True)
+        (folder / "adapter" / f"{module}.py").write_text(component_stub(module, name))
+        with pytest.raises(ValueError, match=f"has no class `{module}:{name}`"):
+            SeeSRPipeline.from_pretrained(folder)
+        (folder / "adapter" / f"{module}.py").unlink()
