@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -131,9 +132,32 @@ def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) 
             progress.num_processes,
             accelerator.num_processes,
         )
-    accelerator.load_state(str(path))
+    accelerator.step = -1  # accelerate only logs it if it cannot read the random states, which hold the step
+    try:
+        with _only_weights():
+            accelerator.load_state(str(path))
+        if accelerator.step < 0 and (path / f"random_states_{accelerator.process_index}.pkl").exists():
+            raise pickle.UnpicklingError("the random states could not be read")
+    except pickle.UnpicklingError as error:
+        message = f"The checkpoint {str(path)!r} holds more than weights and states, or is of another kind: {error}"
+        raise ValueError(message) from error
     accelerator.step = 0  # counts batches of an unfinished optimiser step; a checkpoint has no such batches
     return progress
+
+
+@contextmanager
+def _only_weights() -> Iterator[None]:
+    """Let no pickle run code: accelerate asks for weights only, except where it loads an average of the weights."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def move_over(source: Path, target: Path) -> None:
