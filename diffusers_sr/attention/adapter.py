@@ -34,7 +34,8 @@ class AdapterHook(ModelHook):
     `self.adapter(...)`, and while the adapter has no conditioning it returns what it was given.
 
     A deep copy of a hooked module is attached to the same adapter, unless that adapter was copied before it in the
-    same `copy.deepcopy`; then it is attached to the copy.
+    same `copy.deepcopy`; then it is attached to the copy. If the adapter is copied after it, in the same
+    `copy.deepcopy`, it is attached to the copy from then on.
     """
 
     def __init__(self, adapter: AttentionAdapter, role: str, site: str) -> None:
@@ -218,6 +219,18 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
     def __getstate__(self) -> dict[str, Any]:
         # A copy of an adapter is attached to nothing and conditioned on nothing.
         return {**self.__dict__, "_conditioning": None, "_hosts": weakref.WeakSet()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        # Hosts that were copied before, as those of a pipeline are, still have the hooks of the original.
+        for host in [memo[id(host)] for host in self._hosts if id(host) in memo]:
+            for hook in itertools.chain.from_iterable(_adapter_hooks(module).values() for module in host.modules()):
+                if hook.adapter is self:
+                    hook.adapter = copied
+            copied._hosts.add(host)
+        return copied
 
     def _hook_names(self, module: nn.Module) -> list[str]:
         return [name for name, hook in _adapter_hooks(module).items() if hook.adapter is self]
