@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
-from contextlib import suppress
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
+from threading import Timer
 from types import FrameType
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ from ..data.dataset import PhotoCrops
 from .arguments import TrainingArguments
 from .checkpointing import Progress
 
-_PATIENCE = 5.0  # seconds
+_PATIENCE = 2.0  # seconds
 
 
 def batches(
@@ -44,13 +46,19 @@ def batches(
         pin_memory=accelerator.device.type == "cuda",
     )
     others = set(active_children())
+    loaded = iter(accelerator.prepare(loader))
     try:
-        for batch in accelerator.prepare(loader):
+        for batch in loaded:
             # Some samples are degraded only now, on the device of the batch.
             yield cast(PhotoCrops, dataset).complete(batch) if "degradation_seed" in batch else batch
+    except BaseException as error:
+        # An error of a worker would keep the loader's iterator.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         may_end.fill_(True)
-        _end(set(active_children()) - others)
+        with _ended(set(active_children()) - others):
+            del loaded  # nothing refers to the loader's iterator any longer: it asks the workers to end
 
 
 def _outlive_sigterm(may_end: Tensor, worker: int) -> None:
@@ -67,12 +75,25 @@ def _outlive_sigterm(may_end: Tensor, worker: int) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-def _end(workers: set[BaseProcess]) -> None:
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(_PATIENCE)
-        # For example in a read from a disk that does not answer. torch reports a killed worker as an error.
-        with suppress(RuntimeError):
-            worker.kill()
-            worker.join(_PATIENCE)
+@contextmanager
+def _ended(workers: set[BaseProcess]) -> Iterator[None]:
+    """See to it that workers that are asked to end inside the `with` block have ended after it.
+
+    The loader waits for one worker after the other. Each may be busy with a long photo, or in a read from a disk that
+    does not answer.
+    """
+
+    def terminate() -> None:
+        for worker in workers:
+            worker.terminate()
+
+    impatience = Timer(_PATIENCE, terminate)
+    impatience.start()
+    try:
+        yield
+    finally:
+        impatience.cancel()
+        for worker in workers:
+            with suppress(RuntimeError):  # torch reports a killed worker as an error
+                worker.kill()
+                worker.join(_PATIENCE)

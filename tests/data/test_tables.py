@@ -40,7 +40,7 @@ FAULTS = {
     "empty": (b"", r" has the columns \[\]; it needs 'file' and 'tags': name the columns in the first row"),
     "no header": (b"a.png,sky\n", r" has the columns \['a.png', 'sky'\]; it needs 'file' and 'tags'"),
     "semicolons": (b"file;tags\na;b\n", r" has the columns \['file;tags'\].*with commas between them"),
-    "twice the column": (b"file,tags,tags\na,b,c\n", r"of which \['tags'\] are there twice"),
+    "twice the column": (b"file,tags,tags\na,b,c\n", r".*, of which \['tags'\] are there twice"),
     "missing cell": (
         b"file,tags\na,b\nc\n",
         r", row 3: the number of cells is 1, but that of the columns .* is 2",
