@@ -41,6 +41,7 @@ from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.formats import SUFFIX_OF
 from diffusers_sr.training.arguments import PhotoArguments, option
 from diffusers_sr.training.photos import stored_photos
+from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.xpsr.prompts import high_level_prompts
 
 # Hidden, so that `datasets` finds nothing but shards in the folder.
@@ -57,11 +58,13 @@ class PrepareArguments(PhotoArguments):
         None, "Instead: folder of XPSR's prompts by `diffusers-sr caption`; the high-level ones are used."
     )
     tagger: str | None = option(None, "Instead: folder of a SeeSR tagger, which tags each photo or crop.")
-    crop_size: int | None = option(
+    crop_size: Count | None = option(
         None, "Write PNG crops with this side in pixels, which cover each photo evenly; by default whole photos."
     )
-    photos_per_shard: int = option(1000, "Number of photos whose files or crops go into one shard.")
-    num_workers: int = option(0, "Processes that write shards in parallel; their number does not change the shards.")
+    photos_per_shard: Count = option(1000, "Number of photos whose files or crops go into one shard.")
+    num_workers: CountFromZero = option(
+        0, "Processes that write shards in parallel; their number does not change the shards."
+    )
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

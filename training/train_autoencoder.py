@@ -20,19 +20,20 @@ from diffusers_sr.training.arguments import TrainingArguments, option, parse_arg
 from diffusers_sr.training.engine import latents_std, train
 from diffusers_sr.training.losses import draw_noise
 from diffusers_sr.training.photos import photo_crops
+from diffusers_sr.training.ranges import Count, Weight
 
 
 @dataclass(kw_only=True)
 class AutoencoderArguments(TrainingArguments):
     """Options for an AutoencoderKL from scratch: L1 on pixels plus a small Kullback-Leibler term."""
 
-    block_out_channels: list[int] = field(
+    block_out_channels: list[Count] = field(
         default_factory=lambda: [32, 64, 96],
         metadata={"help": "Channels of each level; all except the last halve the size."},
     )
-    layers_per_block: int = option(1, "Residual layers in each level of the encoder; the decoder has one more.")
-    latent_channels: int = option(8, "Channels of the latents.")
-    kl_weight: float = option(1e-6, "Weight of the Kullback-Leibler divergence, summed over a sample's latents.")
+    layers_per_block: Count = option(1, "Residual layers in each level of the encoder; the decoder has one more.")
+    latent_channels: Count = option(8, "Channels of the latents.")
+    kl_weight: Weight = option(1e-6, "Weight of the Kullback-Leibler divergence, summed over a sample's latents.")
 
 
 class AutoencoderLoss(nn.Module):

@@ -27,6 +27,7 @@ from diffusers_sr.training.arguments import TrainingArguments, option, parse_arg
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.training.photos import photo_crops
+from diffusers_sr.training.ranges import Count, Share
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -37,16 +38,16 @@ class BaseArguments(TrainingArguments):
 
     vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL."})
     tags_file: str | None = option(None, "CSV file with the columns file and tags: the captions.")
-    null_text_ratio: float = option(0.2, "Share of samples whose caption is left out.")
-    block_out_channels: list[int] = field(
+    null_text_ratio: Share = option(0.2, "Share of samples whose caption is left out.")
+    block_out_channels: list[Count] = field(
         default_factory=lambda: [64, 96, 128],
         metadata={"help": "UNet channels of each level; only the last level has attention."},
     )
-    layers_per_block: int = option(2, "Residual layers in each level.")
-    attention_head_dim: int = option(32, "Channels of an attention head.")
-    text_hidden_size: int = option(64, "Width of the text encoder.")
-    text_num_layers: int = option(2, "Layers of the text encoder.")
-    vocabulary_size: int = option(1024, "Size of the byte-pair vocabulary learnt from the captions.")
+    layers_per_block: Count = option(2, "Residual layers in each level.")
+    attention_head_dim: Count = option(32, "Channels of an attention head.")
+    text_hidden_size: Count = option(64, "Width of the text encoder.")
+    text_num_layers: Count = option(2, "Layers of the text encoder.")
+    vocabulary_size: Count = option(1024, "Size of the byte-pair vocabulary learnt from the captions.")
     prediction_type: str = option("v_prediction", "What the UNet predicts: epsilon or v_prediction.")
 
 

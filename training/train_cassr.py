@@ -27,6 +27,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.ranges import Count, CountFromZero, Share
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
@@ -49,11 +50,11 @@ class CasSRArguments(DenoiserArguments, HubArguments):
     controlnet_model_name_or_path: str | None = option(
         None, "ControlNet to start from, trained on one image: a folder or a Hub id. By default a new one is made."
     )
-    null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
+    null_text_ratio: Share = option(0.1, "Share of samples without the general prompt.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    train_batch_size: int = option(4, "Samples per process and batch.")
+    train_batch_size: Count = option(4, "Samples per process and batch.")
     lr_scheduler: str = option("constant_with_warmup", "Name of a schedule of diffusers.optimization.get_scheduler.")
-    lr_warmup_steps: int = option(500, "Steps of linear warm-up, for schedules that have one.")
+    lr_warmup_steps: CountFromZero = option(500, "Steps of linear warm-up, for schedules that have one.")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
+from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -35,13 +36,13 @@ class CLIPArguments(TrainingArguments):
         metadata={"help": "Stable Diffusion whose text encoder is the text tower: a folder or a Hub id."}
     )
     tags_file: str = field(metadata={"help": "CSV file with the columns file and tags: the captions."})
-    image_size: int = option(96, "Side of the vision tower's square input.")
-    patch_size: int = option(12, "Side of a patch, in pixels.")
-    hidden_size: int = option(128, "Channels of the tokens.")
-    intermediate_size: int = option(384, "Channels inside a feed-forward layer.")
-    num_hidden_layers: int = option(3, "Number of layers.")
-    num_attention_heads: int = option(4, "Number of attention heads.")
-    projection_dim: int = option(64, "Channels of the image tokens.")
+    image_size: Count = option(96, "Side of the vision tower's square input.")
+    patch_size: Count = option(12, "Side of a patch, in pixels.")
+    hidden_size: Count = option(128, "Channels of the tokens.")
+    intermediate_size: Count = option(384, "Channels inside a feed-forward layer.")
+    num_hidden_layers: Count = option(3, "Number of layers.")
+    num_attention_heads: Count = option(4, "Number of attention heads.")
+    projection_dim: Count = option(64, "Channels of the image tokens.")
 
 
 class CLIPLoss(nn.Module):

@@ -29,6 +29,7 @@ from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import RestorationArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -43,13 +44,13 @@ class CognitiveEncoderArguments(RestorationArguments):
     tags_file: str = field(
         metadata={"help": "CSV file with the columns file and tags: the captions of the clean photos."}
     )
-    max_train_steps: int = option(20_000, "Optimiser steps.")
-    num_queries: int = option(50, "Tokens of the cognitive embedding.")
-    srresnet_channels: int = option(64, "Channels of the SRResNet.")
-    srresnet_blocks: int = option(16, "Residual blocks of the SRResNet.")
-    qformer_layers: int = option(Q_FORMER["num_hidden_layers"], "Layers of the Q-Former.")
-    qformer_heads: int = option(Q_FORMER["num_attention_heads"], "Attention heads of the Q-Former.")
-    qformer_intermediate_size: int = option(
+    max_train_steps: Count = option(20_000, "Optimiser steps.")
+    num_queries: Count = option(50, "Tokens of the cognitive embedding.")
+    srresnet_channels: Count = option(64, "Channels of the SRResNet.")
+    srresnet_blocks: Count = option(16, "Residual blocks of the SRResNet.")
+    qformer_layers: Count = option(Q_FORMER["num_hidden_layers"], "Layers of the Q-Former.")
+    qformer_heads: Count = option(Q_FORMER["num_attention_heads"], "Attention heads of the Q-Former.")
+    qformer_intermediate_size: Count = option(
         Q_FORMER["intermediate_size"], "Width inside the Q-Former's feed-forward layers."
     )
 

@@ -26,6 +26,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
@@ -44,7 +45,7 @@ class CoSeRArguments(DenoiserArguments, HubArguments):
     similarity: str = option(
         "normalized", "Similarity in one-hot attention: normalized (paper) or scaled (official code)."
     )
-    max_train_steps: int = option(20_000, "Optimiser steps.")
+    max_train_steps: Count = option(20_000, "Optimiser steps.")
 
 
 def main(argv: list[str] | None = None) -> None:

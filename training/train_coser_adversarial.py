@@ -27,6 +27,7 @@ from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -39,8 +40,10 @@ class CoSeRAdversarialArguments(AdversarialArguments, HubArguments):
     )
     coser: str = field(metadata={"help": "Output folder of train_coser.py."})
     train_cfw: bool = option(False, "Train a CFW decoder too.")
-    cfw_rrdbs: int = option(2, "Dense blocks in each fusion layer of the CFW (StableSR's number).")
-    cfw_growth_channels: int = option(32, "Channels that each convolution of a dense block adds (StableSR's number).")
+    cfw_rrdbs: CountFromZero = option(2, "Dense blocks in each fusion layer of the CFW (StableSR's number).")
+    cfw_growth_channels: Count = option(
+        32, "Channels that each convolution of a dense block adds (StableSR's number)."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

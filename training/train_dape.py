@@ -22,6 +22,7 @@ from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
+from diffusers_sr.training.ranges import Count, Weight
 
 
 @dataclass(kw_only=True)
@@ -29,11 +30,13 @@ class DAPEArguments(TrainingArguments):
     """Options for distilling a clean-image tagger into its LoRA on degraded images; defaults are the official ones."""
 
     tagger: str = field(metadata={"help": "Folder of the tagger that is the teacher and the starting point."})
-    train_batch_size: int = option(8, "Samples per process and batch.")
-    learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
-    adam_weight_decay: float = option(0.0, "AdamW weight decay.")
-    max_train_steps: int = option(20_000, "Optimiser steps (the paper's number; the official options run to 300,000).")
-    logits_weight: float = option(1.0, "Weight of the loss on the logits.")
+    train_batch_size: Count = option(8, "Samples per process and batch.")
+    learning_rate: Weight = option(1e-4, "Peak learning rate of AdamW.")
+    adam_weight_decay: Weight = option(0.0, "AdamW weight decay.")
+    max_train_steps: Count = option(
+        20_000, "Optimiser steps (the paper's number; the official options run to 300,000)."
+    )
+    logits_weight: Weight = option(1.0, "Weight of the loss on the logits.")
 
 
 class DAPELoss(nn.Module):

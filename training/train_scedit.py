@@ -19,6 +19,7 @@ from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.ranges import Count, Share, Weight
 from diffusers_sr.training.trainable import DenoiserArguments, condition_channels, load_frozen_base
 
 
@@ -29,10 +30,10 @@ class SCEditArguments(DenoiserArguments):
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
     )
-    learning_rate: float = option(1e-4, "Peak learning rate of AdamW.")
-    null_text_ratio: float = option(0.1, "Share of samples without the general prompt.")
+    learning_rate: Weight = option(1e-4, "Peak learning rate of AdamW.")
+    null_text_ratio: Share = option(0.1, "Share of samples without the general prompt.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    dense_hint_kernel: int = option(
+    dense_hint_kernel: Count = option(
         3, "Kernel of the convolutions between hints: 3, or 1 for a ninth of their weights."
     )
 

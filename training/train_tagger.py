@@ -20,6 +20,7 @@ from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
+from diffusers_sr.training.ranges import Count, Share
 
 
 @dataclass(kw_only=True)
@@ -27,14 +28,14 @@ class TaggerArguments(TrainingArguments):
     """Options for a tagger, trained with binary cross-entropy on each tag."""
 
     tags_file: str = field(metadata={"help": "CSV file with the columns file and tags (comma-separated)."})
-    threshold: float = option(0.5, "Probability above which a tag is given; the same for every tag.")
-    image_size: int = option(96, "Side of the tagger's square input.")
-    embed_dim: int = option(48, "Channels of the first Swin stage.")
-    depths: list[int] = field(default_factory=lambda: [2, 2], metadata={"help": "Blocks of each Swin stage."})
-    num_heads: list[int] = field(default_factory=lambda: [3, 6], metadata={"help": "Heads of each Swin stage."})
-    window_size: int = option(6, "Side of an attention window, in tokens.")
-    representation_dim: int = option(64, "Channels of the representation.")
-    head_hidden_size: int = option(64, "Width of the tagging head.")
+    threshold: Share = option(0.5, "Probability above which a tag is given; the same for every tag.")
+    image_size: Count = option(96, "Side of the tagger's square input.")
+    embed_dim: Count = option(48, "Channels of the first Swin stage.")
+    depths: list[Count] = field(default_factory=lambda: [2, 2], metadata={"help": "Blocks of each Swin stage."})
+    num_heads: list[Count] = field(default_factory=lambda: [3, 6], metadata={"help": "Heads of each Swin stage."})
+    window_size: Count = option(6, "Side of an attention window, in tokens.")
+    representation_dim: Count = option(64, "Channels of the representation.")
+    head_hidden_size: Count = option(64, "Width of the tagging head.")
 
 
 class TaggerLoss(nn.Module):

@@ -20,6 +20,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.ranges import Share, Weight
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
@@ -50,12 +51,12 @@ class XPSRArguments(DenoiserArguments, HubArguments):
             "help": "Beginnings of the names of sites that get no new attention, such as up_blocks.3, to save memory."
         },
     )
-    constraint_weight: float = option(
+    constraint_weight: Weight = option(
         0.05, "Weight of each term of the degradation-free constraint; with 0 there is none."
     )
     latent_terms: str = option("code", "Latents that it constrains: 'paper' (three sizes) or 'code' (all).")
-    null_text_ratio: float = option(0.0, "Share of samples without the high-level prompt.")
-    clean_ratio: float = option(0.1, "Share of samples that see the clean crop.")
+    null_text_ratio: Share = option(0.0, "Share of samples without the high-level prompt.")
+    clean_ratio: Share = option(0.1, "Share of samples that see the clean crop.")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..image.formats import READABLE
+from .tables import read_rows, read_text
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -29,15 +30,18 @@ def read_tags(path: str | Path | None) -> dict[str, str]:
     """Read tags by file name from a CSV file with the columns `file` and `tags`; there are none without a file.
 
     Raises:
-        ValueError: if a column is missing.
+        ValueError: if `read_rows` raises it, or a row has no file name, or other tags for the file of an earlier row.
     """
+    tags: dict[str, str] = {}
     if path is None:
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "tags"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'file' and 'tags'.")
-        return {row["file"]: row["tags"] for row in rows}
+        return tags
+    for where, row in read_rows(path, ("file", "tags")):
+        name = row["file"]
+        if not name:
+            raise ValueError(f"{where} has no file name: write the photo's name in the column 'file'.")
+        if tags.setdefault(name, row["tags"]) != row["tags"]:
+            raise ValueError(f"{where}: {name!r} is there a second time, with other tags: keep one of the rows.")
+    return tags
 
 
 def split_tags(text: str) -> list[str]:
@@ -49,9 +53,10 @@ def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:
     """Read the file names that a text file lists, one per line.
 
     Raises:
-        ValueError: if one of them is not among the photos, so that a typing error does not leak or lose a photo.
+        ValueError: if one of them is not among the photos, so that a typing error does not leak or lose a photo; or
+            if `read_text` raises it.
     """
-    names = set(Path(path).read_text(encoding="utf-8").split("\n")) - {""}
+    names = set(re.split("\r\n|\r|\n", read_text(path))) - {""}
     if missing := sorted(names - {photo.name for photo in photos}):
         raise ValueError(f"{path} lists photos that do not exist: {missing}.")
     return names

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .tables import read_rows
 
 COLUMNS = ("file", "reference", "similarity")
 
@@ -49,24 +52,22 @@ def read_references(path: str | Path) -> dict[str, dict[str, float]]:
     """Read a CSV file with the columns file and reference; without a column similarity all weights are equal.
 
     Raises:
-        ValueError: if a column is missing, or a similarity is not a number above 0.
+        ValueError: if `read_rows` raises it, a row has no file name, or a similarity is not a number above 0.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "reference"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'file' and 'reference'.")
-        references: dict[str, dict[str, float]] = {}
-        for row in rows:
-            try:
-                weight = float(row.get("similarity", 1))
-            except ValueError:
-                weight = 0.0
-            if not weight > 0:
-                raise ValueError(
-                    f"{path} gives {row['file']} and {row['reference']} the similarity {row['similarity']!r}; it has "
-                    "to be a number above 0: remove references that are not similar."
-                )
-            references.setdefault(row["file"], {})[row["reference"]] = weight
+    references: dict[str, dict[str, float]] = {}
+    for where, row in read_rows(path, ("file", "reference")):
+        if not row["file"] or not row["reference"]:
+            raise ValueError(f"{where} has no file name: write one in each of the columns 'file' and 'reference'.")
+        try:
+            weight = float(row.get("similarity", 1))
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < math.inf:
+            raise ValueError(
+                f"{where} gives {row['file']} and {row['reference']} the similarity {row['similarity']!r}; it has to "
+                "be a number above 0: remove references that are not similar."
+            )
+        references.setdefault(row["file"], {})[row["reference"]] = weight
     return references
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 from ..pipeline import SuperResolutionPipeline
 from .arguments import option
 from .losses import draw_noise, predicted_latents
+from .ranges import Share, Weight
 from .trainable import DenoiserArguments, TrainableDenoiser, condition_image
 from .validation import Enlarge, enlarge_with
 
@@ -32,11 +33,11 @@ ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
 class AdversarialArguments(DenoiserArguments):
     """The further options of the one-step trainers."""
 
-    null_text_ratio: float = option(0.0, "Share of samples whose tags are left out.")
+    null_text_ratio: Share = option(0.0, "Share of samples whose tags are left out.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    latent_weight: float = option(0.1, "Weight of the latents' absolute error relative to the pixels'.")
-    feature_weight: float = option(0.1, "Weight of the discriminator features' absolute error.")
-    adversarial_weight: float = option(0.01, "Weight of the discriminator's judgement.")
+    latent_weight: Weight = option(0.1, "Weight of the latents' absolute error relative to the pixels'.")
+    feature_weight: Weight = option(0.1, "Weight of the discriminator features' absolute error.")
+    adversarial_weight: Weight = option(0.01, "Weight of the discriminator's judgement.")
 
 
 class PatchDiscriminator(nn.Module):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
+from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
+
+from .ranges import Count, CountFromZero, Decay, OneOf, Range, Weight, check_options
+from .recipe import read_recipe
 
 
 def option(default: Any, help: str) -> Any:
@@ -31,8 +35,12 @@ class PhotoArguments:
     train_shards_path_or_url: str | None = option(
         None, "Instead: WebDataset shards, a local folder of .tar files or a pattern that matches them."
     )
-    max_train_samples: int | None = option(None, "Maximum number of photos; the first ones are used.")
+    max_train_samples: Count | None = option(None, "Maximum number of photos; the first ones are used.")
     exclude_data: str | None = option(None, "File that lists photos to leave out, one name per line.")
+
+    def __post_init__(self) -> None:
+        """Check all options, those of subclasses too. Raises ValueError if one has a value that is not allowed."""
+        check_options(self)
 
 
 @dataclass(kw_only=True)
@@ -51,46 +59,52 @@ class TrainingArguments(DataArguments):
     """The options of every trainer."""
 
     output_dir: str = field(metadata={"help": "Folder for weights and checkpoints."})
-    seed: int = option(0, "Seed of the run; it determines crops, degradation, noise and initialisation.")
-    resolution: int = option(512, "Side of the square training crops, in pixels.")
-    train_batch_size: int = option(2, "Samples per process and batch.")
-    gradient_accumulation_steps: int = option(1, "Batches whose gradients are accumulated for an optimiser step.")
-    max_train_steps: int = option(100_000, "Optimiser steps.")
-    learning_rate: float = option(5e-5, "Peak learning rate of AdamW.")
-    lr_scheduler: str = option("constant", "Name of a schedule of diffusers.optimization.get_scheduler.")
-    lr_warmup_steps: int = option(0, "Steps of linear warm-up, for schedules that have one.")
-    lr_num_cycles: int = option(1, "Number of hard restarts of the schedule cosine_with_restarts.")
-    lr_power: float = option(1.0, "Exponent of the schedule polynomial.")
-    adam_beta1: float = option(0.9, "AdamW beta 1.")
-    adam_beta2: float = option(0.999, "AdamW beta 2.")
-    adam_weight_decay: float = option(1e-2, "AdamW weight decay.")
-    adam_epsilon: float = option(1e-8, "AdamW epsilon.")
+    seed: Annotated[int, Range(0, 2**32 - 1)] = option(
+        0, "Seed of the run; it determines crops, degradation, noise and initialisation."
+    )
+    resolution: Count = option(512, "Side of the square training crops, in pixels.")
+    train_batch_size: Count = option(2, "Samples per process and batch.")
+    gradient_accumulation_steps: Count = option(1, "Batches whose gradients are accumulated for an optimiser step.")
+    max_train_steps: Count = option(100_000, "Optimiser steps.")
+    learning_rate: Weight = option(5e-5, "Peak learning rate of AdamW.")
+    lr_scheduler: Annotated[str, OneOf(tuple(each.value for each in SchedulerType))] = option(
+        "constant", "Name of a schedule of diffusers.optimization.get_scheduler."
+    )
+    lr_warmup_steps: CountFromZero = option(0, "Steps of linear warm-up, for schedules that have one.")
+    lr_num_cycles: Count = option(1, "Number of hard restarts of the schedule cosine_with_restarts.")
+    lr_power: Weight = option(1.0, "Exponent of the schedule polynomial.")
+    adam_beta1: Decay = option(0.9, "AdamW beta 1.")
+    adam_beta2: Decay = option(0.999, "AdamW beta 2.")
+    adam_weight_decay: Weight = option(1e-2, "AdamW weight decay.")
+    adam_epsilon: Weight = option(1e-8, "AdamW epsilon.")
     use_8bit_adam: bool = option(False, "Use the AdamW of bitsandbytes, whose state takes a quarter of the memory.")
-    max_grad_norm: float = option(1.0, "Norm to which gradients are clipped.")
-    ema_decay: float = option(
+    max_grad_norm: Annotated[float, Range(0, math.inf, above=True)] = option(
+        1.0, "Norm to which gradients are clipped."
+    )
+    ema_decay: Decay = option(
         0.0, "Decay of an exponential moving average of the weights; with 0 the last weights are saved."
     )
-    mixed_precision: str | None = option(
+    mixed_precision: Annotated[str, OneOf(("no", "fp16", "bf16", "fp8"))] | None = option(
         None, "Autocast type: no, fp16 or bf16; by default that of accelerate's configuration."
     )
     allow_tf32: bool = option(False, "Compute matrix products in TF32 where the GPU supports it: faster, less exact.")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
-    dataloader_num_workers: int = option(
+    dataloader_num_workers: CountFromZero = option(
         0, "Worker processes that read and degrade photos; their number does not change the samples."
     )
-    checkpointing_steps: int = option(500, "Steps between two checkpoints to resume from.")
-    checkpoints_total_limit: int = option(2, "Number of checkpoints to keep; older ones are removed.")
+    checkpointing_steps: Count = option(500, "Steps between two checkpoints to resume from.")
+    checkpoints_total_limit: Count = option(2, "Number of checkpoints to keep; older ones are removed.")
     resume_from_checkpoint: str | None = option(None, 'Checkpoint folder to resume from, or "latest".')
-    log_every: int = option(50, "Steps between two log lines.")
+    log_every: Count = option(50, "Steps between two log lines.")
     report_to: list[str] = field(
         default_factory=list,
         metadata={"help": "Trackers of accelerate to log to, such as tensorboard and wandb, or all."},
     )
     validation_images: str | None = option(None, "Folder of images to enlarge during training, to look at.")
-    validation_steps: int = option(
+    validation_steps: Count = option(
         500, "Steps after which they are enlarged each time; they are also enlarged at the end."
     )
-    num_validation_images: int = option(4, "Number of validation images to enlarge: the first ones by name.")
+    num_validation_images: Count = option(4, "Number of validation images to enlarge: the first ones by name.")
 
 
 @dataclass(kw_only=True)
@@ -113,27 +127,50 @@ class RestorationArguments(TrainingArguments):
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
+class OptionParser(HfArgumentParser):
+    """A parser of a trainer's options whose errors are one line, without a hundred lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        print(f"{self.prog}: error: {message} (--help explains the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments:
-    """Read the command line into a dataclass; `--config recipe.yaml` gives defaults that other options override.
+    """Read the options into a dataclass; `--config recipe.yaml` gives defaults that other options override.
+
+    Args:
+        kind: the dataclass.
+        argv: the words of the command line; by default those of the process, which then ends with status 2 and one
+            line instead of a ValueError.
 
     Raises:
-        ValueError: if the recipe names an option the trainer does not have, or gives one value where a list belongs.
+        ValueError: if the recipe cannot be used (see `read_recipe`), or the dataclass does not allow a value.
+        SystemExit: with status 2 if argparse cannot read the options, and 0 after `--help`.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(kind)
-    parser.add_argument("--config", help="YAML file with values of options.")
-    if "--config" in argv:
-        import yaml
+    parser = OptionParser(kind)
+    try:
+        return _parse(parser, kind, argv)
+    except ValueError as error:
+        if argv is not None:
+            raise
+        parser.error(str(error))
 
-        recipe = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text())
-        actions = {action.dest: action for action in parser._actions}
-        if unknown := sorted(set(recipe) - set(actions)):
-            raise ValueError(f"Unknown options {unknown} in the recipe; allowed are {sorted(actions)}.")
-        for name, value in recipe.items():
-            if actions[name].nargs == "+" and not isinstance(value, list):
-                raise ValueError(f"{name} is {value!r} in the recipe, but has to be a list: [{value}].")
-            actions[name].required = False
-        parser.set_defaults(**recipe)
+
+def _parse(parser: OptionParser, kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    parser.add_argument("--config", action="append", default=[], help="YAML file with values of options.")
+    # What is required may be in the recipe, whose name has to be read first.
+    required = [action for action in actions.values() if action.required]
+    for action in required:
+        action.required = False
+    configs = parser.parse_args(argv).config
+    if len(configs) > 1:
+        raise ValueError(f"--config is given more than once, {configs}: write one recipe.")
+    recipe = read_recipe(configs[0], actions) if configs else {}
+    parser.set_defaults(**recipe)
+    for action in required:
+        action.required = action.dest not in recipe
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
     return kind(**namespace)

@@ -7,29 +7,34 @@ import logging
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from .processes import from_main_process
 
 logger = logging.getLogger(__name__)
 
 TRAINABLE_FILE = "trainable.safetensors"
 MANIFEST = "manifest.json"
 _UNFINISHED = "unfinished-checkpoint"
+_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 
 # A full disk is an OSError to Python, but a RuntimeError to torch's writer and a SafetensorError to safetensors'.
 _SAVE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -76,7 +81,8 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progre
     It gets its name once all of it is on the disk. All processes have to call this, and have to share the disk.
 
     Args:
-        total_limit: number of checkpoints to keep; older ones are removed.
+        total_limit: number of checkpoints to keep; older ones are removed. Only folders whose manifest says that
+            they are checkpoints of their step are counted and removed.
 
     Returns:
         Whether it was written. If not, for example because the disk is full, an error is logged and earlier
@@ -95,8 +101,11 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progre
             shutil.rmtree(unfinished, ignore_errors=True)
             logger.error("checkpoint-%d could not be written, earlier ones are kept: %s", progress.step, errors[0])
         else:
-            for old in list_checkpoints(output_dir)[:-total_limit]:
-                shutil.rmtree(old)
+            for old in _own_checkpoints(output_dir)[:-total_limit]:
+                try:
+                    shutil.rmtree(old)
+                except OSError as error:
+                    logger.warning("%s is no longer needed, but cannot be removed: %s", old, error)
     accelerator.wait_for_everyone()
     return not errors
 
@@ -112,18 +121,10 @@ def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) 
         ValueError: if there is no such checkpoint, it is damaged or belongs to another model, or the output folder
             holds later ones that the run would overwrite.
     """
-    found: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            found = [_find(output_dir, resume_from)]
-        except ValueError as error:  # the other processes must not wait forever
-            found = [error]
-    (path,) = broadcast_object_list(found)
-    if isinstance(path, ValueError):
-        raise path
+    path = from_main_process(accelerator, lambda: _find(output_dir, resume_from))
     if path is None:
         return Progress(0, 0, accelerator.num_processes)
-    progress = Progress(**json.loads((path / MANIFEST).read_text())["progress"])
+    progress = _progress(path)
     if progress.num_processes != accelerator.num_processes:
         logger.warning(
             "%s was written by %d process(es), this run has %d: it continues with the next sample, but not bit for "
@@ -168,8 +169,9 @@ def move_over(source: Path, target: Path) -> None:
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """List the folders named checkpoint-<step>, in order of their steps."""
-    return sorted(output_dir.glob("checkpoint-*"), key=_step)
+    """List the folders named checkpoint-<step>, in order of their steps; not `checkpoint-7-backup` and such."""
+    named = (path for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(named, key=_step)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -183,6 +185,8 @@ def damage(checkpoint: Path) -> str | None:
         return str(error)
     except ValueError as error:
         return f"{MANIFEST} is not valid JSON: {error}"
+    except (AttributeError, KeyError, TypeError):
+        return f"{MANIFEST} does not say which files there are"
     return None
 
 
@@ -264,9 +268,9 @@ def _find(output_dir: Path, resume_from: str | None) -> Path | None:
         path = Path(resume_from)
         if not path.is_dir():
             raise ValueError(f"There is no checkpoint {resume_from!r}: give a checkpoint-N folder or 'latest'.")
-        if problem := damage(path):
+        if problem := _problem(path):
             raise ValueError(f"The checkpoint {resume_from!r} is damaged ({problem}): give another, or 'latest'.")
-    first_step = _step(path) if path is not None else 0
+    first_step = _progress(path).step if path is not None else 0
     if later := [other.name for other in list_checkpoints(output_dir) if _step(other) > first_step]:
         raise ValueError(
             f"{str(output_dir)!r} already holds {later}, which a run from step {first_step} would overwrite: "
@@ -275,10 +279,22 @@ def _find(output_dir: Path, resume_from: str | None) -> Path | None:
     return path
 
 
+def _problem(checkpoint: Path) -> str | None:
+    """Say in words why a run cannot continue from a checkpoint, or return None if it can."""
+    if (problem := damage(checkpoint)) is None:
+        try:
+            _progress(checkpoint)
+        except (KeyError, TypeError):
+            problem = f"{MANIFEST} does not say how far the run was"
+    return problem
+
+
 def _newest_whole(output_dir: Path) -> Path | None:
     damaged: list[Path] = []
     for path in reversed(list_checkpoints(output_dir)):
-        problem = damage(path)
+        problem = _problem(path)
+        if problem is None and (step := _progress(path).step) != _step(path):
+            problem = f"{MANIFEST} is that of step {step}"
         if problem is None:
             break
         logger.warning("%s is damaged and left out: %s", path, problem)
@@ -291,8 +307,23 @@ def _newest_whole(output_dir: Path) -> Path | None:
             )
         return None
     for other in damaged:
-        move_over(other, other.with_name(f"damaged-{other.name}"))
+        names = chain([f"damaged-{other.name}"], (f"damaged-{other.name}-{number}" for number in count(2)))
+        other.rename(next(free for name in names if not (free := other.with_name(name)).exists()))
     return path
+
+
+def _own_checkpoints(output_dir: Path) -> list[Path]:
+    """List the checkpoints that a trainer wrote itself: those with the manifest of their step, and no links."""
+    own = []
+    for path in list_checkpoints(output_dir):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if not path.is_symlink() and _progress(path).step == _step(path):
+                own.append(path)
+    return own
+
+
+def _progress(checkpoint: Path) -> Progress:
+    return Progress(**json.loads((checkpoint / MANIFEST).read_text())["progress"])
 
 
 def _step(checkpoint: Path) -> int:

@@ -7,10 +7,10 @@ import logging
 import math
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,9 +19,8 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
-from ..data.dataset import PhotoCrops
 from .arguments import TrainingArguments
 from .checkpointing import (
     Progress,
@@ -32,7 +31,9 @@ from .checkpointing import (
     resume,
     save_checkpoint,
 )
-from .processes import any_process, gathered, new_accelerator
+from .folder_lock import locked
+from .loading import batches
+from .processes import any_process, from_main_process, gathered, new_accelerator
 from .progress import ProgressReport
 from .validation import Enlarge, log_validation, read_validation_images
 
@@ -65,8 +66,8 @@ def train(
             have separated: it may take its time, and if it raises, nothing is lost.
 
     Raises:
-        ValueError: if the output folder holds checkpoints that this run would overwrite, there is nothing to resume
-            from or to validate with, or a tracker is unknown.
+        ValueError: if another trainer is running in the output folder; it holds checkpoints that this run would
+            overwrite; there is nothing to resume from or to validate with; or a tracker is unknown.
         ImportError: if a tracker, or bitsandbytes for 8-bit Adam, is not installed.
         RuntimeError: if the loss is not finite.
         OSError: if the finished weights cannot be written.
@@ -76,6 +77,26 @@ def train(
     output_dir = Path(arguments.output_dir)
     validation_images = _validation_images(arguments, validate)
     accelerator = new_accelerator(arguments)
+    with ExitStack() as lock:
+        from_main_process(accelerator, lambda: lock.enter_context(locked(output_dir)))
+        interruption = _run(accelerator, module, dataset, arguments, save, validate, validation_images)
+    if interruption is not None:
+        raise SystemExit(interruption)
+    if publish is not None and accelerator.is_main_process:
+        publish(output_dir)
+
+
+def _run(
+    accelerator: Accelerator,
+    module: nn.Module,
+    dataset: Dataset[Any],
+    arguments: TrainingArguments,
+    save: Callable[[Path], None],
+    validate: Enlarge | None,
+    validation_images: Sequence[Image],
+) -> int | str | None:
+    """Do what `train` does in its output folder, and return the exit status that SIGTERM asks for, if it came."""
+    output_dir = Path(arguments.output_dir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it reports every file of a checkpoint
     if arguments.allow_tf32:
@@ -120,8 +141,9 @@ def train(
 
     restore_random_states = remember_random_states()
     interruption: int | str | None = None
-    with notice_sigterm() as signals, closing(report):
-        for batch in _batches(dataset, arguments, accelerator, start):
+    loaded = batches(dataset, arguments, accelerator, start)
+    with notice_sigterm() as signals, closing(report), closing(loaded):
+        for batch in loaded:
             with accelerator.accumulate(prepared):
                 losses = prepared(batch)
                 loss = torch.stack(list(losses.values())).sum()
@@ -162,9 +184,7 @@ def train(
     accelerator.end_training()
     if interruption is not None:
         accelerator.print(f"Ended by SIGTERM after step {step}: continue with --resume_from_checkpoint latest.")
-        raise SystemExit(interruption)
-    if publish is not None and accelerator.is_main_process:
-        publish(output_dir)
+    return interruption
 
 
 def _save_finished(
@@ -196,31 +216,6 @@ def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) ->
         "eps": arguments.adam_epsilon,
     }
     return kind(parameters.values(), **options)
-
-
-def _batches(
-    dataset: Dataset[Any], arguments: TrainingArguments, accelerator: Accelerator, start: Progress
-) -> Iterator[dict[str, Any]]:
-    """Load the batches that are left: the stream of samples continues where the run stopped and is never redrawn."""
-    per_step = arguments.gradient_accumulation_steps * arguments.train_batch_size * accelerator.num_processes
-    left = (arguments.max_train_steps - start.step) * per_step
-    loader = DataLoader(
-        Subset(dataset, range(start.samples, start.samples + left)),
-        batch_size=arguments.train_batch_size,
-        num_workers=arguments.dataloader_num_workers,
-        worker_init_fn=_ignore_sigterm,
-        # A loader draws a seed for its workers: not from the global generator, as a resumed run draws it once more.
-        generator=torch.Generator(),
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    for batch in accelerator.prepare(loader):
-        # Some samples are degraded only now, on the device of the batch.
-        yield cast(PhotoCrops, dataset).complete(batch) if "degradation_seed" in batch else batch
-
-
-def _ignore_sigterm(worker: int) -> None:
-    """Ignore SIGTERM, which a job scheduler sends to all processes: a run needs its workers to save a checkpoint."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _validation_images(arguments: TrainingArguments, validate: Enlarge | None) -> list[Image]:

