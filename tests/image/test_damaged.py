@@ -33,9 +33,7 @@ def test_postscript_never_reaches_ghostscript(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once
     (tmp_path / name).write_bytes(POSTSCRIPT)
     for read in (read_photo, read_image):
-        with pytest.raises(
-            ImageFileError, match="is a PostScript file, not an image that can be read: those are AVIF"
-        ):
+        with pytest.raises(ImageFileError, match="is a PostScript file, not an image that can be read"):
             read(tmp_path / name)
     with pytest.raises(ImageFileError, match="is a PostScript file"):
         read_image(POSTSCRIPT)
@@ -197,5 +195,5 @@ def test_what_must_not_be_read_is_an_error_of_the_file(without_rights: None) -> 
     assert images_in(Path("closed")) == [Path("closed/a.png")]
     for path in ("in/a.png", "closed/a.png", "locked/a.png"):
         for read in (read_photo, read_image):
-            with pytest.raises(ImageFileError, match="Permission denied$"):
+            with pytest.raises(ImageFileError, match=r"Permission denied$"):
                 read(Path(path))
