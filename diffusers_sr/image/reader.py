@@ -59,6 +59,8 @@ def read_photo(path: Path) -> Photo:
         if exif is None:
             notes.append("has damaged EXIF data, which is not kept")
         decoded = decode(image)
+        if exif is not None:
+            exif.pop(Base.Orientation, None)  # only now: it has been applied
     mode = "L" if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else "RGB"
     return Photo(
         image=decoded.image,
@@ -89,7 +91,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _read_exif(image: Image.Image) -> Image.Exif | None:
-    """Read the EXIF data except for the orientation, empty if there is none, or None if it is damaged."""
+    """Read the EXIF data, empty if there is none, or None if it is damaged."""
     try:
         exif = image.getexif()
         directories = {tag: exif.get_ifd(tag) for tag in (IFD.Exif, IFD.GPSInfo)}
@@ -100,7 +102,6 @@ def _read_exif(image: Image.Image) -> Image.Exif | None:
                 described.get_ifd(tag).update(directory)
             exif = described
         exif.tobytes()
-        exif.pop(Base.Orientation, None)
     except Exception:  # damaged data can lead to any error, and does not cost the image
         return None
     return exif

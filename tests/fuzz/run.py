@@ -116,7 +116,7 @@ def _time_limit() -> Iterator[None]:
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     # A decoder that never returns to Python cannot be stopped by a signal: say where it is, and end.
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(3 * SECONDS, exit=True, file=2)
     try:
         yield
     finally:

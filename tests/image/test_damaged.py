@@ -98,7 +98,7 @@ class Undecodable(ImageFile.ImageFile):
         self._mode, self._size = "F", (8, 8)
         self.tile = []
 
-    def load(self) -> None:  # type: ignore[override]
+    def load(self) -> None:
         raise IndexError("list index out of range")
 
 
@@ -175,6 +175,7 @@ def test_work_in_bands_is_work_on_the_whole() -> None:
 @pytest.fixture
 def without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder as the current one; where this is root, its right to pass over permissions is put aside."""
+    tmp_path.chmod(0o777)
     monkeypatch.chdir(tmp_path)
     yield
     if os.getuid() == 0:
