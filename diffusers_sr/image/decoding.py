@@ -1,6 +1,7 @@
 """Decode any image that Pillow opens to upright RGB pixels of 8 bits: the same for users, training and measures.
 
-`open_image` opens a file, `decode` reads its pixels; `to_rgb` takes an image whose pixels stay where they are stored.
+`open_image` opens a file, `decode` reads its pixels, `read` does both; `to_rgb` takes an image whose pixels stay where
+they are stored.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
 
@@ -143,6 +145,12 @@ def _not_an_image(file: Path | str | bytes) -> str:
     return f"is {kind}, not an image that can be read: those are {', '.join(OPENED)}"
 
 
+def read(file: Path | str | bytes) -> Decoded:
+    """Read an image file, given by its path or its contents; see `open_image` and `decode`."""
+    with open_image(file) as image:
+        return decode(image)
+
+
 def decode(image: Image.Image) -> Decoded:
     """Decode an opened file, and turn it upright as its EXIF data says; the rest is as in `to_rgb`."""
     image.load()
@@ -175,7 +183,7 @@ def to_rgb(image: Image.Image) -> Decoded:
     image = _to_8_bits(image)
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = image.getchannel("A")
     if image.mode == "CMYK" and icc_profile is not None:
         image, icc_profile = _to_srgb(image, icc_profile)
@@ -190,6 +198,14 @@ def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
         band.putalpha(alpha.crop(box))
         result.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), box)
     return result
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Copy an RGB image to an array, [height, width, 3]; numpy by itself takes three times the memory meanwhile."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for box in bands(image.size):
+        pixels[box[1] : box[3]] = np.asarray(image.crop(box))
+    return pixels
 
 
 def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

@@ -6,16 +6,20 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
+import diffusers_sr
 from diffusers_sr.data.photos import read_image
-from diffusers_sr.image.decoding import ImageFileError, bands, on_white, open_image, to_rgb
+from diffusers_sr.image.decoding import ImageFileError, bands, on_white, open_image, to_array, to_rgb
 from diffusers_sr.image.formats import OPENED, images_in
 from diffusers_sr.image.outputs import why_without_images
 from diffusers_sr.image.pixels import read_images
@@ -170,6 +174,63 @@ def test_work_in_bands_is_work_on_the_whole() -> None:
     whole.putalpha(alpha)
     expected = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
     assert np.array_equal(np.asarray(on_white(colour, alpha)), np.asarray(expected))
+    assert np.array_equal(to_array(colour), np.asarray(colour))
+
+
+MEMORY = """
+import threading, time
+from pathlib import Path
+from diffusers_sr.data.photos import read_image
+from diffusers_sr.image.reader import read_photo
+
+def memory():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def watch():
+    global most
+    while watching:
+        most = max(most, memory())
+        time.sleep(0.001)
+
+for reader in (read_photo, read_image):
+    for name in ("turned.jpg", "deep.png", "transparent.png"):
+        reader(Path(f"small_{name}"))  # what is loaded once
+        before = most = memory()
+        watching = True
+        thread = threading.Thread(target=watch)
+        thread.start()
+        kept = reader(Path(name))
+        watching = False
+        thread.join()
+        del kept
+        print((most - before) / (4000 * 3000))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_reading_takes_little_more_memory_than_the_pixels(tmp_path: Path) -> None:
+    """Pillow's RGB takes 4 bytes a pixel. Two such images are in memory at most, and a plane of transparency."""
+    noise = Image.effect_noise((400, 300), 60).resize((4000, 3000), Image.Resampling.NEAREST)
+    colour = Image.merge("RGB", (noise, noise.rotate(180), noise))
+    transparent = colour.copy()
+    transparent.putalpha(noise)
+    exif = Image.Exif()
+    exif[274] = 6
+    files: list[tuple[str, Image.Image, dict[str, Any]]] = [
+        ("turned.jpg", colour, {"exif": exif}),
+        ("deep.png", Image.fromarray(np.asarray(noise).astype(np.uint16) * 257), {"compress_level": 1}),
+        ("transparent.png", transparent, {"compress_level": 1}),
+    ]
+    for name, image, options in files:
+        image.save(tmp_path / name, **options)
+        image.crop((0, 0, 20, 10)).save(tmp_path / f"small_{name}", **options)
+    environment = {**os.environ, "PYTHONPATH": str(Path(diffusers_sr.__file__).parents[1])}
+    command = [sys.executable, "-c", MEMORY]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    turned, deep, cutout, *of_trainers = map(float, done.stdout.split())
+    assert 4 < max(turned, deep) < 9
+    assert 8 < cutout < 10.5
+    assert max(of_trainers[:2]) < 9 and of_trainers[2] < 10.5
 
 
 @pytest.fixture
