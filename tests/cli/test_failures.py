@@ -115,6 +115,16 @@ def test_a_number_makes_no_name_too_long():
     assert len(os.fsencode(second.name)) == 254
 
 
+@pytest.mark.parametrize("name", ["big.avif", "big.GIF", "big.jp2", "big.heic"])
+def test_a_suffix_that_is_only_read_does_not_become_a_folder(run, capsys, name):
+    tiny_image().save("photo.png")
+    with pytest.raises(SystemExit) as exit:
+        run("photo.png", "-o", name)
+    assert exit.value.code == 2
+    assert f"{name}: {Path(name).suffix} is read, but not written: choose .png, .jpg," in capsys.readouterr().err
+    assert files() == ["photo.png"]
+
+
 def test_what_a_killed_run_left_is_removed_by_the_next(run):
     tiny_image().save("photo.png")
     Path("out").mkdir()
