@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .formats import READABLE, SUFFIX_OF, WRITABLE, images_in
+from .formats import READABLE, WRITABLE, images_in
 
 _LONGEST_NAME = 255  # bytes
 
@@ -19,11 +19,11 @@ def plan_outputs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]
         output: a file, if the only input is a file and `output` has the suffix of an image; otherwise a folder.
 
     Raises:
-        ValueError: if `output` is a file but has to be a folder, or has the suffix of a format that is only read; or if
-            a result would overwrite an input.
+        ValueError: if `output` is a file but has to be a folder, or has the suffix of a format that is only read; or
+            if a result would overwrite an input.
     """
     if output.suffix.lower() in READABLE and output.suffix.lower() not in WRITABLE and not output.is_dir():
-        raise ValueError(f"{output}: {output.suffix} is read, but not written: choose {', '.join(SUFFIX_OF.values())}")
+        raise ValueError(f"{output}: {output.suffix} is read, but not written: choose {', '.join(WRITABLE)}")
     found = [source for path in inputs for source in _images_of(path)]
     sources = list({os.path.abspath(source): source for source in found}.values())
     # Files that keep their name come first, so that none loses it to one that has to be renamed.
