@@ -12,7 +12,7 @@ from .captioner import CAPTIONER_HELP, MEASURED, CaptionerError, load_captioner
 from .method_options import method_arguments
 from .options import add_device, choose_device, positive_int
 from .parser import Commands
-from .terminal import is_out_of_memory, report
+from .terminal import add_max_pixels, is_out_of_memory, limit_pixels, report
 
 DESCRIPTION = """\
 Describe photographs: what each shows, and how good it is.
@@ -50,6 +50,7 @@ def add_parser(commands: Commands) -> None:
         "--names", action="store_true", help=f"with `{MEASURED}`: take what an image shows from its file name"
     )
     command.add_argument("--batch-size", type=positive_int, default=4, help="images to describe at once (%(default)s)")
+    add_max_pixels(command)
     add_device(command)
 
 
@@ -60,6 +61,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             f"argument --names: not allowed with a --captioner other than {MEASURED}, which says what it sees"
         )
     device = choose_device(parser, options.device)
+    limit_pixels(options.max_pixels)
     from ..xpsr.caption_folder import caption_folder, measure_folder
     from ..xpsr.captioner import captioner_settings
 
@@ -91,5 +93,6 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             raise
         print("diffusers-sr: there is not enough memory: try a smaller --batch-size", file=sys.stderr)
         return 1
-    print(f"Images described: {done.described}, described before: {done.kept}")
+    failed = f", failed: {done.unreadable}" if done.unreadable else ""
+    print(f"Images described: {done.described}, described before: {done.kept}{failed}")
     return 1 if done.unreadable else 0

@@ -11,14 +11,6 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def positive_float(text: str) -> float:
-    """Read a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
 def positive_int(text: str) -> int:
     """Read a whole number above 0."""
     value = int(text)

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
+
+from .options import positive_int
 
 
 def report(path: Path, reason: str) -> None:
     """Print in one line what is wrong with a file, or what the user should know about it."""
     print(f"{path}: {' '.join(reason.split())}", file=sys.stderr)
+
+
+def limit_pixels(most: int | None) -> None:
+    """Set how many pixels an image may have that is read; by default, Pillow's limit stays."""
+    if most is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = most / 2  # type: ignore[assignment]  # Pillow refuses more than twice as many
+
+
+def add_max_pixels(command: argparse.ArgumentParser) -> None:
+    """Add --max-pixels."""
+    command.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        metavar="N",
+        help="refuse to read images of more pixels, which could fill the memory (Pillow's limit, 178956970)",
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

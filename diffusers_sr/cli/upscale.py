@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 from .captioner import MEASURED, CaptionerError, load_captioner, prompts_of
 from .method_options import add_method_options, check_together, read_method_options, refused_options
 from .models import add_model, choose_model, load_model
-from .options import add_device, choose_device, positive_float, positive_int
+from .options import add_device, choose_device, positive_int
 from .parser import Commands
-from .terminal import is_out_of_memory, report
+from .terminal import add_max_pixels, is_out_of_memory, limit_pixels, report
 
 if TYPE_CHECKING:
     from ..pipeline import SuperResolutionPipeline
+
+MOST_UPSCALE = 100
+# A pixel of a tile takes about this many times the memory of a pixel of the result, of which only values are kept.
+_MOST_TILES = 64
 
 DESCRIPTION = """\
 Enlarge photographs.
@@ -30,8 +35,8 @@ OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. The output has 8
 bits per channel.
 
-A file that cannot be read or written is reported, and the others are still processed. The exit status is 0 if all
-went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
+A file or folder that cannot be read or written is reported, and the others are still processed. The exit status is 0
+if all went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
 """
 
 
@@ -47,7 +52,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="image files and folders of images")
     command.add_argument("-o", "--output", required=True, type=Path, help="image file or folder to write")
     add_model(command)
-    command.add_argument("--upscale", type=positive_float, default=4.0, help="factor to enlarge by (%(default)s)")
+    command.add_argument("--upscale", type=_factor, default=4.0, help="factor to enlarge by (%(default)s)")
     command.add_argument("--steps", type=positive_int, help="denoising steps (the model's default)")
     command.add_argument(
         "--guidance-scale",
@@ -74,8 +79,16 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)"
     )
+    add_max_pixels(command)
     add_device(command)
     add_method_options(command)
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MOST_UPSCALE:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {MOST_UPSCALE}")
+    return value
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -84,12 +97,12 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     options.model = choose_model(parser, options)
     # Imported here, and torch with them, because --help and wrong arguments need neither.
     from ..image.decoding import ImageFileError
-    from ..image.formats import images_in
-    from ..image.outputs import plan_outputs
+    from ..image.outputs import plan_outputs, why_without_images
     from ..image.pixels import output_size
     from ..image.reader import read_photo
-    from ..image.writer import check_output, write_photo
+    from ..image.writer import check_output, prepare_folder, write_photo
 
+    limit_pixels(options.max_pixels)
     try:
         outputs = plan_outputs(options.input, options.output)
     except (ValueError, OSError) as error:
@@ -99,19 +112,22 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     pipeline: SuperResolutionPipeline | None = None
     seconds: list[float] = []
     failures = skipped = 0
-    for folder in options.input:
-        if folder.is_dir() and not images_in(folder):
+    prepared: set[Path] = set()
+    for path in options.input:
+        if reason := why_without_images(path):
             failures += 1
-            report(folder, "there is no image in this folder")
+            report(path, reason)
     for source, target in outputs:
-        if options.skip_existing and target.exists():
+        if options.skip_existing and os.path.exists(target):
             skipped += 1
             continue
         try:
             photo = read_photo(source)
             height, width = output_size(photo.image.height, photo.image.width, options.upscale)
             check_output(photo, target, width, height)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.parent not in prepared:
+                prepare_folder(target.parent)
+                prepared.add(target.parent)
             if pipeline is None:
                 pipeline = load_model(options, device)
                 if pipeline is None:
@@ -140,6 +156,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         print(f"Skipped, because they exist: {skipped}")
     if seconds:
         print(f"Images done: {len(seconds)}, {sum(seconds) / len(seconds):.1f} seconds an image")
+    if failures and len(outputs) > 1:
+        print(f"Images and folders that failed: {failures}")
     return 1 if failures else 0
 
 
@@ -160,8 +178,19 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, seed: int,
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError("there is not enough memory: try a smaller --tile-size") from error
+        raise ValueError(f"there is not enough memory{_remedy(pipeline, image, arguments)}") from error
     return images[0]
+
+
+def _remedy(pipeline: SuperResolutionPipeline, image: Any, arguments: dict[str, Any]) -> str:
+    """Say what helps when memory ran out: smaller tiles, unless the result is too large or tiles cannot be smaller."""
+    call = pipeline.check_inputs(**arguments)
+    width, height = round(image.width * call.upscale), round(image.height * call.upscale)
+    if width * height > _MOST_TILES * call.tile_size**2:
+        return f" for a result of {width}x{height} pixels: try a smaller --upscale, or cut the image"
+    if call.tile_size <= pipeline.vae_scale_factor:
+        return ""
+    return ": try a smaller --tile-size"
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import fsspec
-import numpy as np
 import torch
 
-from ..image.decoding import ImageFileError, decode, on_white, open_image
+from ..image.decoding import ImageFileError, on_white, read, to_array
 from .seeds import sample_generator
 
 
@@ -173,10 +172,9 @@ def read_image(file: Path | str | bytes) -> torch.Tensor:
     if isinstance(file, str) and "://" in file:
         file = read_file(file)
     try:
-        with open_image(file) as stored:
-            image, alpha, _ = decode(stored)
+        image, alpha, _ = read(file)
     except ImageFileError as error:
         raise ImageFileError(f"cannot be read: {error}") from error
     if alpha is not None:
         image = on_white(image, alpha)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(to_array(image)).permute(2, 0, 1)

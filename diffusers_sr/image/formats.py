@@ -5,6 +5,7 @@ It needs no other module, so that help texts can quote it before anything heavy 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,28 @@ High quality: what was just restored should not be lost to compression. (TIFF is
 cannot write EXIF directories through Pillow.)
 """
 
-READABLE = (*WRITABLE, ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif", ".heic", ".heif")
+_ONLY_READ = {
+    ".gif": "GIF",
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".tga": "TGA",
+    ".jp2": "JPEG2000",
+    ".avif": "AVIF",
+    **dict.fromkeys((".heic", ".heif"), "HEIF"),
+}
+
+READABLE = (*WRITABLE, *_ONLY_READ)
 """The suffixes of files that are treated as images; Pillow reads some of them only with a plugin.
 
 They are in order of preference, for a photo that is stored in several formats.
+"""
+
+OPENED = tuple(
+    sorted({*_ONLY_READ.values(), *(name for name, _ in WRITABLE.values())}, key=lambda name: (name == "TGA", name))
+)
+"""Pillow's names of the formats that are opened, whatever a file's suffix.
+
+All others are left alone: Pillow would run Ghostscript on PostScript. TGA comes last, because nothing in its first
+bytes tells it from other files.
 """
 
 SUFFIX_OF = {name: suffix for suffix, (name, _) in reversed(WRITABLE.items())}
@@ -39,9 +58,15 @@ HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF")
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List the files of a folder that have an image's suffix and are not hidden, sorted by name."""
+    """List the files of a folder that have an image's suffix and are not hidden, sorted by name.
+
+    Files that cannot be opened, such as links that lead nowhere, are among them.
+
+    Raises:
+        OSError: if the folder cannot be listed.
+    """
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in READABLE and not path.name.startswith(".") and not os.path.isdir(path)
     )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils import logging
 
-from .decoding import on_white, to_rgb
+from .decoding import load, on_white, to_rgb
 
 logger = logging.get_logger(__name__)
 
@@ -98,7 +98,7 @@ def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
 def _read(image: Any) -> torch.Tensor:
     tensor = _channels_first(image)
     if tensor.dtype in WHITE:
-        tensor = tensor.float() / WHITE[tensor.dtype]
+        tensor = tensor.float().div_(WHITE[tensor.dtype])  # a copy of its own, and large
     elif tensor.is_floating_point():
         tensor = tensor.float()
     else:
@@ -145,6 +145,7 @@ def _channels_first(image: Any) -> torch.Tensor:
 
 
 def _pil_to_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
+    load(image)
     if image.mode == "F":
         return np.asarray(image)
     if image.mode.startswith("I") and "transparency" not in image.info:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from .decoding import EXIF_ERRORS, decode, open_image
+from .decoding import bands, decode, open_image
 
 # What a TIFF's first directory says about the photograph; the rest of it says how that one file stores its pixels.
 _DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
@@ -42,8 +42,8 @@ def read_photo(path: Path) -> Photo:
     """Read an image file of any kind Pillow knows. CMYK becomes sRGB by its profile; 16 bits per channel become 8.
 
     Raises:
-        ImageFileError: if there is no such file, or it is empty, damaged, truncated, not an image, too large (Pillow's
-            `MAX_IMAGE_PIXELS`), or holds pixels of unknown range.
+        ImageFileError: if there is no such file, or it is empty, damaged, truncated, not an image, too large (more
+            than twice Pillow's `MAX_IMAGE_PIXELS`), or holds pixels of unknown range.
     """
     notes = []
     with open_image(path) as image:
@@ -53,10 +53,14 @@ def read_photo(path: Path) -> Photo:
         frames = getattr(image, "n_frames", 1)
         if image.format != "MPO" and frames > 1:
             notes.append(f"has {frames} frames; only the first is taken")
-        exif = _read_exif(image)  # before the pixels: Pillow closes a TIFF once it has those
+        if image.format == "PNG":
+            image.load()  # its EXIF data may come last, and damage to the pixels is not damage to that
+        exif = _read_exif(image)  # before the pixels of others: Pillow closes a TIFF once it has those
         if exif is None:
             notes.append("has damaged EXIF data, which is not kept")
         decoded = decode(image)
+        if exif is not None:
+            exif.pop(Base.Orientation, None)  # only now: it has been applied
     mode = "L" if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else "RGB"
     return Photo(
         image=decoded.image,
@@ -64,14 +68,17 @@ def read_photo(path: Path) -> Photo:
         mode=mode,
         is_grey=mode == "L" or _has_equal_channels(decoded.image),
         icc_profile=decoded.icc_profile,
-        exif=_without_orientation(exif),
+        exif=exif or None,
         notes=notes,
     )
 
 
 def _has_equal_channels(image: Image.Image) -> bool:
-    red, green, blue = (np.asarray(channel) for channel in image.split())
-    return np.array_equal(red, green) and np.array_equal(red, blue)
+    for box in bands(image.size):
+        pixels = np.asarray(image.crop(box))
+        if (pixels != pixels[..., :1]).any():
+            return False
+    return True
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -95,13 +102,6 @@ def _read_exif(image: Image.Image) -> Image.Exif | None:
                 described.get_ifd(tag).update(directory)
             exif = described
         exif.tobytes()
-    except EXIF_ERRORS:
+    except Exception:  # damaged data can lead to any error, and does not cost the image
         return None
     return exif
-
-
-def _without_orientation(exif: Image.Exif | None) -> Image.Exif | None:
-    if exif is None:
-        return None
-    exif.pop(Base.Orientation, None)
-    return exif if len(exif) else None

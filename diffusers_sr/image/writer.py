@@ -10,7 +10,23 @@ from PIL.ExifTags import IFD, Base
 
 from .decoding import ImageFileError
 from .formats import HOLDS_METADATA, HOLDS_TRANSPARENCY, LONGEST_SIDE, WRITABLE
+from .partial import remove_left_over, whole_file
 from .reader import Photo
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for results, and remove what killed runs left unfinished in it.
+
+    Raises:
+        ImageFileError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageFileError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ImageFileError(f"nothing can be written to the folder {folder}: change its permissions, or give another")
+    remove_left_over(folder)
 
 
 def check_output(photo: Photo, path: Path, width: int, height: int) -> None:
@@ -48,24 +64,23 @@ def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
         ImageFileError: if the file cannot be written.
     """
     name, options = WRITABLE[path.suffix.lower()]
-    if photo.is_grey:
-        image = image.convert("L").convert(photo.mode)
-    if photo.alpha is not None and name in HOLDS_TRANSPARENCY:
-        image = image.copy()
-        image.putalpha(photo.alpha.resize(image.size, Image.Resampling.BICUBIC))
-    metadata: dict[str, bytes] = {}
-    if photo.icc_profile is not None:
-        metadata["icc_profile"] = photo.icc_profile
-    if photo.exif is not None:
-        metadata["exif"] = _resized_exif(photo.exif, image.size)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        image.save(temporary, format=name, **options, **metadata)
-        temporary.replace(path)
-    except (OSError, ValueError) as error:
+        if photo.is_grey:
+            image = image.convert("L").convert(photo.mode)
+        if photo.alpha is not None and name in HOLDS_TRANSPARENCY:
+            image = image.copy()
+            image.putalpha(photo.alpha.resize(image.size, Image.Resampling.BICUBIC))
+        metadata: dict[str, bytes] = {}
+        if photo.icc_profile is not None:
+            metadata["icc_profile"] = photo.icc_profile
+        if photo.exif is not None:
+            metadata["exif"] = _resized_exif(photo.exif, image.size)
+        with whole_file(path) as temporary:
+            image.save(temporary, format=name, **options, **metadata)
+    except MemoryError as error:
+        raise ImageFileError(f"{path} cannot be written: there is not enough memory") from error
+    except Exception as error:  # Pillow's encoders, too, raise anything on metadata they cannot write
         raise ImageFileError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _resized_exif(exif: Image.Exif, size: tuple[int, int]) -> bytes:

@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 
 from ..image.decoding import ImageFileError
 from ..image.formats import images_in
+from ..image.partial import remove_left_over
 from ..image.pixels import read_images
 from ..image.reader import read_photo
 from .caption_names import LAYOUTS, Layout
 from .degradation_prompt import describe_degradation
-from .prompts import ImagePrompts, PromptCache, official_files, write_official
+from .prompts import HIGH_LEVEL_FOLDER, LOW_LEVEL_FOLDER, ImagePrompts, PromptCache, official_files, write_official
 
 Report = Callable[[Path, str], None]
 
@@ -62,6 +63,7 @@ def caption_folder(
         OSError: if the folder cannot be read, or the output cannot be written.
     """
     paths = _images(folder, layout)
+    _remove_left_over(output)
     described = kept = unreadable = 0
     cache = PromptCache(output, settings) if layout == "cache" else None
     for batch in _batches(paths, batch_size, folder.name):
@@ -99,6 +101,7 @@ def measure_folder(
         ValueError, OSError: as `caption_folder` does.
     """
     paths = _images(folder, layout)
+    _remove_left_over(output)
     cache = PromptCache(output, MEASURED) if layout == "cache" else None
     described = 0
     for batch in _batches(paths, 16, folder.name):
@@ -142,6 +145,11 @@ def _images(folder: Path, layout: Layout) -> list[Path]:
                     "rename one of them, or use the layout 'cache'."
                 )
     return paths
+
+
+def _remove_left_over(output: Path) -> None:
+    for folder in (output, output / HIGH_LEVEL_FOLDER, output / LOW_LEVEL_FOLDER):
+        remove_left_over(folder)
 
 
 def _batches(paths: Sequence[Path], size: int, name: str) -> Iterator[list[Path]]:

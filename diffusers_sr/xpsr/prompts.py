@@ -19,6 +19,7 @@ from diffusers.utils import logging
 from PIL import Image
 
 from ..image.decoding import ImageFileError
+from ..image.partial import whole_file
 from ..image.reader import read_photo
 
 logger = logging.get_logger(__name__)
@@ -187,12 +188,8 @@ def _read_cache(path: Path) -> dict[str, ImagePrompts]:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
