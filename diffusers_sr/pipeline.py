@@ -25,6 +25,7 @@ from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple
 from .sampling.denoiser import ControlledDenoiser, Denoiser, guided_prediction
+from .sampling.finite import Stage, check_finite
 from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, sample
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
@@ -105,6 +106,14 @@ class SuperResolutionPipeline(
         """Pixels per latent along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    @property
+    def sampling_dtype(self) -> torch.dtype:
+        """The type of noise, latents and the scheduler's arithmetic: float32 for models in half precision too.
+
+        Sums over the steps need it, and the noise of a seed is then the same whatever the models' type.
+        """
+        return torch.promote_types(self.unet.dtype, torch.float32)
+
     @with_arguments_of(Call)
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -125,7 +134,7 @@ class SuperResolutionPipeline(
             self._num_timesteps = len(scheduler.timesteps)
             after_step = callback_after_step(self, call, guidance)
             latents = self.denoise(call, self.denoiser(call), control, guidance, latents, scheduler, after_step)
-            images: Any = latents
+            images: Any = latents.to(self.unet.dtype)
             if call.output_type != "latent":
                 images = self.finish(call, photo, self.decode(call, photo, latents))
             self.maybe_free_model_hooks()
@@ -202,7 +211,7 @@ class SuperResolutionPipeline(
 
         def for_results(embeds: torch.Tensor, name: str) -> torch.Tensor:
             embeds = for_each_result(embeds, name, num_images, call.num_images_per_prompt)
-            return embeds.to(self._execution_device, self.unet.dtype)
+            return embeds.to(self._execution_device, self.sampling_dtype)
 
         if negative_prompt_embeds is not None:
             negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")
@@ -213,7 +222,7 @@ class SuperResolutionPipeline(
         noise = call.latents
         if noise is None:
             noise = self.draw_noise(call, photo)
-        noise = noise.to(photo.padded.device, self.unet.dtype)
+        noise = noise.to(photo.padded.device, self.sampling_dtype)
         if call.start_point != "lr":
             return Start(noise, None)
         return Start(noise, self.encode_image(call, photo.padded, call.num_images_per_prompt))
@@ -221,7 +230,7 @@ class SuperResolutionPipeline(
     def draw_noise(self, call: CallT, photo: Photo) -> torch.Tensor:
         """Draw unit noise for the latents of every result."""
         shape = latents_shape(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
-        return randn_tensor(shape, generator=call.generator, device=photo.padded.device, dtype=self.unet.dtype)
+        return randn_tensor(shape, generator=call.generator, device=photo.padded.device, dtype=self.sampling_dtype)
 
     def encode_image(self, call: CallT, image: torch.Tensor, num_images_per_prompt: int = 1) -> torch.Tensor:
         """Encode `image` `[B, 3, H, W]` in [0, 1] to scaled latents from the VAE's posterior (`draw_latents`).
@@ -229,11 +238,11 @@ class SuperResolutionPipeline(
         Each tile of each image is encoded once; each of its `num_images_per_prompt` results has its own draw.
         """
         windows = self.windows(call, image, self.vae_scale_factor)
-        latents = encode_tiles(self.vae, image, windows, self.vae_scale_factor)
+        latents = encode_tiles(self.vae, image, windows, self.vae_scale_factor).to(self.sampling_dtype)
         latents = latents.repeat_interleave(num_images_per_prompt, dim=0)
         if latents.shape[1] == 2 * self.unet.config.in_channels:
             latents = self.draw_latents(DiagonalGaussianDistribution(latents), call.generator)
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
+        return latents * self.vae.config.scaling_factor
 
     def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
         """Draw latents `[B, channels, H, W]` of an image from the VAE's posterior."""
@@ -295,9 +304,13 @@ class SuperResolutionPipeline(
         """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
         windows = self.windows(call, latents, 1)
         groups = tile_groups(windows, call.tile_batch_size)
-        controls = denoiser.control_tiles(control, len(latents), groups, self.vae_scale_factor)
-        return sample(
-            guided_prediction(denoiser, controls, guidance, windows, call.tile_batch_size),
+        controls = Stage("embedding the control image", *denoiser.models).run(
+            lambda: denoiser.control_tiles(control, len(latents), groups, self.vae_scale_factor)
+        )
+        predict_noise = guided_prediction(denoiser, controls, guidance, windows, call.tile_batch_size)
+        stage = Stage("denoising", *denoiser.models)
+        latents = sample(
+            lambda latents, timestep: stage.run(lambda: predict_noise(latents, timestep)),
             latents,
             scheduler,
             generator=call.generator,
@@ -305,6 +318,8 @@ class SuperResolutionPipeline(
             after_step=after_step,
             progress_bar=self.progress_bar,
         )
+        check_finite("denoising", latents)
+        return latents
 
     def sample_reference(
         self,
@@ -339,6 +354,7 @@ class SuperResolutionPipeline(
         if call.color_fix is not None:
             enlarged = photo.enlarged.repeat_interleave(call.num_images_per_prompt, dim=0)
             images = COLOR_FIXES[call.color_fix](images, enlarged)
+            check_finite("the colour fix", images)
         return self.image_processor.postprocess(resize(images, photo.final_size), call.output_type)
 
     def windows(self, call: CallT, image: torch.Tensor, scale: int) -> list[Window]:
@@ -349,4 +365,4 @@ class SuperResolutionPipeline(
 
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)
-        return value.to(photo.padded.device, self.adapter.dtype)
+        return value.to(photo.padded.device)

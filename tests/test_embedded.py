@@ -112,3 +112,20 @@ def test_borders_of_tiles_cannot_be_seen(pipeline):
     steps = sum((-1) ** number * (torch.arange(512) >= border) for number, border in enumerate(borders(512)))
     assert seams(difference + 0.01 * steps) > 1.15, "steps of 2.5/255 would be found"
     assert seams(difference) <= 1.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_close_to_float32(pipeline, dtype, caplog):
+    image = Image.fromarray(skimage.data.astronaut()[100:124, 200:228])
+    arguments = {"num_inference_steps": 1 if dtype == torch.float16 else 4, "output_type": "pt", "process_size": 16}
+    method = type(pipeline).__name__.removesuffix("Pipeline").lower()
+    half = load_pipeline(f"{method}-small", dtype=dtype)
+    half.set_progress_bar_config(disable=True)
+    result, expected = (
+        each(image, generator=torch.Generator().manual_seed(0), **arguments).images for each in (half, pipeline)
+    )
+    difference = 255 * (result - expected).abs()
+    assert "not finite" not in caplog.text
+    # bfloat16 has 8 significant bits, so that a level of 255 is the rounding of a bright pixel alone.
+    assert difference.mean() < (0.1 if dtype == torch.float16 else 0.5)
+    assert difference.max() < (1 if dtype == torch.float16 else 6)

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..attention.adapter import AttentionAdapter, HiddenStatesHook
 from ..attention.control_features import control_sites, feature_of_site, feature_tokens
+from ..attention.float32 import Float32Conv2d, Float32GroupNorm
 from ..attention.processors import PreparedAttnProcessor, keep_processor, keys_and_values, repeat_to_batch
 from ..attention.sites import Host, check_site, check_site_channels, site_key
 from .one_hot import Similarity
@@ -38,33 +39,37 @@ class AllInAttention(nn.Module):
             return Attention(channels, heads=num_attention_heads, dim_head=channels // num_attention_heads)
 
         def new_conv() -> nn.Module:
-            return nn.Identity() if fits else nn.Conv2d(control_channels, channels, kernel_size=3, padding=1)
+            return nn.Identity() if fits else Float32Conv2d(control_channels, channels, kernel_size=3, padding=1)
 
+        # The control features have no scale of their own, and here they have not been normalised yet.
         self.conv_lr = new_conv()
-        self.norm_lr = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
+        self.norm_lr = Float32GroupNorm(norm_num_groups, channels, eps=1e-6)
         self.proj_lr = nn.Linear(channels, channels)
         self.conv_reference = new_conv()
         # The official code has a projection of the reference too, but never uses it.
-        self.norm_reference = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
+        self.norm_reference = Float32GroupNorm(norm_num_groups, channels, eps=1e-6)
         self.attn_reference = new_attention()
         self.out_reference = nn.Linear(channels, channels)
         self.norm_hidden = nn.LayerNorm(channels)
         self.attn_lr = new_attention()
         self.out_lr = nn.Linear(channels, channels)
 
-    def prepare(self, lr: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare(
+        self, lr: torch.Tensor, reference: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute what does not depend on the hidden states, and so is the same in both halves of the guidance.
 
         Args:
             lr: control features of the image, `[B, control_channels, h, w]`.
             reference: those of its references side by side, `[B, control_channels, h, w * references]`.
+            dtype: type that they are cast to once they are normalised.
 
         Returns:
             The residual of the reference attention, `[B, h * w, channels]`, and keys and values of the LR attention,
             `[B, h * w, 2 * channels]`.
         """
-        lr = self.proj_lr(feature_tokens(self.norm_lr(self.conv_lr(lr))))
-        reference = feature_tokens(self.norm_reference(self.conv_reference(reference)))
+        lr = self.proj_lr(feature_tokens(self.norm_lr(self.conv_lr(lr))).to(dtype))
+        reference = feature_tokens(self.norm_reference(self.conv_reference(reference))).to(dtype)
         residual = self.out_reference(self.attn_reference(lr, encoder_hidden_states=reference))
         return residual, keys_and_values(self.attn_lr, lr)
 
@@ -148,6 +153,7 @@ class CoSeRAdapter(AttentionAdapter):
                 self._attention(site).prepare,
                 feature_of_site(lr, "lr", site, options),
                 feature_of_site(reference, "reference", site, options),
+                self.dtype,
             )
         return prepared
 

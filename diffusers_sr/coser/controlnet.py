@@ -8,6 +8,8 @@ from typing import Any
 from diffusers import ControlNetModel, ModelMixin, UNet2DConditionModel  # noqa: F401 (a loader is looked up here)
 from torch import nn
 
+from ..attention.float32 import Float32Conv2d
+
 
 class LatentControlNetModel(ControlNetModel):
     """A `ControlNetModel` that embeds condition latents `[B, conditioning_channels, h, w]` with one convolution.
@@ -26,6 +28,11 @@ class LatentControlNetModel(ControlNetModel):
         self.controlnet_cond_embedding = nn.Conv2d(
             self.config.conditioning_channels, self.config.block_out_channels[0], kernel_size=3, padding=1
         )
+        # Nothing keeps the residuals small, as they are not added to anything: trained ones fill float16's range.
+        down: Any = self.get_submodule("controlnet_down_blocks")
+        middle: Any = self.get_submodule("controlnet_mid_block")
+        self.controlnet_down_blocks = nn.ModuleList(map(_float32_conv, down))
+        self.controlnet_mid_block = _float32_conv(middle)
 
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel) -> LatentControlNetModel:
@@ -34,3 +41,10 @@ class LatentControlNetModel(ControlNetModel):
         for conv in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
             conv.reset_parameters()
         return controlnet
+
+
+def _float32_conv(conv: nn.Conv2d) -> Float32Conv2d:
+    """Make the same 1×1 convolution, with the same parameters, in float32."""
+    wide = Float32Conv2d(conv.in_channels, conv.out_channels, kernel_size=1, device="meta")
+    wide.weight, wide.bias = conv.weight, conv.bias
+    return wide

@@ -17,6 +17,7 @@ from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_tiles
 from ..sampling.denoiser import StockDenoiser
+from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start, for_each_result
 from .adapter import CoSeRAdapter
@@ -118,7 +119,8 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
         """Encode the images to cognitive embeddings, unless the call has them."""
         embedding = call.cognitive_embedding
         if embedding is None:
-            embedding = self.cognitive_encoder(image).embedding
+            encoder = self.cognitive_encoder
+            embedding = Stage("encoding the cognitive embedding", encoder).run(lambda: encoder(image).embedding)
         return {"cognitive_embedding": embedding}, {}
 
     def prepare_guidance(self, call: CoSeRCall, texts: dict[str, Any], num_images: int) -> Guidance:
@@ -185,4 +187,4 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
             features = [feature.repeat_interleave(copies, dim=0) for feature in features]
             return self.cfw.decode(self.vae, tile, features, weight)
 
-        return decode_tiles(self.vae, latents, windows, self.vae_scale_factor, decode_tile)
+        return decode_tiles(self.vae, latents, windows, self.vae_scale_factor, decode_tile, self.cfw)

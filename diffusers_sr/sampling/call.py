@@ -267,6 +267,7 @@ def _documentation(kind: type[Call]) -> str:
             "",
             "Raises:",
             "    ValueError: if an argument has a value that is not allowed, or two do not go together.",
+            "    NotFiniteError: if a stage gives NaN or infinite values, in float32 too; it is a ValueError.",
             "    TypeError: if an image is of an unknown kind, or an argument is unknown.",
         ]
     )

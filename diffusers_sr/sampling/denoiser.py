@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
 
 from ..attention.adapter import AttentionAdapter
 from ..attention.processors import repeat_to_batch
 from ..image.tiling import Window, crop_tiles, tiled_map
+from .finite import in_dtype
 from .guidance import Guidance
 from .loop import PredictNoise
 
@@ -32,6 +34,11 @@ class Denoiser(ABC):
     def __init__(self, unet: UNet2DConditionModel, cross_attention_kwargs: dict[str, Any] | None = None) -> None:
         self.unet = unet
         self.cross_attention_kwargs = cross_attention_kwargs
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The models that it runs."""
+        return [value for value in vars(self).values() if isinstance(value, nn.Module)]
 
     @abstractmethod
     def predict(
@@ -150,6 +157,8 @@ def guided_prediction(
 ) -> PredictNoise:
     """Turn a denoiser into the function that a sampling loop calls: it predicts all tiles, with guidance.
 
+    The models get everything in the UNet's type. The latents are the loop's: their type is also that of the result.
+
     Args:
         controls: those of every group of tiles, from `control_tiles`.
         guidance: read again in every step.
@@ -159,7 +168,9 @@ def guided_prediction(
 
     def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         def predict_tiles(tiles: torch.Tensor, group: int) -> torch.Tensor:
-            return guidance.combine(denoiser.predict(tiles, timestep, guidance.texts, controls[group]))
+            inputs = in_dtype((tiles, guidance.texts, controls[group]), denoiser.unet.dtype)
+            predictions = denoiser.predict(inputs[0], timestep, *inputs[1:])
+            return guidance.combine([prediction.to(tiles.dtype) for prediction in predictions])
 
         return tiled_map(predict_tiles, latents, windows, tile_batch_size)
 

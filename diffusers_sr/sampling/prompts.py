@@ -11,6 +11,7 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 
 from ..texts import as_texts, encode_texts
+from .finite import Stage
 
 
 class PromptEncoder(TextualInversionLoaderMixin):
@@ -86,7 +87,9 @@ class PromptEncoder(TextualInversionLoaderMixin):
         if positive_texts or negative_texts:
             self._check_text_encoder(name)
             all_texts = self.maybe_convert_prompt([*positive_texts, *negative_texts], self.tokenizer)
-            encoded = encode_texts(all_texts, self.tokenizer, self.text_encoder, self._execution_device, lora_scale)
+            encoded = Stage(f"encoding `{name}`", self.text_encoder).run(
+                lambda: encode_texts(all_texts, self.tokenizer, self.text_encoder, self._execution_device, lora_scale)
+            )
             if positive_texts:
                 positive = encoded[: len(positive_texts)]
             if negative_texts:

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
+from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
 from ..texts import as_texts, pair_texts
@@ -89,7 +90,7 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
         """Get the images' tags and representation from one pass of the tagger, or without it if the call has both."""
         tags, representation = call.tags, call.representation
         if self.tagger is not None and (tags is None or representation is None):
-            seen = self.tagger(self.tagger.preprocess(image))
+            seen = Stage("tagging", self.tagger).run(lambda: self.tagger(self.tagger.preprocess(image)))
             tags = [", ".join(names) for names in self.tagger.tags(seen.logits)] if tags is None else tags
             representation = seen.representation if representation is None else representation
         assert representation is not None
@@ -111,7 +112,10 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
         self, call: SeeSRCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
     ) -> SeeSRControl:
         """Take the enlarged image, and what the adapter prepares from the representation."""
-        return SeeSRControl(photo.padded, self.adapter.prepare(representation=seen["representation"]))
+        prepared = Stage("preparing the representation", self.adapter).run(
+            lambda: self.adapter.prepare(representation=seen["representation"].to(self.adapter.dtype))
+        )
+        return SeeSRControl(photo.padded, prepared)
 
 
 def full_prompts(tags: list[str], prompts: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..publishing.paper import Paper
+from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
 from .call import XPSRCall
@@ -113,5 +114,8 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         names = ["negative_low_level_prompt", "low_level_prompt"]
         if guidance.negative_prompt_embeds is None:
             names = names[1:]
-        low_level = [self.adapter("prepare_low_level", seen[name]) for name in names if name in seen]
+        texts = [seen[name] for name in names if name in seen]
+        low_level = Stage("preparing the low-level prompts", self.adapter).run(
+            lambda: [self.adapter("prepare_low_level", text.to(self.adapter.dtype)) for text in texts]
+        )
         return XPSRControl(photo.padded, low_level)
