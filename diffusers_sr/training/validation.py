@@ -18,6 +18,7 @@ from torch import nn
 from ..image.formats import images_in
 from ..image.reader import read_photo
 from ..pipeline import SuperResolutionPipeline
+from ..sampling.finite import NotFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,16 @@ def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image
 def log_validation(
     accelerator: Accelerator, images: Sequence[Image.Image], enlarge: Enlarge, output_dir: Path, step: int
 ) -> None:
-    """Write `validation/step-<step>.png` and log it to the trackers that show images, TensorBoard and W&B."""
-    with accelerator.autocast():
-        grid = before_after_grid(images, enlarge(images))
+    """Write `validation/step-<step>.png` and log it to the trackers that show images, TensorBoard and W&B.
+
+    If the weights give no finite values, that is logged instead, and the run goes on: its loss says whether it can.
+    """
+    try:
+        with accelerator.autocast():
+            grid = before_after_grid(images, enlarge(images))
+    except NotFiniteError as error:
+        logger.error("There is no validation picture of step %d: %s", step, error)
+        return
     path = output_dir / "validation" / f"step-{step}.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.pipeline import SuperResolutionPipeline
+from diffusers_sr.sampling.finite import NotFiniteError
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.training.validation import before_after_grid, enlarge_with
 from tests.components import tiny_image
@@ -85,6 +86,18 @@ def test_the_grid_goes_to_the_tracker(tmp_path: Path, images: Path) -> None:
     ]
     assert [event.step for event in shown] == [4, 8]
     assert (shown[0].width, shown[0].height) == Image.open(tmp_path / "validation/step-4.png").size
+
+
+def test_a_picture_that_is_not_finite_does_not_end_the_run(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def enlarge(images: Sequence[Image.Image]) -> list[Image.Image]:
+        raise NotFiniteError("The result of decoding is not finite")
+
+    fit(tmp_path / "run", validate=enlarge, validation_images=str(images), validation_steps=8)
+    assert "There is no validation picture of step 8: The result of decoding is not finite" in caplog.text
+    assert (tmp_path / "run/checkpoint-8").is_dir()
+    assert not (tmp_path / "run/validation").exists()
 
 
 def test_before_and_after_stand_side_by_side() -> None:
