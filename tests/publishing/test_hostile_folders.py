@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from tests.components import components, tiny_image
 from tests.publishing.hostile import CLASS, HOSTILE, STUB, add, move_out
 
-NOBODY = 65534
 Place = tuple[Path, Path, Path]
 
 
@@ -35,9 +35,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(sound: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A pipeline's folder, one outside it, and the file that code in them is to write."""
-    with tempfile.TemporaryDirectory() as name:  # everybody may search it, unlike pytest's
+    with tempfile.TemporaryDirectory() as name:
         top = Path(name).resolve()
-        top.chmod(0o777)
         # Where diffusers copies the code of custom components to.
         monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(top / "modules"))
         monkeypatch.syspath_prepend(str(top / "modules"))
@@ -52,19 +51,23 @@ def place(sound: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 
 @contextmanager
-def without_rights(top: Path) -> Iterator[None]:
-    """Without root's right to list and read everything."""
+def without_rights() -> Iterator[None]:
+    """Without root's right to list and read everything: as root, obey the permissions that an owner has."""
     if os.geteuid() != 0:
         yield
         return
-    for parent, folders, files in os.walk(top):
-        for name in (*folders, *files):
-            os.chown(Path(parent) / name, NOBODY, NOBODY, follow_symlinks=False)
-    os.seteuid(NOBODY)
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    capabilities = (ctypes.c_uint32 * 6)()  # twice: effective, permitted, inheritable
+    assert libc.capget(header, capabilities) == 0
+    before = capabilities[0]
+    capabilities[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, capabilities) == 0
     try:
         yield
     finally:
-        os.seteuid(0)
+        capabilities[0] = before
+        assert libc.capset(header, capabilities) == 0
 
 
 def by_class(folder: Path) -> None:
@@ -89,12 +92,20 @@ WAYS: dict[str, Callable[[Path], None]] = {"class": by_class, "name": by_name, "
 def test_no_code_of_a_stranger_runs(place: Place, name: str) -> None:
     folder, outside, mark = place
     HOSTILE[name](folder, outside, f"open({str(mark)!r}, 'w').close()\n")
-    with without_rights(folder.parent):
+    with without_rights():
         for way in WAYS.values():
             with pytest.raises((ValueError, OSError)):
                 way(folder)
             assert not mark.exists()
         assert not is_trusted(folder) or "pickle" in name, "pickles are weights, of which no code is loaded"
+
+
+def test_these_tests_obey_permissions(place: Place) -> None:
+    folder, _, _ = place
+    (folder / "vae").chmod(0o311)
+    with without_rights(), pytest.raises(PermissionError):
+        os.listdir(folder / "vae")
+    assert os.geteuid() != 0 or os.listdir(folder / "vae")
 
 
 def is_trusted(folder: Path) -> bool:
@@ -104,7 +115,7 @@ def is_trusted(folder: Path) -> bool:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sound_folder_loads(place: Place, way: str) -> None:
     folder, _, _ = place
-    with without_rights(folder.parent):
+    with without_rights():
         WAYS[way](folder)
     assert way != "command" or (folder.parent / "result.png").exists()
 
