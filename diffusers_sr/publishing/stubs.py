@@ -20,7 +20,7 @@ PIPELINE_FILE = "pipeline.py"
 INDEX_FILE = "model_index.json"
 PACKAGE = __name__.partition(".")[0]
 
-# Repositories hold this text. If it ever changes, the earlier text has to stay known to `holds_only_stubs`, or their
+# Repositories hold this text. If it ever changes, the earlier text has to stay known to `trusted_index`, or their
 # users are asked for trust.
 _PIPELINE_STUB = '''"""What diffusers loads as `custom_pipeline`: the class itself is in the package diffusers-sr."""
 
@@ -71,19 +71,12 @@ def write_stubs(folder: Path, pipeline_class: type) -> None:
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def holds_only_stubs(folder: Path, pipeline_class: type) -> bool:
-    """Whether all code in the folder of a pipeline is, byte for byte, what `write_stubs` would write there.
-
-    Its `model_index.json` must not lead to other code either: diffusers joins the names in it to paths.
-    """
-    return _holds_only_stubs(folder, read_index(folder), pipeline_class)
-
-
 def trusted_index(folder: Path, pipeline_class: type) -> dict[str, Any] | None:
-    """Read the index of a folder that `holds_only_stubs`; return None for any other.
+    """Read the index of a folder whose code is all, byte for byte, what `write_stubs` would write; None for another.
 
-    With it diffusers takes this package's classes from the package itself and runs no file of the folder, whatever
-    becomes of the files after they were looked at.
+    The index must not lead to other code either: diffusers joins the names in it to paths. With what is returned,
+    diffusers takes this package's classes from the package itself and runs no file of the folder, whatever becomes of
+    the files after they were looked at.
     """
     index = read_index(folder)
     if not _holds_only_stubs(folder, index, pipeline_class):

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from diffusers_sr.image.outputs import why_without_images
 from diffusers_sr.image.pixels import read_images
 from diffusers_sr.image.reader import read_photo
 from tests.components import tiny_image
+from tests.permissions import without_rights
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -233,29 +233,19 @@ def test_reading_takes_little_more_memory_than_the_pixels(tmp_path: Path) -> Non
     assert max(of_trainers[:2]) < 9 and of_trainers[2] < 10.5
 
 
-@pytest.fixture
-def without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder as the current one; where this is root, its right to pass over permissions is put aside."""
-    tmp_path.chmod(0o777)
+def test_what_must_not_be_read_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    if os.getuid() == 0:
-        os.seteuid(0)
-
-
-def test_what_must_not_be_read_is_an_error_of_the_file(without_rights: None) -> None:
     for folder in ("in", "locked", "closed"):
         Path(folder).mkdir()
         tiny_image().save(f"{folder}/a.png")
     Path("in/a.png").chmod(0)
     Path("locked").chmod(0)
     Path("closed").chmod(0o444)  # can be listed, not entered
-    if os.getuid() == 0:
-        os.seteuid(65534)
-    assert why_without_images(Path("locked")) == "this folder cannot be listed: Permission denied"
-    assert why_without_images(Path("in")) is None
-    assert images_in(Path("closed")) == [Path("closed/a.png")]
-    for path in ("in/a.png", "closed/a.png", "locked/a.png"):
-        for read in (read_photo, read_image):
-            with pytest.raises(ImageFileError, match=r"Permission denied$"):
-                read(Path(path))
+    with without_rights():
+        assert why_without_images(Path("locked")) == "this folder cannot be listed: Permission denied"
+        assert why_without_images(Path("in")) is None
+        assert images_in(Path("closed")) == [Path("closed/a.png")]
+        for path in ("in/a.png", "closed/a.png", "locked/a.png"):
+            for read in (read_photo, read_image):
+                with pytest.raises(ImageFileError, match=r"Permission denied$"):
+                    read(Path(path))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ import pytest
 
 from diffusers_sr import hub
 from diffusers_sr.cli.main import main
-from diffusers_sr.publishing.stubs import holds_only_stubs
+from diffusers_sr.publishing.stubs import trusted_index
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from tests.components import components, tiny_image
+from tests.permissions import without_rights
 from tests.publishing.hostile import CLASS, HOSTILE, STUB, add, move_out
 
 Place = tuple[Path, Path, Path]
@@ -48,26 +47,6 @@ def place(sound: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
             for each in folders:
                 if not (Path(parent) / each).is_symlink():
                     (Path(parent) / each).chmod(0o755)
-
-
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """Without root's right to list and read everything: as root, obey the permissions that an owner has."""
-    if os.geteuid() != 0:
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    capabilities = (ctypes.c_uint32 * 6)()  # twice: effective, permitted, inheritable
-    assert libc.capget(header, capabilities) == 0
-    before = capabilities[0]
-    capabilities[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
-    assert libc.capset(header, capabilities) == 0
-    try:
-        yield
-    finally:
-        capabilities[0] = before
-        assert libc.capset(header, capabilities) == 0
 
 
 def by_class(folder: Path) -> None:
@@ -109,7 +88,7 @@ def test_these_tests_obey_permissions(place: Place) -> None:
 
 
 def is_trusted(folder: Path) -> bool:
-    return holds_only_stubs(folder, SeeSRPipeline)
+    return trusted_index(folder, SeeSRPipeline) is not None
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -190,11 +169,11 @@ def test_an_index_that_is_none(place: Place, content: str | bytes) -> None:
     folder, _, _ = place
     (folder / "model_index.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"expected a JSON object|decode|Expecting"):
-        holds_only_stubs(folder, SeeSRPipeline)
+        trusted_index(folder, SeeSRPipeline)
     (folder / "model_index.json").unlink()
     os.mkfifo(folder / "model_index.json")
     with pytest.raises(OSError, match="not a regular file"):
-        holds_only_stubs(folder, SeeSRPipeline)
+        trusted_index(folder, SeeSRPipeline)
 
 
 def test_private_modules_of_this_package_are_not_imported(place: Place) -> None:

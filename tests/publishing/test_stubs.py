@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_sr.hub import METHODS, pipeline_class
-from diffusers_sr.publishing.stubs import component_stub, holds_only_stubs, pipeline_stub
+from diffusers_sr.publishing.stubs import component_stub, pipeline_stub, trusted_index
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from tests.components import components
 
@@ -41,13 +41,13 @@ def test_a_saved_pipeline_holds_stubs_of_what_is_in_the_package(folder):
         "tagger/diffusers_sr.seesr.tagger.py": component_stub("diffusers_sr.seesr.tagger", "Tagger"),
     }
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == ["pipeline", "SeeSRPipeline"]
-    assert holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is not None
     assert isinstance(SeeSRPipeline.from_pretrained(folder), SeeSRPipeline)
 
 
 def test_the_index_of_earlier_versions_is_trusted(folder):
     rewrite_index(folder, _class_name="SeeSRPipeline")
-    assert holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is not None
 
 
 def test_the_code_in_the_folder_is_not_what_the_class_is_taken_from(folder, tmp_path):
@@ -65,7 +65,7 @@ def test_a_pipeline_class_of_another_package_has_no_stub(tmp_path):
     OtherPipeline(**components("seesr")).save_pretrained(tmp_path)
     assert not (tmp_path / "pipeline.py").exists()
     assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "OtherPipeline"
-    assert holds_only_stubs(tmp_path, OtherPipeline)
+    assert trusted_index(tmp_path, OtherPipeline) is not None
 
 
 @pytest.mark.parametrize("path", ["pipeline.py", ADAPTER_STUB, "unet/None.py", "None.py", "HELPER.PY"])
@@ -74,7 +74,7 @@ def test_other_code_is_not_trusted(folder, path, tmp_path):
     file = folder / path
     before = file.read_text() if file.exists() else ""
     file.write_text(f"open({str(mark)!r}, 'w')\n{before}")
-    assert not holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is None
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         SeeSRPipeline.from_pretrained(folder)
     assert not mark.exists()
@@ -82,7 +82,7 @@ def test_other_code_is_not_trusted(folder, path, tmp_path):
 
 def test_the_stub_of_another_class_is_not_trusted(folder):
     (folder / ADAPTER_STUB).write_text(component_stub("diffusers_sr.xpsr.adapter", "XPSRAdapter"))
-    assert not holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is None
 
 
 @pytest.mark.parametrize(
@@ -100,24 +100,24 @@ def test_the_stub_of_another_class_is_not_trusted(folder):
 )
 def test_an_index_that_leads_to_other_code_is_not_trusted(folder, entries):
     rewrite_index(folder, **entries)
-    assert not holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is None
 
 
 def test_an_index_that_writes_other_code_into_a_stub_is_not_trusted(folder):
     name = "SeeSRAdapter\nimport os"
     rewrite_index(folder, adapter=["diffusers_sr.seesr.adapter", name])
     (folder / ADAPTER_STUB).write_text(component_stub("diffusers_sr.seesr.adapter", name))
-    assert not holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is None
 
 
 def test_code_of_another_package_is_not_trusted(folder):
     rewrite_index(folder, adapter=["another_package.adapter", "SeeSRAdapter"])
     (folder / ADAPTER_STUB).unlink()
-    assert holds_only_stubs(folder, SeeSRPipeline), "there is no code that could run"
+    assert trusted_index(folder, SeeSRPipeline) is not None, "there is no code that could run"
     (folder / "adapter" / "another_package.adapter.py").write_text(
         component_stub("another_package.adapter", "SeeSRAdapter")
     )
-    assert not holds_only_stubs(folder, SeeSRPipeline)
+    assert trusted_index(folder, SeeSRPipeline) is None
 
 
 def test_remote_code_that_is_disabled(folder, monkeypatch):
