@@ -22,6 +22,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from diffusers_sr.hub import METHODS
 
 TEXT_DIM = 32
+STABLE_DIFFUSION_2: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": (5, 10, 20, 20),
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
+"""What sets the released UNet and ControlNet apart from the defaults of their classes."""
 
 
 def components(method: str) -> dict[str, Any]:

@@ -18,36 +18,31 @@ CALL_DEFAULTS = {
 }
 
 
+def saved(tmp_path_factory, method, pipeline_class) -> str:
+    """Folder of a method's tiny pipeline whose defaults are one step without guidance."""
+    folder = tmp_path_factory.mktemp(method)
+    pipeline_class(**components(method), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> str:
-    """Folder of a tiny pipeline whose defaults are one step without guidance."""
-    folder = tmp_path_factory.mktemp("model")
-    SeeSRPipeline(**components("seesr"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory, "seesr", SeeSRPipeline)
 
 
 @pytest.fixture(scope="session")
 def coser(tmp_path_factory) -> str:
-    """The same of CoSeR."""
-    folder = tmp_path_factory.mktemp("coser")
-    CoSeRPipeline(**components("coser"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory, "coser", CoSeRPipeline)
 
 
 @pytest.fixture(scope="session")
 def xpsr(tmp_path_factory) -> str:
-    """The same of XPSR."""
-    folder = tmp_path_factory.mktemp("xpsr")
-    XPSRPipeline(**components("xpsr"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory, "xpsr", XPSRPipeline)
 
 
 @pytest.fixture(scope="session")
 def pasd(tmp_path_factory) -> str:
-    """The same of PASD."""
-    folder = tmp_path_factory.mktemp("pasd")
-    PASDPipeline(**components("pasd"), call_defaults=CALL_DEFAULTS).save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory, "pasd", PASDPipeline)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers_sr.attention.control_features import control_features
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
-from tests.components import TEXT_DIM, components, randomise, tiny_unet
+from tests.components import STABLE_DIFFUSION_2, TEXT_DIM, components, randomise, tiny_unet
 
 SITE = "mid_block.attentions.0.transformer_blocks.0"
 
@@ -115,16 +115,10 @@ def test_new_adapter_starts_as_the_stock_model() -> None:
 
 
 def test_sites_of_stable_diffusion_2() -> None:
-    blocks = {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "attention_head_dim": (5, 10, 20, 20),
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    }
     encoder = ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**blocks)
-        controlnet = LatentControlNetModel(**blocks, down_block_types=encoder, conditioning_channels=4)
+        unet = UNet2DConditionModel(**STABLE_DIFFUSION_2)
+        controlnet = LatentControlNetModel(**STABLE_DIFFUSION_2, down_block_types=encoder, conditioning_channels=4)
         adapter = CoSeRAdapter.from_hosts(unet, controlnet)
     read = {
         site: (options["control_index"], options["control_channels"])

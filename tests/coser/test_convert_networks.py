@@ -14,6 +14,7 @@ from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.convert import BASE_MIRROR, load_networks
 from diffusers_sr.coser.convert_networks import controlnet_config_of, networks_from_official, unet_config_of
+from tests.components import STABLE_DIFFUSION_2
 from tests.coser.official_files import UNET, assert_equal_weights, changed, without_stock_unet
 from tests.coser.official_networks import official_networks, tiny_networks
 
@@ -71,16 +72,10 @@ def test_stock_checkpoint_is_none_of_cosers(official, tmp_path):
 
 def test_every_key_of_the_released_size():
     """954 and 274 tensors are those of the official networks, which have no text transformer where only one has."""
-    config = {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "attention_head_dim": (5, 10, 20, 20),
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    }
     encoder = ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**config, sample_size=64)
-        controlnet = LatentControlNetModel(**config, down_block_types=encoder, conditioning_channels=4)
+        unet = UNet2DConditionModel(**STABLE_DIFFUSION_2, sample_size=64)
+        controlnet = LatentControlNetModel(**STABLE_DIFFUSION_2, down_block_types=encoder, conditioning_channels=4)
         adapter = CoSeRAdapter.from_hosts(unet, controlnet, similarity="scaled")
         official_unet, official_controlnet = official_networks(unet, controlnet, adapter)
     assert (len(official_unet), len(official_controlnet)) == (954, 274)

@@ -11,7 +11,7 @@ from torch import nn
 
 from diffusers_sr.attention.processors import PreparedAttnProcessor, SelfAttnProcessor, repeat_to_batch
 from diffusers_sr.seesr.adapter import SeeSRAdapter
-from tests.components import TEXT_DIM, randomise, tiny_controlnet, tiny_unet
+from tests.components import STABLE_DIFFUSION_2, TEXT_DIM, randomise, tiny_controlnet, tiny_unet
 from tests.seesr.components import REPRESENTATION_DIM
 
 SITE = "mid_block.attentions.0"
@@ -44,14 +44,8 @@ def test_new_adapter_starts_as_the_stock_model() -> None:
 
 
 def test_sizes_at_stable_diffusion_2() -> None:
-    blocks = {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "attention_head_dim": (5, 10, 20, 20),
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    }
     with torch.device("meta"):
-        unet, controlnet = UNet2DConditionModel(**blocks), ControlNetModel(**blocks)
+        unet, controlnet = UNet2DConditionModel(**STABLE_DIFFUSION_2), ControlNetModel(**STABLE_DIFFUSION_2)
         adapter = SeeSRAdapter.from_hosts(unet, controlnet)
     for part, sites, parameters in ((adapter.unet, 16, 260.85), (adapter.controlnet, 7, 124.80)):
         assert len(part) == sites
