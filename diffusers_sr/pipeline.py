@@ -20,7 +20,7 @@ from .image.color import COLOR_FIXES
 from .image.pixels import resize
 from .image.tiling import Window, tile_groups, tile_windows
 from .publishing.pipeline import PublishablePipeline
-from .sampling.autoencoder import decode_tiles, encode_tiles
+from .sampling.autoencoder import decode_latents, encode_image
 from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple
@@ -159,7 +159,7 @@ class SuperResolutionPipeline(
 
     def check_components(self, call: CallT) -> None:
         """Raise ValueError if the components cannot do what a call asks for."""
-        for name in ("tile_size", "tile_overlap"):
+        for name in ("tile_size", "tile_overlap", "vae_tile_size"):
             check_multiple(name, getattr(call, name), self.vae_scale_factor)
         if call.tile_overlap >= call.tile_size:
             raise ValueError(f"tile_overlap={call.tile_overlap}, expected less than tile_size={call.tile_size}.")
@@ -235,10 +235,9 @@ class SuperResolutionPipeline(
     def encode_image(self, call: CallT, image: torch.Tensor, num_images_per_prompt: int = 1) -> torch.Tensor:
         """Encode `image` `[B, 3, H, W]` in [0, 1] to scaled latents from the VAE's posterior (`draw_latents`).
 
-        Each tile of each image is encoded once; each of its `num_images_per_prompt` results has its own draw.
+        Each image is encoded once; each of its `num_images_per_prompt` results has its own draw.
         """
-        windows = self.windows(call, image, self.vae_scale_factor)
-        latents = encode_tiles(self.vae, image, windows, self.vae_scale_factor).to(self.sampling_dtype)
+        latents = encode_image(self.vae, image, call.vae_tile_size, self.vae_scale_factor).to(self.sampling_dtype)
         latents = latents.repeat_interleave(num_images_per_prompt, dim=0)
         if latents.shape[1] == 2 * self.unet.config.in_channels:
             latents = self.draw_latents(DiagonalGaussianDistribution(latents), call.generator)
@@ -302,7 +301,7 @@ class SuperResolutionPipeline(
         after_step: AfterStep | None = None,
     ) -> torch.Tensor:
         """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
-        windows = self.windows(call, latents, 1)
+        windows = self.windows(call, latents)
         groups = tile_groups(windows, call.tile_batch_size)
         controls = Stage("embedding the control image", *denoiser.models).run(
             lambda: denoiser.control_tiles(control, len(latents), groups, self.vae_scale_factor)
@@ -341,12 +340,12 @@ class SuperResolutionPipeline(
         return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
 
     def decode(self, call: CallT, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
-        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1], tile by tile.
+        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1].
 
         Args:
             photo: the images, for a method whose decoder looks at them.
         """
-        return decode_tiles(self.vae, latents, self.windows(call, latents, 1), self.vae_scale_factor)
+        return decode_latents(self.vae, latents, call.vae_tile_size, self.vae_scale_factor)
 
     def finish(self, call: CallT, photo: Photo, images: torch.Tensor) -> Any:
         """Remove the padding, match the colours, and convert to the size and type that were asked for."""
@@ -357,10 +356,10 @@ class SuperResolutionPipeline(
             check_finite("the colour fix", images)
         return self.image_processor.postprocess(resize(images, photo.final_size), call.output_type)
 
-    def windows(self, call: CallT, image: torch.Tensor, scale: int) -> list[Window]:
-        """List the tiles, in latents, of an image with `scale` pixels per latent."""
+    def windows(self, call: CallT, latents: torch.Tensor) -> list[Window]:
+        """List the tiles of latents that the denoiser takes."""
         unit = self.vae_scale_factor
-        height, width = image.shape[-2] // scale, image.shape[-1] // scale
+        height, width = latents.shape[-2:]
         return tile_windows(height, width, call.tile_size // unit, call.tile_overlap // unit)
 
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:

@@ -63,7 +63,13 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--tile-size",
         type=positive_int,
-        help="side of a tile in output pixels; smaller tiles need less memory (the model's default)",
+        help="side of a tile of the denoiser in output pixels; smaller tiles need less memory (the model's default)",
+    )
+    command.add_argument(
+        "--vae-tile-size",
+        type=positive_int,
+        default=1024,
+        help="the same for the VAE, whose tiles make no difference to the result (%(default)s)",
     )
     command.add_argument(
         "--tile-overlap",
@@ -190,7 +196,7 @@ def _remedy(pipeline: SuperResolutionPipeline, image: Any, arguments: dict[str, 
         return f" for a result of {width}x{height} pixels: try a smaller --upscale, or cut the image"
     if call.tile_size <= pipeline.vae_scale_factor:
         return ""
-    return ": try a smaller --tile-size"
+    return ": try a smaller --tile-size, and --vae-tile-size"
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -202,6 +208,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "guidance_scale": options.guidance_scale,
         "tile_size": options.tile_size,
         "tile_overlap": options.tile_overlap,
+        "vae_tile_size": options.vae_tile_size,
     }
     if options.color_fix is not None:
         arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix

@@ -20,7 +20,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from ..image.tiling import Window, crop_tiles
 from .fusion_layer import FusionLayer
 
 Features: TypeAlias = tuple[torch.Tensor, ...]
@@ -28,7 +27,7 @@ Features: TypeAlias = tuple[torch.Tensor, ...]
 # If these are zero, and dense blocks map zero to zero, what a fusion layer adds is zero. The last convolution alone is
 # not enough: the residual block around it passes its input on.
 _ZERO_AT_FIRST = (".resnet_in.conv2.", ".resnet_in.conv_shortcut.", ".resnet_out.conv2.")
-_NO_TILING = "Call vae.disable_tiling(), and work on tiles of image and latents instead, as the pipeline does."
+_NO_TILING = "Call vae.disable_tiling(), and use `restore_in_bands` for large images, as the pipeline does."
 
 
 class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
@@ -158,8 +157,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
         Args:
             vae: the stock autoencoder. It is left as it was found.
             latents: `[B, C, h, w]`, as `vae.decode` takes them.
-            features: from `encode` of an image as large as the decoded `latents`; for a tile of the latents, those of
-                the same tile of the image (see `crop_features`). Not read if `weight` is 0.
+            features: from `encode` of an image as large as the decoded `latents`. Not read if `weight` is 0.
             weight: from 0 (realism) to 1 (fidelity); 0.5 in CoSeR's official code.
 
         Returns:
@@ -230,15 +228,6 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
             [vae.encoder.down_blocks[level].resnets[-1] for level in self.config.levels],
             [vae.decoder.up_blocks[-1 - level].resnets[-1] for level in self.config.levels],
         )
-
-
-def crop_features(features: Sequence[torch.Tensor], latents: torch.Tensor, group: Sequence[Window]) -> Features:
-    """Cut out the features under a group of tiles of `latents`, as `crop_tiles(latents, group)` cuts the latents.
-
-    At the borders of a tile they differ from the features of that tile of the image alone, since they were computed
-    with what lies beyond.
-    """
-    return tuple(crop_tiles(feature, group, feature.shape[-1] // latents.shape[-1]) for feature in features)
 
 
 def has_layers_to_join(vae: nn.Module) -> bool:

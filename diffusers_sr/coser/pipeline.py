@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..image.pixels import read_references
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
-from ..sampling.autoencoder import decode_tiles
+from ..sampling.autoencoder import decode_latents, fits_tile
 from ..sampling.denoiser import StockDenoiser
 from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
@@ -23,6 +23,7 @@ from ..sampling.photo import Photo, Start, for_each_result
 from .adapter import CoSeRAdapter
 from .call import CoSeRCall
 from .cfw import ControllableFeatureWrapping, autoencoder_to_join, has_layers_to_join
+from .cfw_bands import restore_in_bands
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
 from .denoiser import CoSeRControl, CoSeRDenoiser
@@ -144,7 +145,7 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
         if lr is None:
             lr = self.encode_image(call, photo.padded, call.num_images_per_prompt)
         if call.reference_images is not None:
-            window = self.windows(call, start.noise, 1)[0]
+            window = self.windows(call, start.noise)[0]
             size = (window.height * self.vae_scale_factor, window.width * self.vae_scale_factor)
             encoded = self.encode_image(call, read_references(call.reference_images, size).to(lr.device))
             return CoSeRControl(lr, [one.repeat(len(lr), 1, 1, 1) for one in encoded.split(1)])
@@ -178,13 +179,14 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
                 weight = 0
         if self.cfw is None or weight == 0:
             return super().decode(call, photo, latents)
-        windows = self.windows(call, latents, 1)
-        copies = len(latents) // len(photo.padded)
+        images = (2 * photo.padded - 1).to(self.vae.dtype)
+        copies = len(latents) // len(images)
 
-        def decode_tile(tile: torch.Tensor, index: int) -> torch.Tensor:
-            seen = windows[index].crop(2 * photo.padded - 1, self.vae_scale_factor).to(self.vae.dtype)
-            _, features = self.cfw.encode(self.vae, seen)
+        def decode(unscaled: torch.Tensor) -> torch.Tensor:
+            if not fits_tile(images, call.vae_tile_size):
+                return restore_in_bands(self.cfw, self.vae, images, unscaled, weight, call.vae_tile_size)
+            _, features = self.cfw.encode(self.vae, images)
             features = [feature.repeat_interleave(copies, dim=0) for feature in features]
-            return self.cfw.decode(self.vae, tile, features, weight)
+            return self.cfw.decode(self.vae, unscaled, features, weight)
 
-        return decode_tiles(self.vae, latents, windows, self.vae_scale_factor, decode_tile, self.cfw)
+        return decode_latents(self.vae, latents, call.vae_tile_size, self.vae_scale_factor, decode, self.cfw)

@@ -1,23 +1,29 @@
-"""Encode images to latents and decode latents to images, tile by tile."""
+"""Encode images to latents and decode latents to images, of any size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
+from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from ..image.tiling import Window, tiled_map
+from ..image.tiling import Window, tile_windows, tiled_map
+from .banded_autoencoder import decode_in_bands, encode_in_bands
 from .finite import Stage
 
 
-def encode_tiles(vae: Any, image: torch.Tensor, windows: Sequence[Window], unit: int) -> torch.Tensor:
+def encode_image(vae: Any, image: torch.Tensor, tile_size: int, unit: int) -> torch.Tensor:
     """Encode an image `[B, 3, H, W]` in [0, 1].
+
+    An image that is larger than a tile is encoded in bounded memory: by an `AutoencoderKL` with the result of the
+    whole image, by others in tiles that are blended.
 
     Args:
         vae: an autoencoder of diffusers.
-        windows: the tiles, in latents.
+        tile_size: an image with no more pixels than a square of this side is encoded whole.
         unit: pixels per latent.
 
     Returns:
@@ -27,30 +33,37 @@ def encode_tiles(vae: Any, image: torch.Tensor, windows: Sequence[Window], unit:
     Raises:
         NotFiniteError: if the result is not finite.
     """
+    images = (2 * image - 1).to(vae.dtype)
 
-    def moments(tiles: torch.Tensor, _: int) -> torch.Tensor:
+    def moments(tiles: torch.Tensor, _: int = 0) -> torch.Tensor:
         encoded = vae.encode(tiles)
         result: torch.Tensor = encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
         return result
 
-    return Stage("encoding", vae).run(
-        lambda: tiled_map(moments, (2 * image - 1).to(vae.dtype), windows, input_scale=unit)
-    )
+    def encode() -> torch.Tensor:
+        if fits_tile(images, tile_size):
+            return moments(images)
+        if isinstance(unwrap_module(vae), AutoencoderKL):
+            return encode_in_bands(unwrap_module(vae), images, tile_size)
+        return tiled_map(moments, images, _windows(images, unit, tile_size, unit), input_scale=unit)
+
+    return Stage("encoding", vae).run(encode)
 
 
-def decode_tiles(
+def decode_latents(
     vae: Any,
     latents: torch.Tensor,
-    windows: Sequence[Window],
+    tile_size: int,
     unit: int,
-    decode_tile: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+    decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
     cfw: nn.Module | None = None,
 ) -> torch.Tensor:
-    """Decode scaled latents `[B, channels, h, w]`.
+    """Decode scaled latents `[B, channels, h, w]`, in bounded memory as `encode_image` encodes.
 
     Args:
-        decode_tile: called with the unscaled latents of a tile and the tile's number, instead of the VAE's decoder.
-        cfw: what `decode_tile` runs besides the VAE.
+        tile_size: latents of an image with no more pixels than a square of this side are decoded whole.
+        decode: called with all unscaled latents, instead of the VAE's decoder.
+        cfw: what `decode` runs besides the VAE.
 
     Returns:
         Images `[B, 3, H, W]`, float32 in [0, 1].
@@ -58,13 +71,31 @@ def decode_tiles(
     Raises:
         NotFiniteError: if they are not finite.
     """
+    unscaled = (latents / vae.config.scaling_factor).to(vae.dtype)
 
-    def decode(tile: torch.Tensor, _: int) -> torch.Tensor:
-        image: torch.Tensor = vae.decode(tile, return_dict=False)[0]
+    def image_of(tiles: torch.Tensor, _: int = 0) -> torch.Tensor:
+        image: torch.Tensor = vae.decode(tiles, return_dict=False)[0]
         return image
 
-    latents = latents / vae.config.scaling_factor
-    images = Stage("decoding", vae, cfw).run(
-        lambda: tiled_map(decode_tile or decode, latents.to(vae.dtype), windows, output_scale=unit)
-    )
+    def decode_all() -> torch.Tensor:
+        if decode is not None:
+            return decode(unscaled)
+        if fits_tile(unscaled, tile_size // unit):
+            return image_of(unscaled)
+        if isinstance(unwrap_module(vae), AutoencoderKL):
+            return decode_in_bands(unwrap_module(vae), unscaled, tile_size)
+        return tiled_map(image_of, unscaled, _windows(unscaled, 1, tile_size, unit), output_scale=unit)
+
+    images = Stage("decoding", vae, cfw).run(decode_all)
     return (images.float() / 2 + 0.5).clamp(0, 1)
+
+
+def fits_tile(image: torch.Tensor, tile_size: int) -> bool:
+    """Whether an image has no more pixels than a square with a side of `tile_size`."""
+    return image.shape[-2] * image.shape[-1] <= tile_size**2
+
+
+def _windows(image: torch.Tensor, scale: int, tile_size: int, unit: int) -> list[Window]:
+    """List tiles, in latents, that overlap by a quarter."""
+    tile = tile_size // unit
+    return tile_windows(image.shape[-2] // scale, image.shape[-1] // scale, tile, tile // 4)

@@ -89,16 +89,18 @@ class Call:
         '"lr" starts from the enlarged image\'s latents with noise added, "noise" from noise alone.'
     )
     tile_size: int = model_argument(
-        "side of a tile in pixels of the result, a multiple of `vae_scale_factor`, for the VAE and the denoiser. An "
-        "image that has no more pixels than a tile is not tiled."
+        "side of a tile of the denoiser in pixels of the result, a multiple of `vae_scale_factor`. An image that has "
+        "no more pixels than a tile is not tiled."
     )
     tile_overlap: int = model_argument(
         "pixels by which neighbouring tiles overlap, a multiple of `vae_scale_factor` too."
     )
-    tile_batch_size: int = argument(
-        "tiles the denoiser takes in one call. The VAE, which needs more memory for a tile than the denoiser, takes "
-        "one.",
-        1,
+    tile_batch_size: int = argument("tiles the denoiser takes in one call.", 1)
+    vae_tile_size: int = argument(
+        "an image with more pixels than a square of this side, a multiple of `vae_scale_factor`, is encoded and "
+        "decoded in the memory that such a square needs. An `AutoencoderKL` gives the same result whatever the size; "
+        "other autoencoders are tiled, and tiles that overlap by a quarter are blended.",
+        1024,
     )
     color_fix: str | None = argument(
         '"adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.image.color`), None leaves it '
@@ -147,7 +149,7 @@ class Call:
             raise ValueError(f"upscale={self.upscale!r}, expected a factor above 0.")
         check_number("guidance_scale", self.guidance_scale)
         check_number("controlnet_conditioning_scale", self.controlnet_conditioning_scale)
-        for name in ("num_inference_steps", "tile_batch_size", "num_images_per_prompt"):
+        for name in ("num_inference_steps", "tile_batch_size", "vae_tile_size", "num_images_per_prompt"):
             check_count(name, getattr(self, name))
         if not is_number(self.process_size) or self.process_size < 0:
             raise ValueError(f"process_size={self.process_size!r}, expected a number of pixels from 0 upwards.")

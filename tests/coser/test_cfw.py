@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from diffusers_sr.coser.cfw import ControllableFeatureWrapping, crop_features
-from diffusers_sr.image.tiling import Window, crop_tiles, tile_windows
+from diffusers_sr.coser.cfw import ControllableFeatureWrapping
+from diffusers_sr.coser.cfw_bands import restore_in_bands
 from tests.components import randomise
 from tests.coser.cfw_models import Models, difference, new_vae
 
@@ -94,23 +94,17 @@ def test_gradients_reach_every_fusion_weight_and_the_latents(models: Models) -> 
     assert all(parameter.grad is None for parameter in models.vae.parameters())
 
 
-def test_tiles(models: Models) -> None:
-    """Tiles of the latents are decoded with their part of the features, alone or as a batch."""
-    windows, features, latents = tile_windows(3, 5, 3, 1), models.features(), models.latents
-    assert len(windows) == 2
-    for window in windows:
-        for feature, cropped, scale in zip(features, crop_features(features, latents, [window]), (2, 4), strict=True):
-            assert torch.equal(cropped, window.crop(feature, scale))
-            assert cropped.shape[-2:] == (3 * scale, 3 * scale)
-
-    def decode(group: list[Window]) -> torch.Tensor:
-        cropped = crop_features(features, latents, group)
-        return models.cfw.decode(models.vae, crop_tiles(latents, group), cropped, 0.5)
-
-    with torch.no_grad():
-        alone = [decode([window]) for window in windows]
-        torch.testing.assert_close(decode(windows), torch.cat(alone))
-        assert difference(*alone) > 0.1
+@torch.no_grad()
+def test_in_bands_it_is_the_whole(models: Models) -> None:
+    """Two results of each image, in bands of few rows; the fusion layers' own norms and reach count too."""
+    vae, cfw = models.vae.double(), models.cfw.double()
+    images, latents = torch.rand(2, 3, 72, 40).double() * 2 - 1, torch.randn(4, 4, 9, 5).double()
+    features = [feature.repeat_interleave(2, dim=0) for feature in cfw.encode(vae, images)[1]]
+    expected = cfw.decode(vae, latents, features, 0.7)
+    assert difference(expected, vae.decode(latents).sample) > 0.01
+    for tile_size in (8, 32):
+        restored = restore_in_bands(cfw, vae, images, latents, 0.7, tile_size)
+        assert (restored - expected).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 56), (40, 24)])

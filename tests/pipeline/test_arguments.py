@@ -43,6 +43,8 @@ def test_defaults_of_the_pipeline(method):
         ({"process_size": "16"}, "process_size='16', expected a number of pixels from 0"),
         ({"process_size": float("inf")}, "process_size=inf, expected a number of pixels from 0"),
         ({"tile_size": 60}, "tile_size=60, expected a multiple of 8"),
+        ({"vae_tile_size": 60}, "vae_tile_size=60, expected a multiple of 8"),
+        ({"vae_tile_size": 0}, "vae_tile_size=0, expected a whole number from 1 upwards"),
         ({"tile_size": 0, "tile_overlap": 0}, "tile_overlap=0, expected less than tile_size=0"),
         ({"tile_size": 64, "tile_overlap": 64}, "tile_overlap=64, expected less than tile_size=64"),
         ({"tile_overlap": 4}, "tile_overlap=4, expected a multiple of 8"),
