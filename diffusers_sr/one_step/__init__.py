@@ -1,0 +1,1 @@
+"""One-step super-resolution with a tuned Stable Diffusion: PiSA-SR, OSEDiff, GDPO-SR, OMGSR and HYPIR."""
