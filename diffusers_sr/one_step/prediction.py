@@ -1,12 +1,11 @@
 """The formulas of one-step restoration: where the UNet's input comes from, and what its output says of the image.
 
-ᾱ is the scheduler's cumulative product of alphas at a timestep (DDPM, arXiv:2006.11239, equation 4). All functions
-compute in the type of the latents; ᾱ is a Python number, so that in float64 nothing is rounded to float32.
+ᾱ is the scheduler's cumulative product of alphas at a timestep (DDPM, arXiv:2006.11239, equation 4), a float32 number
+whose roots are float32 too, as in the official codes, also where the latents are float64.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -19,18 +18,19 @@ PIXEL, SEMANTIC = "pixel", "semantic"
 """PiSA-SR's two LoRA sets."""
 
 
-def alpha_bar(scheduler: Any, timestep: int) -> float:
-    """Give ᾱ of a timestep: the float32 number that the scheduler holds, and that the official codes read."""
-    return float(scheduler.alphas_cumprod[timestep])
+def alpha_bar(scheduler: Any, timestep: int) -> torch.Tensor:
+    """Give ᾱ of a timestep, a tensor without axes."""
+    alpha: torch.Tensor = scheduler.alphas_cumprod[timestep]
+    return alpha
 
 
-def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: float) -> torch.Tensor:
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Add noise to latents, √ᾱ·z + √(1 - ᾱ)·n: the UNet's input in GDPO-SR (`GDPOSRTest.forward`).
 
     Args:
         alpha: ᾱ of the noise timestep, which in GDPO-SR is later than the UNet's own.
     """
-    return math.sqrt(alpha) * latents + math.sqrt(1 - alpha) * noise
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 
 def without_residual(latents: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ def without_residual(latents: torch.Tensor, residual: torch.Tensor) -> torch.Ten
     return latents - residual
 
 
-def without_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: float) -> torch.Tensor:
+def without_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Solve for the image without its noise, (z - √(1 - ᾱ)·ε) / √ᾱ (OSEDiff, arXiv:2406.08177, equation 3).
 
     This is what one `DDPMScheduler.step` gives for the official codes of OSEDiff and GDPO-SR, and what OMGSR and HYPIR
@@ -50,10 +50,10 @@ def without_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: float) -> t
     Args:
         alpha: ᾱ of the UNet's timestep.
     """
-    return (latents - math.sqrt(1 - alpha) * noise) / math.sqrt(alpha)
+    return (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 
-def denoise(prediction: Prediction, latents: torch.Tensor, output: torch.Tensor, alpha: float) -> torch.Tensor:
+def denoise(prediction: Prediction, latents: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Compute the image's latents from the UNet's input and output.
 
     Args:

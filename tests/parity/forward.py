@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +19,20 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.parity import coser, seesr, xpsr
+from tests.parity import addsr, coser, one_step, one_step_hypir, seesr, xpsr
 
-# What there is of CasSR lies among CoSeR's vectors.
-METHODS = {"cassr": coser.forward, "coser": coser.forward, "seesr": seesr.forward, "xpsr": xpsr.forward}
+METHODS = {
+    "addsr": addsr.forward,
+    "cassr": coser.forward,  # what there is of CasSR lies among CoSeR's vectors
+    "coser": coser.forward,
+    "gdpo": partial(one_step.forward, "gdpo"),
+    "hypir": one_step_hypir.forward,
+    "omgsr": partial(one_step.forward, "omgsr"),
+    "osediff": partial(one_step.forward, "osediff"),
+    "pisa": partial(one_step.forward, "pisa"),
+    "seesr": seesr.forward,
+    "xpsr": xpsr.forward,
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
