@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_count, check_fraction, check_number
@@ -39,6 +39,11 @@ class CoSeRCall(Call):
         "warning.",
         option={"type": float, "help": "from 0, realism, to 1, fidelity to the image (by default the model's)"},
     )
+
+    @classmethod
+    def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Have no process size, as the script that generates a reference; the one that does not has the model's."""
+        return {} if given.get("reference_images") is not None else {"process_size": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()

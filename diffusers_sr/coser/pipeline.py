@@ -12,7 +12,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..image.pixels import read_references
+from ..image.pixels import BICUBIC, read_references
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_tiles
@@ -26,6 +26,7 @@ from .cfw import ControllableFeatureWrapping, autoencoder_to_join, has_layers_to
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
 from .denoiser import CoSeRControl, CoSeRDenoiser
+from .script import SCRIPT
 
 if TYPE_CHECKING:
     from ..sampling.call import Generators
@@ -63,6 +64,7 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
     model_cpu_offload_seq = "cognitive_encoder->text_encoder->unet->vae"
     _optional_components: ClassVar[list[str]] = ["cfw"]
     paper: ClassVar[Paper] = Paper("CoSeR", "2311.16512")
+    official_script = SCRIPT
     converters: ClassVar[dict[str, str]] = {"coser": "diffusers_sr.coser.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": (
@@ -114,6 +116,10 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
             )
         if self.cfw is not None and call.cfw_weight:
             autoencoder_to_join(self.vae)
+
+    def enlarge(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Enlarge images with the bicubic filter that the adapter names. See `SuperResolutionPipeline.enlarge`."""
+        return BICUBIC[self.adapter.config.bicubic](image, size)
 
     def describe(self, image: torch.Tensor, call: CoSeRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Encode the images to cognitive embeddings, unless the call has them."""

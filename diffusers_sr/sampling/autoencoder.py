@@ -53,7 +53,7 @@ def decode_tiles(
         cfw: what `decode_tile` runs besides the VAE.
 
     Returns:
-        Images `[B, 3, H, W]`, float32 in [0, 1].
+        Images `[B, 3, H, W]`, float32 in [0, 1], which the decoder may overshoot.
 
     Raises:
         NotFiniteError: if they are not finite.
@@ -67,4 +67,4 @@ def decode_tiles(
     images = Stage("decoding", vae, cfw).run(
         lambda: tiled_map(decode_tile or decode, latents.to(vae.dtype), windows, output_scale=unit)
     )
-    return (images.float() / 2 + 0.5).clamp(0, 1)
+    return images.float() / 2 + 0.5

@@ -18,6 +18,7 @@ from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
 from .call import SeeSRCall
 from .denoiser import SeeSRControl, SeeSRDenoiser
+from .script import SCRIPT
 from .tagger import Tagger
 
 QUALITY_PROMPT = "clean, high-resolution, 8k"
@@ -49,6 +50,7 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
     denoiser_class = SeeSRDenoiser
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
     paper: ClassVar[Paper] = Paper("SeeSR", "2311.16518")
+    official_script = SCRIPT
     converters: ClassVar[dict[str, str]] = {"seesr": "diffusers_sr.seesr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
@@ -90,7 +92,9 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
         """Get the images' tags and representation from one pass of the tagger, or without it if the call has both."""
         tags, representation = call.tags, call.representation
         if self.tagger is not None and (tags is None or representation is None):
-            seen = Stage("tagging", self.tagger).run(lambda: self.tagger(self.tagger.preprocess(image)))
+            # torchvision's `Resize`, with the version that the official code pins, does not antialias tensors.
+            pixels = self.tagger.preprocess(image, antialias=not call.official_preprocessing)
+            seen = Stage("tagging", self.tagger).run(lambda: self.tagger(pixels))
             tags = [", ".join(names) for names in self.tagger.tags(seen.logits)] if tags is None else tags
             representation = seen.representation if representation is None else representation
         assert representation is not None

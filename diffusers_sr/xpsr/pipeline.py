@@ -58,6 +58,7 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         "quality_prompt": "clean, high-resolution, 8k, high quality, clear text.",
         "negative_low_level_prompt": "high resolution, best quality, clear",
         "guide_low_level": True,
+        "caption_overflow": "shorten",
         "added_noise_level": 800,
     }
 
@@ -85,7 +86,7 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         takes_low_level = self.adapter.fuses_semantics
         is_missing = takes_low_level and call.low_level_prompt is None and call.low_level_prompt_embeds is None
         high_level, low_level = self.write_prompts(image, call, is_missing)
-        texts = {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}
+        texts = self.texts_of(call, high_level)
         if not takes_low_level:
             return texts, {}
         return texts, self.encode_low_level_prompts(call.low_level_prompt if low_level is None else low_level, call)
