@@ -14,7 +14,7 @@ from ..image.color import adain, wavelet
 from ..image.pixels import read_images, resize_as_torch
 from ..sampling.call import Call
 from ..sampling.finite import check_finite
-from ..sampling.official import rounded_down
+from ..sampling.official import as_planes, rounded_down
 from ..sampling.photo import Photo
 
 _MULTIPLE = 32
@@ -34,7 +34,7 @@ class CoSeRScript:
         Raises:
             ValueError: if the image is too small to be enlarged or padded.
         """
-        low_resolution = read_images(call.image).to(device)
+        low_resolution = as_planes(read_images(call.image)).to(device)
         height, width = low_resolution.shape[-2:]
         scale = max(call.process_size / min(height, width), call.upscale)
         size = int(height * scale), int(width * scale)

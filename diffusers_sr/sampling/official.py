@@ -113,7 +113,15 @@ def to_pil(images: torch.Tensor) -> list[Image.Image]:
 def from_pil(images: list[Image.Image]) -> torch.Tensor:
     """Convert RGB images of one size to `[B, 3, H, W]` in [0, 1]."""
     array: np.ndarray[Any, Any] = np.stack([np.asarray(image) for image in images])
-    return torch.from_numpy(array).movedim(-1, 1).float() / 255
+    return as_planes(torch.from_numpy(array).movedim(-1, 1).float() / 255)
+
+
+def as_planes(images: torch.Tensor) -> torch.Tensor:
+    """Give `[B, 3, H, W]` one plane of memory for each channel, as the official code has it.
+
+    With the channels of a pixel side by side, torch's group normalisation on a CPU is a hundred times less exact.
+    """
+    return images.contiguous()
 
 
 def whole(length: int, unit: int) -> int:

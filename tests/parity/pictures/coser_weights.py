@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisio
 
 from diffusers_sr import CoSeRPipeline
 from diffusers_sr.coser import convert_networks
-from diffusers_sr.coser.convert import CONTROLNET_PREFIX, load_cfw, new_scheduler
+from diffusers_sr.coser.convert import load_cfw, new_scheduler
 from diffusers_sr.coser.convert_cognition import cognitive_encoder_from_official
 
 Tensors = dict[str, torch.Tensor]
@@ -57,7 +57,7 @@ def load(weights: Path, folder: Path) -> CoSeRPipeline:
 
 
 def load_networks(weights: Path) -> tuple[Any, Any, Any]:
-    """Load UNet, ControlNet and adapter of the vectors `coser/A`, from COSER_PARITY_VECTORS or beside the recordings."""
+    """Load UNet, ControlNet and adapter of the vectors `coser/A`, from COSER_PARITY_VECTORS or `../coser`."""
     vectors = os.environ.get("COSER_PARITY_VECTORS")
     folder = (Path(vectors) if vectors else weights.parents[2] / "coser") / "A"
     official: dict[str, Tensors] = {}
