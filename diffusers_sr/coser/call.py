@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from ..image.pixels import ImageInput
 
+WHOLE = 8192
+"""A tile of this size is an image of any size that the models can take whole."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CoSeRCall(Call):
@@ -42,8 +45,8 @@ class CoSeRCall(Call):
 
     @classmethod
     def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Have no process size, as the script that generates a reference; the one that does not has the model's."""
-        return {} if given.get("reference_images") is not None else {"process_size": 0}
+        """Have no process size and no tiles, as the script that generates a reference; the other one has them."""
+        return {} if given.get("reference_images") is not None else {"process_size": 0, "tile_size": WHOLE}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,6 +46,13 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
     latents that overlap by half. Its tiled script has no reference; here a reference is generated tile by tile too.
     `controlnet_conditioning_scale` has next to no effect: what it scales is normalised before it is used.
 
+    The image is enlarged with the bicubic filter that the weights were trained with, which the adapter's configuration
+    names (`bicubic`): torch's for the official weights, Pillow's for those that this package trained.
+
+    `official_preprocessing=True` does what the official scripts do (`diffusers_sr.coser.script`). Without
+    `reference_images` it is `inference.py`, and there are by default no `process_size` and no tiles; with them it is
+    `inference_tile.py`, whose reference is a grey image.
+
     Args:
         controlnet: sees latents, of the image and of the references.
         cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`.

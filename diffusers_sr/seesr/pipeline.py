@@ -34,6 +34,10 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
     Defaults are those of the official code: 50 steps, guidance 5.5, the start from the image, tiles of 96 × 96
     latents that overlap by 4. With an sd-turbo base use `num_inference_steps=2, guidance_scale=1`.
 
+    To reproduce a table, use `official_preprocessing=True`, and `prompt="None"`: the official shell script passes
+    `--prompt None`, which puts the word into every prompt ("tags, None,clean, high-resolution, 8k"). Without a prompt
+    its place stays empty.
+
     Args:
         tagger: may be None, if that is given explicitly (`from_pretrained(..., tagger=None)`), for calls with
             `representation`, and with `tags` or `prompt_embeds` unless no tags are wanted.

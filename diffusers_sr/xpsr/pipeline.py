@@ -31,6 +31,9 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
     overlap by 8. The paper has guidance 5.5 for the high-level prompt only (`guide_low_level=False`), and writes it
     in another form: its 5.5 is 6.5 here. Its negative prompt lacks "raster lines" and the full stop.
 
+    The official code, which the published numbers were made with, cuts off the quality prompt after a long caption:
+    `caption_overflow="cut"`, which is the default with `official_preprocessing=True`, and otherwise "shorten".
+
     The arguments are those of `SuperResolutionPipeline`, with an `XPSRAdapter` for the adapter.
 
     Example::

@@ -209,10 +209,12 @@ def test_arguments_are_the_official_ones_unless_they_are_given() -> None:
         )
     pipeline = build("coser")
     assert pipeline.check_inputs().process_size == 512
-    assert pipeline.check_inputs(official_preprocessing=True).process_size == 0
+    official = pipeline.check_inputs(official_preprocessing=True)
+    assert (official.process_size, official.tile_size, official.tile_overlap) == (0, 8192, 256)
     assert pipeline.check_inputs(official_preprocessing=True, process_size=64).process_size == 64
     # The script without a generated reference has the process size.
-    assert pipeline.check_inputs(official_preprocessing=True, reference_images=tiny_image()).process_size == 512
+    official = pipeline.check_inputs(official_preprocessing=True, reference_images=tiny_image())
+    assert (official.process_size, official.tile_size, official.tile_overlap) == (512, 512, 256)
     assert build("seesr").check_inputs(official_preprocessing=True).process_size == 512
     with pytest.raises(ValueError, match="official_preprocessing='yes', expected True or False"):
         pipeline.check_inputs(official_preprocessing="yes")

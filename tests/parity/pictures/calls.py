@@ -113,8 +113,6 @@ def coser(recording: Recording, pipeline: SuperResolutionPipeline) -> Repeated:
         arguments |= {"reference_images": torch.full((1, 3, size, size), 0.5), "process_size": size}
         arguments |= {"tile_size": size, "tile_overlap": UNIT * int(options.get("--tile_overlap", 32))}
         draws, number_of_references = steps[: count - 1], 0
-    else:  # does not tile
-        arguments |= {"tile_size": UNIT * max(tensors["noise.initial.0"].shape)}
     return Repeated(
         arguments,
         draws,
