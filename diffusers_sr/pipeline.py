@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import AutoencoderKL, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -15,7 +15,6 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .attention.adapter import AttentionAdapter
 from .image.color import COLOR_FIXES
 from .image.pixels import resize
 from .image.tiling import Window, tile_groups, tile_windows
@@ -24,7 +23,7 @@ from .sampling.autoencoder import decode_latents, encode_image
 from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple
-from .sampling.denoiser import ControlledDenoiser, Denoiser, guided_prediction
+from .sampling.denoiser import Denoiser, guided_prediction
 from .sampling.finite import Stage, check_finite
 from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, sample
@@ -41,18 +40,15 @@ if TYPE_CHECKING:
 class SuperResolutionPipeline(
     CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Generic[CallT]
 ):
-    """Super-resolution with Stable Diffusion and a ControlNet, and an attention adapter on both.
+    """Super-resolution with Stable Diffusion.
 
     The base of the methods' pipelines. A method says what its call takes (`call_class`), what it reads from the image
     (`describe`), how that enters the text (`write_prompt`) and the denoiser (`prepare_control`), what predicts the
-    noise (`denoiser_class`), and what its defaults are (`_call_defaults`).
+    noise (`denoiser`), and what its defaults are (`_call_defaults`).
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: those of a Stable Diffusion model, or of a fine-tuned one.
             `text_encoder` and `tokenizer` may be None for calls with `prompt_embeds`.
-        controlnet: is shown the enlarged image, in [0, 1].
-        adapter: the method's new attention. It is attached to `unet` and `controlnet` by the first call and stays
-            attached; outside a call it has no effect on them.
         call_defaults: the values that `__call__` uses for arguments that are None, where they differ from the method's
             own. They are saved with the pipeline. Given to `from_pretrained`, they replace all that are saved, even
             those they do not name; to change one, call
@@ -63,7 +59,6 @@ class SuperResolutionPipeline(
     """
 
     call_class: ClassVar[type[Call]] = Call
-    denoiser_class: ClassVar[type[ControlledDenoiser]]
     model_cpu_offload_seq = "text_encoder->unet->vae"
     official_script: ClassVar[OfficialScript | None] = None
     """What the official script does with images before and after the models; None if there is no official code."""
@@ -83,8 +78,6 @@ class SuperResolutionPipeline(
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
-        controlnet: ControlNetModel,
-        adapter: AttentionAdapter,
         scheduler: KarrasDiffusionSchedulers,
         call_defaults: dict[str, Any] | None = None,
     ) -> None:
@@ -97,8 +90,6 @@ class SuperResolutionPipeline(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            controlnet=controlnet,
-            adapter=adapter,
             scheduler=scheduler,
         )
         self.register_to_config(call_defaults={**self._call_defaults, **call_defaults})
@@ -260,15 +251,8 @@ class SuperResolutionPipeline(
         return posterior.sample(generator)
 
     def denoiser(self, call: CallT) -> Denoiser:
-        """Attach the adapter, and make the method's denoiser with the scales that this call gives."""
-        self.adapter.attach(self.unet).attach(self.controlnet)
-        return self.denoiser_class(
-            self.unet,
-            self.controlnet,
-            self.adapter,
-            call.controlnet_conditioning_scale,
-            call.cross_attention_kwargs,
-        )
+        """Make the method's denoiser as a call asks for it."""
+        raise NotImplementedError
 
     def prepare_control(
         self, call: CallT, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start

@@ -12,8 +12,8 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..controlled import ControlledPipeline
 from ..image.pixels import BICUBIC, read_references
-from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_latents, fits_tile
 from ..sampling.denoiser import StockDenoiser
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
-class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
+class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
     """CoSeR: what the image shows is read as an embedding, which generates references to take textures from.
 
     The cognitive embedding follows the words of the prompt, not those of the negative prompt. Each reference is made
@@ -59,7 +59,7 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
         cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`.
         cfw: decodes with features of the image; without it the VAE decodes alone.
 
-    The other arguments are those of `SuperResolutionPipeline`.
+    The other arguments are those of `ControlledPipeline`.
 
     Example::
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..pipeline import SuperResolutionPipeline
+from ..controlled import ControlledPipeline
 from ..publishing.paper import Paper
 from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
@@ -24,7 +24,7 @@ from .tagger import Tagger
 QUALITY_PROMPT = "clean, high-resolution, 8k"
 
 
-class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
+class SeeSRPipeline(ControlledPipeline[SeeSRCall]):
     """SeeSR: tags of the image in the prompt, and a representation of it in the adapter's attention.
 
     Both come from one pass of the tagger over the image as it is given, not enlarged. They describe the whole image,
@@ -42,7 +42,7 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
         tagger: may be None, if that is given explicitly (`from_pretrained(..., tagger=None)`), for calls with
             `representation`, and with `tags` or `prompt_embeds` unless no tags are wanted.
 
-    The other arguments are those of `SuperResolutionPipeline`.
+    The other arguments are those of `ControlledPipeline`.
 
     Example::
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..pipeline import SuperResolutionPipeline
+from ..controlled import ControlledPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start
@@ -18,7 +18,7 @@ from .prompts import ImagePrompts
 from .script import SCRIPT
 
 
-class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
+class PASDPipeline(ControlledPipeline[PASDCallT]):
     """PASD: the UNet's pixel attention reads the ControlNet's residuals, and one prompt says what the image shows.
 
     `XPSRPipeline` is built on it: the adapter is XPSR's without semantic fusion, and there is no low-level prompt. The
@@ -28,7 +28,7 @@ class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
     noise of two timesteps (`prepare_latents`), a shorter side of at least 768 pixels, and the image's colours restored
     by wavelets. Its scheduler is UniPC, which `diffusers-sr convert pasd` writes.
 
-    The arguments are those of `SuperResolutionPipeline`, with an `XPSRAdapter` without semantic fusion for the adapter
+    The arguments are those of `ControlledPipeline`, with an `XPSRAdapter` without semantic fusion for the adapter
     (`XPSRAdapter.from_hosts(unet, controlnet, fusion=False)`).
 
     Example::

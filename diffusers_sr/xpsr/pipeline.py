@@ -34,7 +34,7 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
     The official code, which the published numbers were made with, cuts off the quality prompt after a long caption:
     `caption_overflow="cut"`, which is the default with `official_preprocessing=True`, and otherwise "shorten".
 
-    The arguments are those of `SuperResolutionPipeline`, with an `XPSRAdapter` for the adapter.
+    The arguments are those of `ControlledPipeline`, with an `XPSRAdapter` for the adapter.
 
     Example::
 
