@@ -13,7 +13,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from typing_extensions import TypeVar  # typing's own has no default yet
 
@@ -57,11 +57,16 @@ def model_argument(help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Call:
-    """The arguments that every method's call takes.
+    """The arguments that a call of any method may take.
+
+    Attributes:
+        fixed: the arguments that this method does not take, and the values that stand for them.
 
     Raises:
         ValueError: if an argument has a value that is not allowed, or two do not go together.
     """
+
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     image: ImageInput | Sequence[ImageInput] = argument(
         "the image to enlarge, or several of the same size; see `read_images` of `diffusers_sr.image.pixels` for the "
@@ -226,19 +231,22 @@ def read_call(
         given["color_fix"] = defaults["color_fix"]
     if given.get("official_preprocessing") is True:
         defaults = {**defaults, **kind.official_values(given)}
+    given |= kind.fixed
     for each in dataclasses.fields(kind):
         # Embeddings, if given, take the place of a default text.
         is_given = any(given.get(name) is not None for name in (each.name, f"{each.name}_embeds"))
-        if each.metadata.get("from_model") and not is_given:
+        if each.metadata.get("from_model") and not is_given and each.name not in kind.fixed:
             given[each.name] = defaults[each.name]
     return kind(**given)
 
 
 def call_signature(kind: type[Call]) -> inspect.Signature:
-    """Make the signature of a call: every method's arguments by position or name, a method's own by name only."""
+    """Make the signature of a call: the arguments of all methods by position or name, a method's own by name only."""
     common = {each.name for each in dataclasses.fields(Call)}
     parameters = []
     for each in sorted(dataclasses.fields(kind), key=lambda each: each.name not in common):
+        if each.name in kind.fixed:
+            continue
         optional = each.metadata.get("from_model") and "None" not in str(each.type)
         parameters.append(
             inspect.Parameter(
