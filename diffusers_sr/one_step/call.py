@@ -27,7 +27,7 @@ class OneStepCall(Call):
         "tags instead of the tagger's, comma-separated: one text for all images or one for each.", per_image=True
     )
     pixel_scale: float = argument(
-        "weight of what the pixel LoRA predicts (PiSA-SR): with more of it noise and blocks are removed more strongly.",
+        "weight of what the pixel LoRA predicts (PiSA-SR): with more of it damage is removed more strongly.",
         1.0,
         option={"type": float, "default": 1.0, "help": "PiSA-SR: how strongly damage is removed (%(default)s)"},
     )

@@ -90,21 +90,21 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         """Check also that the dials have LoRA sets to act on.
 
         Raises:
-            ValueError: if the dials differ and there are no such sets, or they are fused; or if there are tags and no
-                tagger whose place they take.
+            ValueError: if the dials differ and there are no such sets, or they are fused.
         """
         super().check_components(self._with_stored_prompt(call))
         if call.pixel_scale != call.semantic_scale:
-            sets = () if self.lora is None else self.lora.config.sets
-            if not {PIXEL, SEMANTIC} <= set(sets):
+            dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
+            sets = set() if self.lora is None else set(self.lora.config.sets)
+            if not {PIXEL, SEMANTIC} <= sets:
                 raise ValueError(
-                    f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale} weigh the LoRA sets "
-                    f"{PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave both out, or make them equal."
+                    f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave "
+                    "both out, or make them equal."
                 )
             if any(layer.merged for layer in self.unet.modules() if isinstance(layer, BaseTunerLayer)):
                 raise ValueError(
-                    f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale} need the LoRA sets one by "
-                    "one, but they are fused: call unfuse_lora(), or make both equal."
+                    f"{dials} need the LoRA sets one by one, but they are fused: call unfuse_lora(), or make both "
+                    "equal."
                 )
 
     def describe(self, image: torch.Tensor, call: OneStepCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -119,7 +119,7 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
     def write_prompt(
         self, prompt: str | list[str] | None, tags: str | list[str] | None = None
     ) -> str | list[str] | None:
-        """Write OSEDiff's prompt, "`tags`, `prompt`,", whose place stays empty without `prompt`; without tags only that.
+        """Write OSEDiff's prompt, "`tags`, `prompt`,", whose place stays empty without one; without tags the prompt.
 
         Raises:
             ValueError: if `tags` and `prompt` are lists of different lengths.
