@@ -40,15 +40,7 @@ def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        content = _unpickle(path)
-    except Exception as error:  # torch's unpickler has no fixed set of errors for damaged bytes
-        # For a refused pickle, torch's own message goes on to say how to trust it.
-        reason = str(error.__context__ or error).partition("\n")[0].partition(" Please use")[0]
-        raise ValueError(
-            f"{path} could not be read as a file of weights: it is damaged, or its pickle holds objects that need "
-            f"code, which is never run. {_ALONE} ({reason or type(error).__name__})"
-        ) from error
+    content = read_pickle(path)
     weights = content
     if isinstance(content, dict):
         weights = content.get("state_dict", content.get("model", content))
@@ -65,6 +57,29 @@ def read_state_dict(path: PathLike) -> dict[str, torch.Tensor]:
             f"Code in a pickle is never run. {_ALONE}"
         )
     return dict(weights)
+
+
+def read_pickle(path: PathLike) -> Any:
+    """Read what a torch pickle holds, on the CPU, whose code is never run.
+
+    The tensors are mapped from the file, not yet read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or holds objects that need code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    try:
+        return _unpickle(path)
+    except Exception as error:  # torch's unpickler has no fixed set of errors for damaged bytes
+        # For a refused pickle, torch's own message goes on to say how to trust it.
+        reason = str(error.__context__ or error).partition("\n")[0].partition(" Please use")[0]
+        raise ValueError(
+            f"{path} could not be read as a file of weights: it is damaged, or its pickle holds objects that need "
+            f"code, which is never run. {_ALONE} ({reason or type(error).__name__})"
+        ) from error
 
 
 class _StandIn:

@@ -1,1 +1,1 @@
-"""One-step models: a LoRA-tuned stock Stable Diffusion that restores a photo in one pass of its UNet."""
+"""One-step super-resolution with a tuned Stable Diffusion: PiSA-SR, OSEDiff, GDPO-SR, OMGSR and HYPIR."""

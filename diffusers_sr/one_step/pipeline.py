@@ -19,8 +19,9 @@ from ..sampling.photo import Photo, Start
 from ..seesr.tagger import Tagger
 from ..texts import as_texts, pair_texts
 from .call import OneStepCall
-from .denoiser import PIXEL, SEMANTIC, OneStepDenoiser
+from .denoiser import OneStepDenoiser
 from .lora import LoraSets
+from .prediction import PIXEL, SEMANTIC
 from .scheduler import OneStepScheduler
 from .stored_prompt import StoredPrompt
 
@@ -95,7 +96,7 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         super().check_components(self._with_stored_prompt(call))
         if call.pixel_scale != call.semantic_scale:
             dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
-            sets = set() if self.lora is None else set(self.lora.config.sets)
+            sets = set() if self.lora is None else set(self.lora.names)
             if not {PIXEL, SEMANTIC} <= sets:
                 raise ValueError(
                     f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave "
@@ -144,7 +145,8 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
 
     def denoiser(self, call: OneStepCall) -> OneStepDenoiser:
         """Make the denoiser with the dials of the call."""
-        return OneStepDenoiser(self.unet, call.pixel_scale, call.semantic_scale, call.cross_attention_kwargs)
+        lora = None if call.pixel_scale == call.semantic_scale else self.lora
+        return OneStepDenoiser(self.unet, lora, call.pixel_scale, call.semantic_scale, call.cross_attention_kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write the pipeline's folder, with a stock UNet. See `PublishablePipeline.save_pretrained`."""

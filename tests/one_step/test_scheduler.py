@@ -21,14 +21,14 @@ def test_the_residual_is_subtracted() -> None:
 
 def test_the_clean_latents_follow_from_the_noise() -> None:
     # a = 0.00466010 at 999: (1 - sqrt(0.99533990)) / sqrt(0.00466010) = 0.00233279 / 0.0682649
-    assert restored(OneStepScheduler(timestep=999, formula="x0"), 1.0, 1.0) == pytest.approx(0.034173, rel=1e-4)
+    assert restored(OneStepScheduler(timestep=999, prediction="x0"), 1.0, 1.0) == pytest.approx(0.034173, rel=1e-4)
     # and without predicted noise 1 / 0.0682649
-    assert restored(OneStepScheduler(timestep=999, formula="x0"), 1.0, 0.0) == pytest.approx(14.64882, rel=1e-5)
+    assert restored(OneStepScheduler(timestep=999, prediction="x0"), 1.0, 0.0) == pytest.approx(14.64882, rel=1e-5)
 
 
 def test_the_levels_of_noise_and_step_differ() -> None:
     """GDPO-SR adds the noise of timestep 250, where a = 0.673792, and steps from 100, where a = 0.894223."""
-    scheduler = OneStepScheduler(timestep=100, noise_timestep=250, formula="x0")
+    scheduler = OneStepScheduler(timestep=100, noise_timestep=250, prediction="x0")
     noisy = scheduler.start(torch.tensor([1.0]), torch.tensor([2.0])).item()
     assert noisy == pytest.approx(0.820848 + 2 * 0.571146, rel=1e-5)
     assert restored(scheduler, 1.0, 0.0) == pytest.approx(1 / 0.945634, rel=1e-5)
@@ -42,7 +42,7 @@ def test_without_a_level_no_noise_is_added() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"formula": "v"}, "formula='v', expected one of 'residual', 'x0'"),
+        ({"prediction": "v"}, r"prediction='v', expected one of \['residual', 'x0'\]"),
         ({"timestep": 1000}, "timestep=1000, expected one of the training, from 0 to 999"),
         ({"noise_timestep": -1}, "noise_timestep=-1, expected"),
     ],
@@ -55,6 +55,6 @@ def test_what_is_not_allowed(arguments: dict[str, object], message: str) -> None
 
 
 def test_it_is_saved_and_loaded(tmp_path) -> None:
-    OneStepScheduler(timestep=100, noise_timestep=250, formula="x0").save_pretrained(tmp_path)
+    OneStepScheduler(timestep=100, noise_timestep=250, prediction="x0").save_pretrained(tmp_path)
     loaded = OneStepScheduler.from_pretrained(tmp_path)
-    assert (loaded.config.timestep, loaded.config.noise_timestep, loaded.config.formula) == (100, 250, "x0")
+    assert (loaded.config.timestep, loaded.config.noise_timestep, loaded.config.prediction) == (100, 250, "x0")

@@ -1,0 +1,109 @@
+"""The formulas of one-step restoration: where the UNet's input comes from, and what its output says of the image.
+
+ᾱ is the scheduler's cumulative product of alphas at a timestep (DDPM, arXiv:2006.11239, equation 4). All functions
+compute in the type of the latents; ᾱ is a Python number, so that in float64 nothing is rounded to float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+
+Prediction = Literal["residual", "x0"]
+"""What the UNet's output is: the residual between the photo's latents and the image's, or noise at a timestep."""
+
+PIXEL, SEMANTIC = "pixel", "semantic"
+"""PiSA-SR's two LoRA sets."""
+
+
+def alpha_bar(scheduler: Any, timestep: int) -> float:
+    """Give ᾱ of a timestep: the float32 number that the scheduler holds, and that the official codes read."""
+    return float(scheduler.alphas_cumprod[timestep])
+
+
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Add noise to latents, √ᾱ·z + √(1 - ᾱ)·n: the UNet's input in GDPO-SR (`GDPOSRTest.forward`).
+
+    Args:
+        alpha: ᾱ of the noise timestep, which in GDPO-SR is later than the UNet's own.
+    """
+    return math.sqrt(alpha) * latents + math.sqrt(1 - alpha) * noise
+
+
+def without_residual(latents: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """Subtract the predicted residual from the photo's latents, z - ε (PiSA-SR, arXiv:2412.03017, `PiSASR_eval`).
+
+    No ᾱ is in it: the timestep only tells the UNet which of its tasks it has.
+    """
+    return latents - residual
+
+
+def without_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Solve for the image without its noise, (z - √(1 - ᾱ)·ε) / √ᾱ (OSEDiff, arXiv:2406.08177, equation 3).
+
+    This is what one `DDPMScheduler.step` gives for the official codes of OSEDiff and GDPO-SR, and what OMGSR and HYPIR
+    write out. A scheduler with one timestep refuses the step in newer diffusers, and would add its noise.
+
+    Args:
+        alpha: ᾱ of the UNet's timestep.
+    """
+    return (latents - math.sqrt(1 - alpha) * noise) / math.sqrt(alpha)
+
+
+def denoise(prediction: Prediction, latents: torch.Tensor, output: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Compute the image's latents from the UNet's input and output.
+
+    Args:
+        alpha: ᾱ of the UNet's timestep; a residual does not depend on it.
+
+    Raises:
+        ValueError: if `prediction` is not one of `Prediction`.
+    """
+    if prediction == "residual":
+        return without_residual(latents, output)
+    if prediction == "x0":
+        return without_noise(latents, output, alpha)
+    raise ValueError(f"prediction={prediction!r}, expected one of {list(get_args(Prediction))}.")
+
+
+class Pass(NamedTuple):
+    """A pass of the UNet.
+
+    Args:
+        sets: the LoRA sets that are active in it.
+        weight: what its output is multiplied with in the sum.
+    """
+
+    sets: tuple[str, ...]
+    weight: float
+
+
+def dial_passes(pixel_scale: float, semantic_scale: float) -> list[Pass]:
+    """List the passes that PiSA-SR's dials need (its section 3.4, `PiSASR_eval._predict_no_tiling`).
+
+    The prediction is pixel·ε_pixel + semantic·(ε_both - ε_pixel), where ε_both is predicted with both LoRA sets and
+    ε_pixel with the pixel set alone. That is semantic·ε_both + (pixel - semantic)·ε_pixel, so that equal dials need
+    ε_both alone, and semantic 0 needs ε_pixel alone. Scaling the sets themselves is something else.
+    """
+    if pixel_scale == semantic_scale:
+        return [Pass((PIXEL, SEMANTIC), semantic_scale)]
+    if semantic_scale == 0:
+        return [Pass((PIXEL,), pixel_scale)]
+    return [Pass((PIXEL, SEMANTIC), semantic_scale), Pass((PIXEL,), pixel_scale - semantic_scale)]
+
+
+def weighted_sum(passes: Sequence[Pass], predict: Callable[[tuple[str, ...]], torch.Tensor]) -> torch.Tensor:
+    """Add up the passes' predictions.
+
+    Args:
+        predict: runs the UNet with these LoRA sets.
+    """
+    total: torch.Tensor | None = None
+    for sets, weight in passes:
+        prediction = weight * predict(sets) if weight != 1 else predict(sets)
+        total = prediction if total is None else total + prediction
+    assert total is not None
+    return total
