@@ -83,7 +83,7 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         tagger: Tagger | None = None,
         call_defaults: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(vae, text_encoder, tokenizer, unet, scheduler, call_defaults)  # type: ignore[arg-type]
+        super().__init__(vae, text_encoder, tokenizer, unet, scheduler, call_defaults)
         self.register_modules(lora=lora, stored_prompt=stored_prompt, tagger=tagger)
         self._attach()
 
@@ -112,7 +112,8 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         """Tag the enlarged images, as the official codes do, unless the call has tags or embeddings."""
         if self.tagger is None or call.tags is not None or call.prompt_embeds is not None:
             return {"tags": call.tags}, {}
-        size = working_size(*image.shape[-2:], call.upscale, call.process_size)
+        height, width = image.shape[-2:]
+        size = working_size(height, width, call.upscale, call.process_size)
         pixels = self.tagger.preprocess(self.enlarge(image, size))
         seen = Stage("tagging", self.tagger).run(lambda: self.tagger(pixels))
         return {"tags": [", ".join(names) for names in self.tagger.tags(seen.logits)]}, {}

@@ -45,7 +45,7 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
         for name, value in (("timestep", timestep), ("noise_timestep", noise_timestep or 0)):
             if not 0 <= value < num_train_timesteps:
                 raise ValueError(f"{name}={value}, expected one of the training, from 0 to {num_train_timesteps - 1}.")
-        schedule = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # type: ignore[arg-type]
+        schedule = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         self.alphas_cumprod = schedule.alphas_cumprod
         self.init_noise_sigma = 1.0
         self.timesteps = torch.tensor([timestep])
