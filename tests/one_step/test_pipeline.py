@@ -131,11 +131,12 @@ def test_a_lora_of_the_users_own(pipeline: OneStepPipeline, tmp_path) -> None:
 def test_saved_and_loaded(pipeline: OneStepPipeline, tmp_path) -> None:
     expected = run(pipeline)
     pipeline.save_pretrained(tmp_path)
-    assert difference(run(pipeline), expected) == 0  # saving takes the LoRA off and puts it back
+    # Saving takes the sets off and puts them back, in whatever order they are then added up.
+    assert difference(run(pipeline), expected) < 1e-6
     keys = set(pipeline.unet.state_dict())
     loaded = OneStepPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert difference(run(loaded), expected) == 0
+    assert difference(run(loaded), expected) < 1e-6
     assert set(loaded.unet.state_dict()) == keys
     stock = type(pipeline.unet).from_pretrained(tmp_path, subfolder="unet")
     assert not any("lora" in key for key in stock.state_dict())
