@@ -136,7 +136,7 @@ def test_saved_and_loaded(pipeline: OneStepPipeline, tmp_path) -> None:
     keys = set(pipeline.unet.state_dict())
     loaded = OneStepPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert difference(run(loaded), expected) < 1e-6
+    assert difference(run(loaded), expected) < 1e-5
     assert set(loaded.unet.state_dict()) == keys
     stock = type(pipeline.unet).from_pretrained(tmp_path, subfolder="unet")
     assert not any("lora" in key for key in stock.state_dict())
