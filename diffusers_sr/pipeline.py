@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import AutoencoderKL, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -15,7 +15,6 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .attention.adapter import AttentionAdapter
 from .image.color import COLOR_FIXES
 from .image.pixels import resize
 from .image.tiling import Window, tile_groups, tile_windows
@@ -24,10 +23,11 @@ from .sampling.autoencoder import decode_latents, encode_image
 from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple
-from .sampling.denoiser import ControlledDenoiser, Denoiser, guided_prediction
+from .sampling.denoiser import Denoiser, guided_prediction
 from .sampling.finite import Stage, check_finite
 from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, sample
+from .sampling.official import OfficialScript
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
 from .sampling.prompts import PromptEncoder
 from .sampling.state import CallState
@@ -40,18 +40,15 @@ if TYPE_CHECKING:
 class SuperResolutionPipeline(
     CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Generic[CallT]
 ):
-    """Super-resolution with Stable Diffusion and a ControlNet, and an attention adapter on both.
+    """Super-resolution with Stable Diffusion.
 
     The base of the methods' pipelines. A method says what its call takes (`call_class`), what it reads from the image
     (`describe`), how that enters the text (`write_prompt`) and the denoiser (`prepare_control`), what predicts the
-    noise (`denoiser_class`), and what its defaults are (`_call_defaults`).
+    noise (`denoiser`), and what its defaults are (`_call_defaults`).
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: those of a Stable Diffusion model, or of a fine-tuned one.
             `text_encoder` and `tokenizer` may be None for calls with `prompt_embeds`.
-        controlnet: is shown the enlarged image, in [0, 1].
-        adapter: the method's new attention. It is attached to `unet` and `controlnet` by the first call and stays
-            attached; outside a call it has no effect on them.
         call_defaults: the values that `__call__` uses for arguments that are None, where they differ from the method's
             own. They are saved with the pipeline. Given to `from_pretrained`, they replace all that are saved, even
             those they do not name; to change one, call
@@ -62,8 +59,9 @@ class SuperResolutionPipeline(
     """
 
     call_class: ClassVar[type[Call]] = Call
-    denoiser_class: ClassVar[type[ControlledDenoiser]]
     model_cpu_offload_seq = "text_encoder->unet->vae"
+    official_script: ClassVar[OfficialScript | None] = None
+    """What the official script does with images before and after the models; None if there is no official code."""
     converters: ClassVar[dict[str, str]] = {}
     """The converters of official checkpoints, by their names in `diffusers-sr convert`."""
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
@@ -80,8 +78,6 @@ class SuperResolutionPipeline(
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
-        controlnet: ControlNetModel,
-        adapter: AttentionAdapter,
         scheduler: KarrasDiffusionSchedulers,
         call_defaults: dict[str, Any] | None = None,
     ) -> None:
@@ -94,8 +90,6 @@ class SuperResolutionPipeline(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            controlnet=controlnet,
-            adapter=adapter,
             scheduler=scheduler,
         )
         self.register_to_config(call_defaults={**self._call_defaults, **call_defaults})
@@ -166,6 +160,8 @@ class SuperResolutionPipeline(
         names = self._callback_tensor_inputs
         if unknown := [name for name in call.callback_on_step_end_tensor_inputs if name not in names]:
             raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {names}.")
+        if call.official_preprocessing:
+            self._official_script().check(call)
         if call.prompt_embeds is None or (call.is_guided and call.negative_prompt_embeds is None):
             self._check_text_encoder("prompt")
 
@@ -176,9 +172,16 @@ class SuperResolutionPipeline(
             TypeError: if an image is of an unknown kind.
             ValueError: if an image cannot be used, or other arguments do not match the images' number or size.
         """
-        photo = read_photo(call, self.vae_scale_factor, self._execution_device)
+        if call.official_preprocessing:
+            photo = self._official_script().read(call, self.vae_scale_factor, self._execution_device)
+        else:
+            photo = read_photo(call, self.vae_scale_factor, self._execution_device, self.enlarge)
         check_against_photo(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
         return photo
+
+    def enlarge(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Enlarge images `[images, 3, height, width]` in [0, 1] to `size` as those of the training were enlarged."""
+        return resize(image, size)
 
     def describe(self, image: torch.Tensor, call: CallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Look at the images once: tag them, embed them, or have them described.
@@ -248,15 +251,8 @@ class SuperResolutionPipeline(
         return posterior.sample(generator)
 
     def denoiser(self, call: CallT) -> Denoiser:
-        """Attach the adapter, and make the method's denoiser with the scales that this call gives."""
-        self.adapter.attach(self.unet).attach(self.controlnet)
-        return self.denoiser_class(
-            self.unet,
-            self.controlnet,
-            self.adapter,
-            call.controlnet_conditioning_scale,
-            call.cross_attention_kwargs,
-        )
+        """Make the method's denoiser as a call asks for it."""
+        raise NotImplementedError
 
     def prepare_control(
         self, call: CallT, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
@@ -340,7 +336,7 @@ class SuperResolutionPipeline(
         return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
 
     def decode(self, call: CallT, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
-        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1].
+        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1], which the decoder may overshoot.
 
         Args:
             photo: the images, for a method whose decoder looks at them.
@@ -349,7 +345,10 @@ class SuperResolutionPipeline(
 
     def finish(self, call: CallT, photo: Photo, images: torch.Tensor) -> Any:
         """Remove the padding, match the colours, and convert to the size and type that were asked for."""
-        images = images[..., : photo.size[0], : photo.size[1]]
+        if call.official_preprocessing:
+            images = self._official_script().finish(call, photo, images)
+            return self.image_processor.postprocess(images, call.output_type)
+        images = images[..., : photo.size[0], : photo.size[1]].clamp_(0, 1)
         if call.color_fix is not None:
             enlarged = photo.enlarged.repeat_interleave(call.num_images_per_prompt, dim=0)
             images = COLOR_FIXES[call.color_fix](images, enlarged)
@@ -361,6 +360,14 @@ class SuperResolutionPipeline(
         unit = self.vae_scale_factor
         height, width = latents.shape[-2:]
         return tile_windows(height, width, call.tile_size // unit, call.tile_overlap // unit)
+
+    def _official_script(self) -> OfficialScript:
+        if self.official_script is None:
+            raise ValueError(
+                f"There is no official code of {self.paper.name} whose preprocessing a {type(self).__name__} could "
+                "repeat: leave out official_preprocessing."
+            )
+        return self.official_script
 
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)

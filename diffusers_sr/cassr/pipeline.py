@@ -12,8 +12,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..controlled import ControlledPipeline
 from ..image.pixels import ImageInput, pad_to_multiple, read_references
-from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.guidance import Guidance
 from ..sampling.photo import Photo, Start, for_each_result
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 GENERAL_PROMPT = "clean, high-resolution"
 
 
-class CasSRPipeline(SuperResolutionPipeline[CasSRCall]):
+class CasSRPipeline(ControlledPipeline[CasSRCall]):
     """CasSR: the image is activated into a cleaner one with the same content, which then guides its super-resolution.
 
     The first stage samples this reference with stock Stable Diffusion, steered by the enlarged image through the
@@ -57,7 +57,7 @@ class CasSRPipeline(SuperResolutionPipeline[CasSRCall]):
         activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None, given
             explicitly, for calls with `reference_images`, another `activation`, or no reference.
 
-    The other arguments are those of `SuperResolutionPipeline`.
+    The other arguments are those of `ControlledPipeline`.
 
     Example::
 
@@ -163,7 +163,7 @@ class CasSRPipeline(SuperResolutionPipeline[CasSRCall]):
         denoiser = ActivationDenoiser(self.unet, activation, call.cross_attention_kwargs)
         guidance = replace(guidance, scale=call.activation_guidance_scale)
         latents = self.sample_reference(call, denoiser, [photo.padded], guidance, start, call.activation_steps)
-        return self.decode(call, photo, latents)
+        return self.decode(call, photo, latents).clamp_(0, 1)
 
     def _read_references(self, images: ImageInput | Sequence[ImageInput], photo: Photo) -> torch.Tensor:
         """Read references, one for each image, at its size and padded as it is: `[images, 3, H, W]`."""

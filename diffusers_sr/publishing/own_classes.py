@@ -9,9 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from diffusers import ModelMixin
+from diffusers import ModelMixin, SchedulerMixin
 
-__all__ = ["ModelMixin", "own_class_pair"]  # diffusers reads off the base classes here how a class is loaded
+__all__ = [
+    "ModelMixin",
+    "SchedulerMixin",
+    "own_class_pair",
+]  # diffusers reads off the base classes here how a class is loaded
 
 
 def own_class_pair(module: str, name: str) -> list[str]:

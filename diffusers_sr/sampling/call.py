@@ -13,11 +13,11 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from typing_extensions import TypeVar  # typing's own has no default yet
 
-from .checks import check_choice, check_count, check_number, check_texts, is_number
+from .checks import check_choice, check_count, check_flag, check_number, check_texts, is_number
 
 if TYPE_CHECKING:
     import torch
@@ -57,11 +57,16 @@ def model_argument(help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Call:
-    """The arguments that every method's call takes.
+    """The arguments that a call of any method may take.
+
+    Attributes:
+        fixed: the arguments that this method does not take, and the values that stand for them.
 
     Raises:
         ValueError: if an argument has a value that is not allowed, or two do not go together.
     """
+
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     image: ImageInput | Sequence[ImageInput] = argument(
         "the image to enlarge, or several of the same size; see `read_images` of `diffusers_sr.image.pixels` for the "
@@ -141,6 +146,12 @@ class Call:
     callback_on_step_end_tensor_inputs: Sequence[str] = argument(
         "names of the tensors that it gets, out of the pipeline's `_callback_tensor_inputs`.", ("latents",)
     )
+    official_preprocessing: bool = argument(
+        "whether to do with the image, before and after the models, what the official script does with it, in its "
+        "order and with its rounding, to reproduce published numbers; see `diffusers_sr.sampling.official`. Without "
+        "it, images whose sides are not multiples of 8 are not stretched, and small ones are resized only once.",
+        False,
+    )
 
     def __post_init__(self) -> None:
         check_texts("prompt", self.prompt, self.prompt_embeds)
@@ -156,6 +167,7 @@ class Call:
         check_choice("start_point", self.start_point, START_POINTS)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
+        check_flag("official_preprocessing", self.official_preprocessing)
 
     def counts_per_image(self) -> dict[str, int]:
         """Count the values of each argument that has one for all images, or one for each."""
@@ -165,6 +177,17 @@ class Call:
             if each.metadata.get("per_image") and getattr(self, each.name) is not None
         }
         return {name: 1 if isinstance(value, str) else len(value) for name, value in given.items()}
+
+    @classmethod
+    def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the values that the official script has for arguments that the model has defaults for.
+
+        With `official_preprocessing` they take the place of the model's defaults.
+
+        Args:
+            given: the arguments of the call that were given.
+        """
+        return {}
 
     @property
     def lora_scale(self) -> float | None:
@@ -206,19 +229,24 @@ def read_call(
     given = signature.bind_partial(*args, **arguments).arguments
     if given.get("color_fix", MODELS_OWN) == MODELS_OWN:
         given["color_fix"] = defaults["color_fix"]
+    if given.get("official_preprocessing") is True:
+        defaults = {**defaults, **kind.official_values(given)}
+    given |= kind.fixed
     for each in dataclasses.fields(kind):
         # Embeddings, if given, take the place of a default text.
         is_given = any(given.get(name) is not None for name in (each.name, f"{each.name}_embeds"))
-        if each.metadata.get("from_model") and not is_given:
+        if each.metadata.get("from_model") and not is_given and each.name not in kind.fixed:
             given[each.name] = defaults[each.name]
     return kind(**given)
 
 
 def call_signature(kind: type[Call]) -> inspect.Signature:
-    """Make the signature of a call: every method's arguments by position or name, a method's own by name only."""
+    """Make the signature of a call: the arguments of all methods by position or name, a method's own by name only."""
     common = {each.name for each in dataclasses.fields(Call)}
     parameters = []
     for each in sorted(dataclasses.fields(kind), key=lambda each: each.name not in common):
+        if each.name in kind.fixed:
+            continue
         optional = each.metadata.get("from_model") and "None" not in str(each.type)
         parameters.append(
             inspect.Parameter(

@@ -1,0 +1,173 @@
+"""`OneStepPipeline`: one pass of a LoRA-tuned stock UNet (PiSA-SR, OSEDiff and their kin)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..image.pixels import working_size
+from ..pipeline import SuperResolutionPipeline
+from ..publishing.paper import Paper
+from ..sampling.finite import Stage
+from ..sampling.guidance import Guidance
+from ..sampling.photo import Photo, Start
+from ..seesr.tagger import Tagger
+from ..texts import as_texts, pair_texts
+from .call import OneStepCall
+from .denoiser import OneStepDenoiser
+from .lora import LoraSets
+from .prediction import PIXEL, SEMANTIC
+from .scheduler import OneStepScheduler
+from .stored_prompt import StoredPrompt
+
+if TYPE_CHECKING:
+    import os
+
+
+class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
+    """One step: the image's latents, one pass of a stock UNet with LoRA, and a closed form for the result.
+
+    There is no ControlNet, no attention adapter and no guidance. What sets the published models apart is in the
+    components: the formula and the timestep in the scheduler, the LoRA sets in `lora`, and the source of the prompt:
+    a stored embedding, a tagger, or the user. All LoRA sets are active on the UNet, as adapters of PEFT: `fuse_lora()`
+    makes a call faster, and LoRAs of the user's own can be loaded beside them.
+
+    The official codes draw the image's latents and the noise from the global generator; here they come from
+    `generator`. They stretch images to multiples of 8, and some lose the last resize; here images are padded, and the
+    result has the size that was asked for. Defaults are those of PiSA-SR and OSEDiff: tiles of 96 × 96 latents that
+    overlap by 32, and the colours by adain.
+
+    Args:
+        text_encoder, tokenizer: may be None, if that is given explicitly, for models with a `stored_prompt` and for
+            calls with `prompt_embeds`.
+        scheduler: the closed form.
+        lora: the LoRA sets; None for a model whose UNet was trained whole, or merged.
+        stored_prompt: the embedding that calls without a prompt take.
+        tagger: sees the enlarged image, and its tags precede the prompt (OSEDiff, GDPO-SR).
+
+    The other arguments are those of `SuperResolutionPipeline`.
+
+    Raises:
+        ValueError: if the UNet does not have the layers of the LoRA sets.
+
+    Example::
+
+        pipeline = OneStepPipeline.from_pretrained("path/to/pisa", torch_dtype=torch.float16).to("cuda")
+        image = pipeline(load_image("photo.png"), upscale=4, semantic_scale=0.8).images[0]
+    """
+
+    call_class = OneStepCall
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "lora", "stored_prompt", "tagger"]
+    paper: ClassVar[Paper] = Paper("PiSA-SR", "2412.03017")
+    _call_defaults: ClassVar[dict[str, Any]] = {
+        "tile_size": 768,
+        "tile_overlap": 256,
+        "process_size": 512,
+        "color_fix": "adain",
+    }
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        scheduler: OneStepScheduler,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+        lora: LoraSets | None = None,
+        stored_prompt: StoredPrompt | None = None,
+        tagger: Tagger | None = None,
+        call_defaults: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(vae, text_encoder, tokenizer, unet, scheduler, call_defaults)
+        self.register_modules(lora=lora, stored_prompt=stored_prompt, tagger=tagger)
+        self._attach()
+
+    def check_components(self, call: OneStepCall) -> None:
+        """Check also that the dials have LoRA sets to act on.
+
+        Raises:
+            ValueError: if the dials differ and there are no such sets, or they are fused.
+        """
+        super().check_components(self._with_stored_prompt(call))
+        if call.pixel_scale != call.semantic_scale:
+            dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
+            sets = set() if self.lora is None else set(self.lora.names)
+            if not {PIXEL, SEMANTIC} <= sets:
+                raise ValueError(
+                    f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave "
+                    "both out, or make them equal."
+                )
+            if any(layer.merged for layer in self.unet.modules() if isinstance(layer, BaseTunerLayer)):
+                raise ValueError(
+                    f"{dials} need the LoRA sets one by one, but they are fused: call unfuse_lora(), or make both "
+                    "equal."
+                )
+
+    def describe(self, image: torch.Tensor, call: OneStepCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Tag the enlarged images, as the official codes do, unless the call has tags or embeddings."""
+        if self.tagger is None or call.tags is not None or call.prompt_embeds is not None:
+            return {"tags": call.tags}, {}
+        height, width = image.shape[-2:]
+        size = working_size(height, width, call.upscale, call.process_size)
+        pixels = self.tagger.preprocess(self.enlarge(image, size))
+        seen = Stage("tagging", self.tagger).run(lambda: self.tagger(pixels))
+        return {"tags": [", ".join(names) for names in self.tagger.tags(seen.logits)]}, {}
+
+    def write_prompt(
+        self, prompt: str | list[str] | None, tags: str | list[str] | None = None
+    ) -> str | list[str] | None:
+        """Write OSEDiff's prompt, "`tags`, `prompt`,", whose place stays empty without one; without tags the prompt.
+
+        Raises:
+            ValueError: if `tags` and `prompt` are lists of different lengths.
+        """
+        if tags is None:
+            return prompt
+        return [f"{tag}, {text}," for text, tag in pair_texts(as_texts(prompt or ""), as_texts(tags))]
+
+    def prepare_guidance(self, call: OneStepCall, texts: dict[str, Any], num_images: int) -> Guidance:
+        """Encode the prompt, or take the stored one."""
+        return super().prepare_guidance(self._with_stored_prompt(call), texts, num_images)
+
+    def prepare_control(
+        self, call: OneStepCall, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start
+    ) -> None:
+        """Return nothing: the image enters by its latents alone."""
+
+    def prepare_latents(self, call: OneStepCall, start: Start, scheduler: OneStepScheduler) -> torch.Tensor:
+        """Take the image's latents, with noise if the scheduler has some."""
+        assert start.image_latents is not None
+        return scheduler.start(start.image_latents, start.noise)
+
+    def denoiser(self, call: OneStepCall) -> OneStepDenoiser:
+        """Make the denoiser with the dials of the call."""
+        lora = None if call.pixel_scale == call.semantic_scale else self.lora
+        return OneStepDenoiser(self.unet, lora, call.pixel_scale, call.semantic_scale, call.cross_attention_kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the pipeline's folder, with a stock UNet. See `PublishablePipeline.save_pretrained`."""
+        if self.lora is not None:
+            self.lora.detach(self.unet)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self._attach()
+
+    def unload_lora_weights(self) -> None:
+        """Remove the LoRAs that were loaded besides the model's own."""
+        super().unload_lora_weights()
+        self._attach()
+
+    def _attach(self) -> None:
+        if self.lora is not None:
+            self.lora.attach(self.unet)
+
+    def _with_stored_prompt(self, call: OneStepCall) -> OneStepCall:
+        if self.stored_prompt is None or call.prompt is not None or call.prompt_embeds is not None:
+            return call
+        return replace(call, prompt_embeds=self.stored_prompt.embedding.detach())
