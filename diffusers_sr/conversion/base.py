@@ -15,12 +15,13 @@ from .checkpoints import PathLike
 logger = logging.getLogger(__name__)
 
 
-def load_base(base: PathLike, cross_attention_dim: int, mirror: str) -> dict[str, Any]:
+def load_base(base: PathLike, cross_attention_dim: int | None, mirror: str) -> dict[str, Any]:
     """Load UNet, VAE, text encoder, tokenizer and scheduler of a Stable Diffusion.
 
     Args:
         base: folder or Hub id.
-        cross_attention_dim: channels of the text embeddings that the checkpoint was trained with.
+        cross_attention_dim: channels of the text embeddings that the checkpoint was trained with; None if that is not
+            known yet.
         mirror: Hub id that errors suggest.
 
     Raises:
@@ -40,13 +41,19 @@ def load_base(base: PathLike, cross_attention_dim: int, mirror: str) -> dict[str
             f"The base '{base}' could not be loaded. The repositories that Stable Diffusion was first published in "
             f"were removed from the Hub; {mirror!r} is a mirror, and a folder with the same files works too. ({error})"
         ) from error
-    width = components["text_encoder"].config.hidden_size
+    if cross_attention_dim is not None:
+        check_text_encoder(components["text_encoder"], cross_attention_dim, base)
+    return components
+
+
+def check_text_encoder(text_encoder: CLIPTextModel, cross_attention_dim: int, base: PathLike) -> None:
+    """Raise ValueError if the text encoder of a base does not have the channels that a checkpoint's UNet expects."""
+    width = text_encoder.config.hidden_size
     if width != cross_attention_dim:
         raise ValueError(
             f"The text encoder of '{base}' has {width} channels, but the checkpoint's UNet expects "
             f"{cross_attention_dim}: this is not the base it was trained on."
         )
-    return components
 
 
 def base_unet_if_equal(

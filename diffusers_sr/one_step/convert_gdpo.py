@@ -9,6 +9,7 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.checkpoints import PathLike, load_parts, read_model_config, read_model_folder, stock_key
+from ..publishing.paper import Paper
 from .convert_lora import Converted
 
 
@@ -28,7 +29,9 @@ def read_gdpo(checkpoint: PathLike) -> Converted:
         timestep=100,
         noise_timestep=250,
         prompt_source="tags",
-        license="Apache-2.0 by the README of the code, which has no licence file; the base's is OpenRAIL++-M",
+        paper=Paper("GDPO-SR", "2603.16769"),
+        license="apache-2.0",
+        terms="by the README of the code, which has no licence file",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.checkpoints import PathLike, read_state_dict
+from ..publishing.paper import Paper
 from .convert_lora import Converted, lora_shapes, renamed, with_adapter
 from .lora import LoraSets, layer_sizes
 
@@ -47,11 +48,13 @@ def read_hypir(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoencode
         prediction="x0",
         timestep=200,
         prompt_source="text",
-        license="HYPIR Software License Agreement, SupPixel Pty Ltd: proprietary and non-commercial; neither the "
-        "weights nor what is derived from them may be passed on without written permission",
-        restriction="The weights of HYPIR are SupPixel's property. They may be used for non-commercial purposes only, "
-        "and neither they nor what is derived from them, such as the folder written now, may be passed on without "
-        "SupPixel's written permission.",
+        paper=Paper("HYPIR", "2507.20590"),
+        license="other",
+        terms="the HYPIR Software License Agreement. The weights are the property of SupPixel Pty Ltd. They may be "
+        "used for non-commercial purposes only, and neither they nor what is derived from them, such as this folder, "
+        "may be passed on without SupPixel's written permission",
+        is_restricted=True,
+        call_defaults={"tile_size": 512, "tile_overlap": 256, "color_fix": "wavelet"},
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from ..conversion.checkpoints import PathLike, check_keys
+from ..publishing.paper import Paper
 from .lora import A, B, LoraSets, layer_sizes
 from .prediction import Prediction
+
+PromptSource = Literal["stored", "text", "tags"]
 
 DEFAULT_ALPHA = 8
 """PEFT's default, which PiSA-SR and OSEDiff were trained with: they name no alpha."""
@@ -29,8 +32,11 @@ class Converted:
         timestep: the UNet's.
         noise_timestep: the one whose noise the photo's latents get; None for none.
         prompt_source: whether the prompt is the empty one, the user's, or preceded by a tagger's tags.
-        license: what is known of the terms of use, for the model card.
-        restriction: what somebody has to know before they use the weights; None if nothing.
+        paper: the one to credit.
+        license: that of the weights, by the Hub's identifiers.
+        terms: what is known of the terms of use, in words.
+        is_restricted: whether they forbid what a free licence allows.
+        call_defaults: those of the official code, where they are not the pipeline's.
     """
 
     unet: UNet2DConditionModel
@@ -39,9 +45,12 @@ class Converted:
     prediction: Prediction
     timestep: int
     noise_timestep: int | None = None
-    prompt_source: str
+    prompt_source: PromptSource
+    paper: Paper
     license: str
-    restriction: str | None = None
+    terms: str
+    is_restricted: bool = False
+    call_defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def lora_shapes(

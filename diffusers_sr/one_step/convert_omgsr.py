@@ -14,6 +14,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..conversion.checkpoints import PathLike, read_state_dict
+from ..publishing.paper import Paper
 from .convert_lora import Converted, lora_shapes, merge, renamed
 from .lora import LoraSets, layer_sizes
 
@@ -54,8 +55,11 @@ def read_omgsr(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoencode
         prediction="x0",
         timestep=273,
         prompt_source="stored",
-        license="none stated, for neither code nor weights; the base's is OpenRAIL++-M",
-        restriction="The authors of OMGSR state no licence: ask them before you share the weights.",
+        paper=Paper("OMGSR", "2508.08227"),
+        license="unknown",
+        terms="the authors state no licence, for neither code nor weights: ask them before you share the weights",
+        is_restricted=True,
+        call_defaults={"tile_size": 512, "tile_overlap": 256},
     )
 
 

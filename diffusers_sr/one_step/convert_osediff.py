@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.checkpoints import PathLike, check_keys
+from ..publishing.paper import Paper
 from .convert_lora import DEFAULT_ALPHA, Converted, lora_shapes, merge, renamed, with_adapter
 from .convert_pickle import read_official_pickle
 from .convert_pisa import PARTS
@@ -67,5 +68,7 @@ def read_osediff(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoenco
         prediction="x0",
         timestep=999,
         prompt_source="tags",
-        license="Apache-2.0; the base's is OpenRAIL++-M",
+        paper=Paper("OSEDiff", "2406.08177"),
+        license="apache-2.0",
+        terms="published in the repository of the code, under its licence",
     )

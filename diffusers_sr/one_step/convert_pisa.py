@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.checkpoints import PathLike, check_keys
+from ..publishing.paper import Paper
 from .convert_lora import DEFAULT_ALPHA, Converted, lora_shapes, with_adapter
 from .convert_pickle import read_official_pickle
 from .lora import LoraSets
@@ -51,5 +52,7 @@ def read_pisa(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoencoder
         prediction="residual",
         timestep=1,
         prompt_source="stored",
-        license="not stated for the weights (the code's README says Apache-2.0); the base's is OpenRAIL++-M",
+        paper=Paper("PiSA-SR", "2412.03017"),
+        license="unknown",
+        terms="the authors state none for the weights; the README of their code says Apache-2.0",
     )

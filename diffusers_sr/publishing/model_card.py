@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .paper import Paper
 from .shareable import code, fenced, inline, is_hub_id, shareable
 from .stubs import PACKAGE
 
@@ -43,17 +44,21 @@ class CardDetails:
         base_model: the Stable Diffusion that the weights belong to. A Hub id is linked; a folder is given by its name.
         base_license: its licence, by the Hub's identifiers, such as "openrail++".
         license: licence of the weights; None if it is the base's.
+        terms: what the weights' terms of use are, in words, where the licence's name does not say it.
         training: the options of the last training stage, as `training_arguments.json` has them.
         results: what was measured; see `eval_results`.
         pictures: image files that show the model's work; they are uploaded with the card.
+        paper: the one to credit, if the pipeline's class stands for models of several papers.
     """
 
     base_model: str | None = None
     base_license: str | None = None
     license: str | None = None
+    terms: str | None = None
     training: Mapping[str, Any] | None = None
     results: Sequence[EvalResult] = ()
     pictures: Sequence[Path] = ()
+    paper: Paper | None = None
 
 
 def eval_results(dataset: str, measures: Mapping[str, float], scale: float = 4.0) -> list[EvalResult]:
@@ -116,7 +121,7 @@ def render_model_card(
         ValueError: if the repository holds no base and none is named.
     """
     own = next(kind for kind in pipeline_class.__mro__ if _package(kind) == PACKAGE).__name__
-    paper = pipeline_class.paper
+    paper = details.paper or pipeline_class.paper
     license = details.license or details.base_license
     name = repo_id.rpartition("/")[2]
     training = None if details.training is None else _recipe(details.training)
@@ -159,6 +164,7 @@ def render_model_card(
         # What is not a string at all is left for the Hub to refuse, whose message says more.
         base_license=None if details.base_license is None else inline(str(details.base_license)),
         weights_license=None if license is None else inline(str(license)),
+        terms=None if details.terms is None else inline(details.terms),
         inherited=details.license is None and license is not None,
         results=_results_table(details.results),
         training=None if training is None else _summary(training),

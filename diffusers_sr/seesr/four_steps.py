@@ -57,7 +57,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
         beta_schedule: str = "scaled_linear",
         trained_betas: list[float] | None = None,
     ) -> None:
-        self._training = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # type: ignore[arg-type]
+        self._training = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         self.alphas_cumprod = self._training.alphas_cumprod
         self.set_timesteps(MAX_STEPS)
 
@@ -69,8 +69,8 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
         """
         if not 1 <= num_inference_steps <= MAX_STEPS:
             raise ValueError(
-                f"num_inference_steps={num_inference_steps}, but AddSR was trained for {MAX_STEPS} timesteps: choose 1 "
-                f"to {MAX_STEPS}."
+                f"num_inference_steps={num_inference_steps}, but AddSR was trained for {MAX_STEPS} timesteps: choose "
+                f"1 to {MAX_STEPS}."
             )
         last, spacing = self.config.num_train_timesteps - 1, self.config.num_train_timesteps // MAX_STEPS
         self.timesteps = torch.tensor([last - step * spacing for step in range(num_inference_steps)], device=device)

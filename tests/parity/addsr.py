@@ -1,7 +1,7 @@
 """AddSR's four steps on SeeSR's networks, in the official layout.
 
-WEIGHTS_DIR has `unet/`, `controlnet/` and `vae/`, and `scheduler/` if the schedule is not Stable Diffusion's. INPUTS is
-`case_<name>.safetensors`, with its `psr_weight` under this name in a `cases.json` beside it, and with `image`,
+WEIGHTS_DIR has `unet/`, `controlnet/` and `vae/`, and `scheduler/` if the schedule is not Stable Diffusion's. INPUTS
+is `case_<name>.safetensors`, with its `psr_weight` under this name in a `cases.json` beside it, and with `image`,
 `prompt_embeds`, `representation.<i>`, `initial_noise` and `renoise.<i>`. It gives `latents.<i>`, `noise_pred.<i>`,
 `denoised.<i>`, `condition.<i>`, `tagger_input_48.<i>` and `final`. The VAE's posterior is its mean.
 

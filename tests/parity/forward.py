@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.parity import addsr, coser, one_step, one_step_hypir, seesr, xpsr
 
-METHODS = {
+METHODS: dict[str, Callable[[Path, Path, torch.dtype, Path | None], dict[str, torch.Tensor]]] = {
     "addsr": addsr.forward,
     "cassr": coser.forward,  # what there is of CasSR lies among CoSeR's vectors
     "coser": coser.forward,

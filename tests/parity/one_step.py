@@ -7,8 +7,8 @@ name in a `cases.json` beside it. Read of it are `input`, or `lr` without it; `p
 `prompt` of the settings; `latent_noise`, without which the latents are the posterior's mean; and GDPO-SR's `noise`.
 
 It gives `latent_mean`, `latent_std`, `latents`, `noisy_latents` (GDPO-SR), `model_pred`, `tile_weights`, `denoised`,
-`decoded` and the pictures `output`, `output_adain`, `output_wavelet` and `final`. A file of PiSA-SR whose name is not in
-the settings is one picture for all `dial_<pix>_<sem>` there: it gives `unet_pix_and_sem` and `unet_pix_only` too, and
+`decoded` and the pictures `output`, `output_adain`, `output_wavelet` and `final`. A file of PiSA-SR whose name is not
+in the settings is one picture for all `dial_<pix>_<sem>` there: it gives `unet_pix_and_sem` and `unet_pix_only` too, and
 `model_pred.<pix>_<sem>` and so on. HYPIR is in `one_step_hypir`, AddSR in `addsr`.
 
 Sizes, tiles and rounding are the official scripts', also where the pipeline deliberately differs (`one_step_tiles`,
@@ -129,7 +129,8 @@ def tiles_of(method: str, case: Case, latents: torch.Tensor) -> tuple[list[Any],
         tile = case.settings.get("process_size", 512) // 8
         overlap = tile // 2
     tile = case.settings.get("latent_tiled_size", tile)
-    windows = official_windows(*latents.shape[-2:], tile, case.settings.get("latent_tiled_overlap", overlap))
+    height, width = latents.shape[-2:]
+    windows = official_windows(height, width, tile, case.settings.get("latent_tiled_overlap", overlap))
     if len(windows) == 1:
         return None
     return windows, tile_weights(windows[0].height, is_symmetric=method == "pisa")

@@ -46,7 +46,7 @@ class Case:
 
 
 def read_case(inputs: Path, cases: Path | None) -> Case:
-    """Read nothing but inputs of `case_<name>.safetensors`, and the settings of this name, or else those of `plain`."""
+    """Read the inputs of `case_<name>.safetensors`, and the settings of this name, or else those of `plain`."""
     with safe_open(inputs, "pt") as file:
         given = {name: file.get_tensor(name) for name in INPUTS if name in file.keys()}  # noqa: SIM118
     every = json.loads((cases or inputs.with_name("cases.json")).read_text(encoding="utf-8"))

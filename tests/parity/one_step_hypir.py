@@ -1,12 +1,12 @@
 """HYPIR on weights in the official layout: three tiled stages, each on tiles of its own.
 
 WEIGHTS_DIR and INPUTS are as in `one_step`; the settings are `patch_size`, `stride` and `upscale`. It gives
-`tile_latents_unscaled.<i>` and `tile_denoised_unscaled.<i>`, the UNet's stage for each tile, rows first, divided by the
-VAE's factor; `decoder_input.<i>`; and `final` `[1, 3, H, W]` in [0, 1].
+`tile_latents_unscaled.<i>` and `tile_denoised_unscaled.<i>`, the UNet's stage for each tile, rows first, divided by
+the VAE's factor; `decoder_input.<i>`; and `final` `[1, 3, H, W]` in [0, 1].
 
-Everything is the official code's (`HYPIR/enhancer/base.py`), in the type that is asked for instead of bfloat16: tensors
-instead of Pillow, a picture that is not longer than a patch enlarged to it, padding with mid grey, weights with their
-centre half a pixel below the middle, and the wavelet fix against the picture before it was enlarged. The VAE's
+Everything is the official code's (`HYPIR/enhancer/base.py`), in the type that is asked for instead of bfloat16:
+tensors instead of Pillow, a picture that is not longer than a patch enlarged to it, padding with mid grey, weights
+with their centre half a pixel below the middle, and the wavelet fix against the picture before it was enlarged. The VAE's
 posterior is its mean: the official code draws from it for each tile, which one draw for the picture cannot repeat.
 """
 
@@ -72,10 +72,8 @@ def at_least(image: torch.Tensor, side: int) -> torch.Tensor:
     height, width = image.shape[-2:]
     if min(height, width) > side:
         return image
-    if height < width:
-        size = (side, int(width * (side / height)))
-    else:
-        size = (int(height * (side / width)), side)
+    smaller = min(height, width)
+    size = [int(length * (side / smaller)) if length > smaller else side for length in (height, width)]
     return F.interpolate(image, size=size, mode="bicubic", antialias=True)
 
 
