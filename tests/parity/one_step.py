@@ -8,8 +8,8 @@ name in a `cases.json` beside it. Read of it are `input`, or `lr` without it; `p
 
 It gives `latent_mean`, `latent_std`, `latents`, `noisy_latents` (GDPO-SR), `model_pred`, `tile_weights`, `denoised`,
 `decoded` and the pictures `output`, `output_adain`, `output_wavelet` and `final`. A file of PiSA-SR whose name is not
-in the settings is one picture for all `dial_<pix>_<sem>` there: it gives `unet_pix_and_sem` and `unet_pix_only` too, and
-`model_pred.<pix>_<sem>` and so on. HYPIR is in `one_step_hypir`, AddSR in `addsr`.
+in the settings is one picture for all `dial_<pix>_<sem>` there: it gives `unet_pix_and_sem` and `unet_pix_only` too,
+and `model_pred.<pix>_<sem>` and so on. HYPIR is in `one_step_hypir`, AddSR in `addsr`.
 
 Sizes, tiles and rounding are the official scripts', also where the pipeline deliberately differs (`one_step_tiles`,
 `one_step_case`): a picture is squeezed to multiples of 8, OSEDiff and GDPO-SR do not bring an enlarged small picture

@@ -6,8 +6,9 @@ the VAE's factor; `decoder_input.<i>`; and `final` `[1, 3, H, W]` in [0, 1].
 
 Everything is the official code's (`HYPIR/enhancer/base.py`), in the type that is asked for instead of bfloat16:
 tensors instead of Pillow, a picture that is not longer than a patch enlarged to it, padding with mid grey, weights
-with their centre half a pixel below the middle, and the wavelet fix against the picture before it was enlarged. The VAE's
-posterior is its mean: the official code draws from it for each tile, which one draw for the picture cannot repeat.
+with their centre half a pixel below the middle, and the wavelet fix against the picture before it was enlarged. The
+VAE's posterior is its mean: the official code draws from it for each tile, which one draw for the picture cannot
+repeat.
 """
 
 from __future__ import annotations
