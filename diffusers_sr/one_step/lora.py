@@ -144,14 +144,12 @@ class LoraSets(ModelMixin, ConfigMixin):
         layers = {path: module for path, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
         if fused := sorted({*self.names} & {name for layer in layers.values() for name in layer.merged_adapters}):
             raise ValueError(f"The LoRA sets {fused} are fused into the UNet's weights: call `unfuse_lora()` first.")
-        active = [name for name in _active_adapters(unet) if name not in self.names]
+        self.activate(unet, [])  # otherwise PEFT activates another LoRA in their place
         unet.delete_adapters(self.names)
         for path, layer in layers.items():
             if not _adapter_names(layer):
                 parent, _, child = path.rpartition(".")
                 setattr(unet.get_submodule(parent), child, layer.get_base_layer())
-        if getattr(unet, "peft_config", None):
-            unet.set_adapter(active)
         return self
 
     def _load(self, unet: Any, name: str) -> None:
