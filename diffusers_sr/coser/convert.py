@@ -110,6 +110,8 @@ def convert(
         CoSeRPipeline(
             **components, scheduler=new_scheduler(), cognitive_encoder=encoder, cfw=cfw_model
         ).save_pretrained(folder)
+    if cfw is not None:
+        logger.warning("StableSR's weights, of which CFW's are a part, have the S-Lab licence: no commercial use.")
 
 
 def load_networks(checkpoint: PathLike, base: PathLike | None = None) -> dict[str, Any]:

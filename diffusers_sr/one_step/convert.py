@@ -174,8 +174,9 @@ def _convert(read: Read, output: PathLike, base: PathLike, tagger: Tagger | None
         (folder / "README.md").write_text(str(card), encoding="utf-8")
     logger.log(
         logging.WARNING if converted.is_restricted else logging.INFO,
-        "Terms of the weights of %s: %s",
+        "Licence of the weights of %s: %s (%s).",
         converted.paper.name,
+        converted.license,
         converted.terms,
     )
 

@@ -36,10 +36,9 @@ def read_hypir(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoencode
         ValueError: if it is damaged, or if keys are missing, unexpected or mis-shaped (all of them are listed).
     """
     state_dict = read_state_dict(checkpoint)
-    modules = [name for name, layer in unet.named_modules() if layer_sizes(layer) is not None and _is_adapted(name)]
     # No configuration goes with the file: its first matrix A, a whole one, has the rank of all.
     rank = next((len(tensor) for key, tensor in state_dict.items() if ".lora_A." in key and tensor.ndim), 1)
-    shapes = lora_shapes(unet, modules, rank, checkpoint)
+    shapes = lora_shapes(unet, adapted_by_hypir(unet), rank, checkpoint)
     weights = renamed(state_dict, {key: with_adapter(key, "default") for key in shapes}, shapes, checkpoint)
     return Converted(
         unet=unet,
@@ -58,5 +57,10 @@ def read_hypir(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoencode
     )
 
 
-def _is_adapted(name: str) -> bool:
-    return any(name == end or name.endswith(f".{end}") for end in MODULES)
+def adapted_by_hypir(unet: UNet2DConditionModel) -> list[str]:
+    """List the layers of a UNet that the official configuration names, as PEFT does."""
+    return [
+        name
+        for name, layer in unet.named_modules()
+        if layer_sizes(layer) is not None and any(name == end or name.endswith(f".{end}") for end in MODULES)
+    ]

@@ -47,6 +47,14 @@ def test_converted_pipeline_is_the_original_one(official, original, tmp_path):
     torch.testing.assert_close(torch.tensor(images), torch.tensor(expected), atol=1e-3, rtol=0)
 
 
+def test_the_licence_of_cfw_is_said(official, tmp_path, caplog):
+    convert_all(official, tmp_path / "output")
+    assert "S-Lab licence: no commercial use" in caplog.text
+    caplog.clear()
+    convert_all(official, tmp_path / "without", cfw=None)
+    assert "S-Lab" not in caplog.text
+
+
 def test_without_base_and_cfw_the_rest_has_to_be_passed(official, original, tmp_path):
     convert_all(official, tmp_path / "output", base=None, cfw=None)
     index = json.loads((tmp_path / "output" / "model_index.json").read_text())

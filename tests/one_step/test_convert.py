@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from diffusers_sr.one_step.convert import (
     convert_gdpo,
@@ -22,22 +25,55 @@ from diffusers_sr.one_step.convert import (
     convert_pisa,
 )
 from diffusers_sr.one_step.convert_gdpo import read_gdpo
-from diffusers_sr.one_step.convert_hypir import read_hypir
+from diffusers_sr.one_step.convert_hypir import adapted_by_hypir, read_hypir
+from diffusers_sr.one_step.convert_lora import lora_shapes
 from diffusers_sr.one_step.convert_omgsr import read_omgsr
 from diffusers_sr.one_step.convert_osediff import read_osediff
 from diffusers_sr.one_step.convert_pisa import read_pisa
 from diffusers_sr.one_step.pipeline import OneStepPipeline
-from tests.components import scheduler, tiny_image, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from tests.components import (
+    STABLE_DIFFUSION_2,
+    scheduler,
+    tiny_image,
+    tiny_text_encoder,
+    tiny_tokenizer,
+    tiny_unet,
+    tiny_vae,
+)
 from tests.one_step import official_files
 from tests.one_step.official_files import Weights, by_hand
 
 DOWN, UP = "lora_A", "lora_B"
+FULL_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
 
 
 @pytest.fixture(scope="module")
 def models() -> tuple[Any, Any]:
     torch.manual_seed(0)
     return tiny_unet().eval(), tiny_vae().eval()
+
+
+def test_layers_at_full_size():
+    """The layers and values of the official codes' own models, at full size on the meta device."""
+    with init_empty_weights():
+        unet, encoder = UNet2DConditionModel(**STABLE_DIFFUSION_2), AutoencoderKL(**FULL_VAE).encoder
+    lists = official_files.parts(unet)
+    assert {name: len(modules) for name, modules in lists.items()} == {"encoder": 94, "decoder": 148, "others": 16}
+    assert values(unet, sum(lists.values(), []), 4) == 4_055_712  # OSEDiff's, and each of PiSA-SR's
+    assert values(unet, adapted_by_hypir(unet), 256) == 259_474_432
+    assert len(adapted_by_hypir(unet)) == 257
+    ends = [end for end in (*official_files.ENDS, "conv_in") if end.startswith(("to_", "conv"))]
+    assert values(unet, official_files.adapted(unet, ends), 32) == 25_257_216
+    assert values(encoder, official_files.adapted(encoder, ends), 16) == 1_477_168
+
+
+def values(model: nn.Module, modules: list[str], rank: int) -> int:
+    return sum(shape.numel() for shape in lora_shapes(model, modules, rank, "checkpoint").values())
 
 
 @pytest.fixture

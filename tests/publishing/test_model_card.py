@@ -15,6 +15,7 @@ from diffusers_sr.publishing.model_card import (
     eval_results,
     render_model_card,
 )
+from diffusers_sr.publishing.paper import Paper
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
@@ -93,6 +94,15 @@ def test_licences_of_code_base_and_weights():
     assert "| base | openrail++ |\n| weights | mit |" in card.text
     assert parsed(card).data.license == "mit"
     assert parsed(render_model_card("me/x", SeeSRPipeline, CardDetails())).data.license == "unknown"
+    card = render_model_card("me/x", SeeSRPipeline, details(license="other", terms="ask | the\nauthors"))
+    assert "| weights | other: ask \\| the authors |" in card.text
+
+
+def test_another_paper_than_that_of_the_class():
+    card = render_model_card("me/x", SeeSRPipeline, details(paper=Paper("OSEDiff", "2406.08177")))
+    assert "by [OSEDiff](https://arxiv.org/abs/2406.08177)" in card.text
+    assert {"osediff", "arxiv:2406.08177"} < {*card.data.to_dict()["tags"]}
+    assert "seesr" not in card.data.to_dict()["tags"]
 
 
 def test_recipe_and_data_without_the_folders_of_a_machine():
