@@ -1,7 +1,8 @@
 """The formulas of one-step restoration: where the UNet's input comes from, and what its output says of the image.
 
-ᾱ is the scheduler's cumulative product of alphas at a timestep (DDPM, arXiv:2006.11239, equation 4), a float32 number
-whose roots are float32 too, as in the official codes, also where the latents are float64.
+ᾱ is the scheduler's cumulative product of alphas at a timestep (DDPM, arXiv:2006.11239, equation 4), a float32 number.
+For float64 latents its roots are taken in float64 where noise is added and in float32 where it is removed, as the
+`DDPMScheduler` of the official codes does: x0 depends on it in the sixth digit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor) -
     Args:
         alpha: ᾱ of the noise timestep, which in GDPO-SR is later than the UNet's own.
     """
+    alpha = alpha.to(torch.promote_types(latents.dtype, alpha.dtype))
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 

@@ -82,7 +82,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Give latents the noise of a timestep: √ᾱ·z + √(1 - ᾱ)·n."""
         (timestep,) = {int(each) for each in timesteps}
-        signal, deviation = self._levels(timestep)
+        signal, deviation = self._levels(timestep, original_samples.dtype)
         return signal * original_samples + deviation * noise
 
     def step(
@@ -100,7 +100,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
             generator: draws the new noise.
             noise: the new noise, if it was drawn already.
         """
-        signal, deviation = self._levels(int(timestep))
+        signal, deviation = self._levels(int(timestep), sample.dtype)
         original = (sample - deviation * model_output) / signal
         following = self.timesteps[self.timesteps < int(timestep)]
         result = original
@@ -110,9 +110,9 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
             result = self.add_noise(original, noise, following[:1])
         return FourStepOutput(result, original) if return_dict else (result, original)
 
-    def _levels(self, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give √ᾱ and √(1 - ᾱ) of a timestep, tensors without axes."""
-        alpha = self.alphas_cumprod[timestep]
+    def _levels(self, timestep: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give √ᾱ and √(1 - ᾱ) of a timestep, tensors without axes, in float32 or a finer type of the latents."""
+        alpha = self.alphas_cumprod[timestep].to(torch.promote_types(dtype, torch.float32))
         return alpha.sqrt(), (1 - alpha).sqrt()
 
 

@@ -64,7 +64,9 @@ def test_layers_at_full_size():
         unet, encoder = UNet2DConditionModel(**STABLE_DIFFUSION_2), AutoencoderKL(**FULL_VAE).encoder
     lists = official_files.parts(unet)
     assert {name: len(modules) for name, modules in lists.items()} == {"encoder": 94, "decoder": 148, "others": 16}
-    assert values(unet, sum(lists.values(), []), 4) == 4_055_712  # OSEDiff's, and each of PiSA-SR's
+    assert (
+        values(unet, [name for part in lists.values() for name in part], 4) == 4_055_712
+    )  # OSEDiff's, and each of PiSA-SR's
     assert values(unet, adapted_by_hypir(unet), 256) == 259_474_432
     assert len(adapted_by_hypir(unet)) == 257
     ends = [end for end in (*official_files.ENDS, "conv_in") if end.startswith(("to_", "conv"))]
@@ -132,8 +134,8 @@ def test_pisa(models, use_linear_projection, tmp_path):
 
 
 def test_osediff(models, tmp_path):
-    content = official_files.osediff(*models, ranks=(4, 2))
     unet, vae = copies(models)
+    content = official_files.osediff(unet, vae, ranks=(4, 2))
     converted = read_osediff(save(content, tmp_path / "osediff.pkl"), unet, vae)
     assert (converted.prediction, converted.timestep, converted.prompt_source) == ("x0", 999, "tags")
     trained = content["state_dict_unet"]
@@ -158,8 +160,8 @@ def check_merged(vae: Any, stock: Any, weights: Weights, scale: float, adapter: 
 
 
 def test_omgsr(models, tmp_path):
-    weights, encoder = official_files.write_omgsr(tmp_path / "omgsr", *models, ranks=(4, 2))
     unet, vae = copies(models)
+    weights, encoder = official_files.write_omgsr(tmp_path / "omgsr", unet, vae, ranks=(4, 2))
     converted = read_omgsr(tmp_path / "omgsr", unet, vae)
     assert (converted.prediction, converted.timestep, converted.prompt_source) == ("x0", 273, "stored")
     lora = converted.lora

@@ -47,7 +47,7 @@ def merged(unet: UNet2DConditionModel, sets: LoraSets, scales: dict[str, float])
         for module in sets.modules_of(name):
             layer = unet.get_submodule(module)
             down, up = (weights[f"{module}.lora_{matrix}.weight"] for matrix in "AB")
-            layer.weight.copy_(by_hand(layer, down, up, scale))  # type: ignore[operator]
+            layer.weight.copy_(by_hand(layer, down, up, scale))
     return unet
 
 

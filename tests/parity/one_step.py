@@ -1,8 +1,8 @@
 """One-step models on weights in the official layouts.
 
 WEIGHTS_DIR has the base Stable Diffusion in `base/`, and the checkpoint under its official name: `pisa_sr.pkl`,
-`osediff.pkl`, `unet/` and `vae/` (GDPO-SR; without them `base/` stands for them), `unet_lora_adapter/` and
-`vae_encoder_lora_adapter/` (OMGSR), `HYPIR_sd2.pth`. INPUTS is `case_<name>.safetensors`, with its settings under this
+`osediff.pkl`, `unet/` and `vae/` (GDPO-SR, also in `GDPOSR/`; without them `base/` stands for them),
+`unet_lora_adapter/` and `vae_encoder_lora_adapter/` (OMGSR), `HYPIR_sd2.pth`. INPUTS is `case_<name>.safetensors`, with its settings under this
 name in a `cases.json` beside it. Read of it are `input`, or `lr` without it; `prompt_embeds`, or `prompt_ids`, or the
 `prompt` of the settings; `latent_noise`, without which the latents are the posterior's mean; and GDPO-SR's `noise`.
 
@@ -68,7 +68,8 @@ def forward(method: str, weights: Path, inputs: Path, dtype: torch.dtype, cases:
 def load(method: str, weights: Path, dtype: torch.dtype) -> Converted:
     """Read the checkpoint. The base is in `dtype` before anything is merged into it."""
     if method == "gdpo":
-        model = read_gdpo(weights if (weights / "unet").is_dir() else weights / "base")
+        folders = (weights, weights / "GDPOSR", weights / "base")
+        model = read_gdpo(next(folder for folder in folders if (folder / "unet").is_dir()))
         model.unet.to(dtype), model.vae.to(dtype)
         return model
     unet = UNet2DConditionModel.from_pretrained(weights / "base", subfolder="unet").to(dtype)
