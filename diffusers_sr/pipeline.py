@@ -28,6 +28,7 @@ from .sampling.denoiser import ControlledDenoiser, Denoiser, guided_prediction
 from .sampling.finite import Stage, check_finite
 from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, sample
+from .sampling.official import OfficialScript
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
 from .sampling.prompts import PromptEncoder
 from .sampling.state import CallState
@@ -64,6 +65,8 @@ class SuperResolutionPipeline(
     call_class: ClassVar[type[Call]] = Call
     denoiser_class: ClassVar[type[ControlledDenoiser]]
     model_cpu_offload_seq = "text_encoder->unet->vae"
+    official_script: ClassVar[OfficialScript | None] = None
+    """What the official script does with images before and after the models; None if there is no official code."""
     converters: ClassVar[dict[str, str]] = {}
     """The converters of official checkpoints, by their names in `diffusers-sr convert`."""
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
@@ -166,6 +169,8 @@ class SuperResolutionPipeline(
         names = self._callback_tensor_inputs
         if unknown := [name for name in call.callback_on_step_end_tensor_inputs if name not in names]:
             raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {names}.")
+        if call.official_preprocessing:
+            self._official_script().check(call)
         if call.prompt_embeds is None or (call.is_guided and call.negative_prompt_embeds is None):
             self._check_text_encoder("prompt")
 
@@ -176,9 +181,16 @@ class SuperResolutionPipeline(
             TypeError: if an image is of an unknown kind.
             ValueError: if an image cannot be used, or other arguments do not match the images' number or size.
         """
-        photo = read_photo(call, self.vae_scale_factor, self._execution_device)
+        if call.official_preprocessing:
+            photo = self._official_script().read(call, self.vae_scale_factor, self._execution_device)
+        else:
+            photo = read_photo(call, self.vae_scale_factor, self._execution_device, self.enlarge)
         check_against_photo(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
         return photo
+
+    def enlarge(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Enlarge images `[images, 3, height, width]` in [0, 1] to `size` as those of the training were enlarged."""
+        return resize(image, size)
 
     def describe(self, image: torch.Tensor, call: CallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Look at the images once: tag them, embed them, or have them described.
@@ -340,7 +352,7 @@ class SuperResolutionPipeline(
         return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
 
     def decode(self, call: CallT, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
-        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1].
+        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1], which the decoder may overshoot.
 
         Args:
             photo: the images, for a method whose decoder looks at them.
@@ -349,7 +361,10 @@ class SuperResolutionPipeline(
 
     def finish(self, call: CallT, photo: Photo, images: torch.Tensor) -> Any:
         """Remove the padding, match the colours, and convert to the size and type that were asked for."""
-        images = images[..., : photo.size[0], : photo.size[1]]
+        if call.official_preprocessing:
+            images = self._official_script().finish(call, photo, images)
+            return self.image_processor.postprocess(images, call.output_type)
+        images = images[..., : photo.size[0], : photo.size[1]].clamp_(0, 1)
         if call.color_fix is not None:
             enlarged = photo.enlarged.repeat_interleave(call.num_images_per_prompt, dim=0)
             images = COLOR_FIXES[call.color_fix](images, enlarged)
@@ -361,6 +376,14 @@ class SuperResolutionPipeline(
         unit = self.vae_scale_factor
         height, width = latents.shape[-2:]
         return tile_windows(height, width, call.tile_size // unit, call.tile_overlap // unit)
+
+    def _official_script(self) -> OfficialScript:
+        if self.official_script is None:
+            raise ValueError(
+                f"There is no official code of {self.paper.name} whose preprocessing a {type(self).__name__} could "
+                "repeat: leave out official_preprocessing."
+            )
+        return self.official_script
 
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)

@@ -163,7 +163,7 @@ class CasSRPipeline(SuperResolutionPipeline[CasSRCall]):
         denoiser = ActivationDenoiser(self.unet, activation, call.cross_attention_kwargs)
         guidance = replace(guidance, scale=call.activation_guidance_scale)
         latents = self.sample_reference(call, denoiser, [photo.padded], guidance, start, call.activation_steps)
-        return self.decode(call, photo, latents)
+        return self.decode(call, photo, latents).clamp_(0, 1)
 
     def _read_references(self, images: ImageInput | Sequence[ImageInput], photo: Photo) -> torch.Tensor:
         """Read references, one for each image, at its size and padded as it is: `[images, 3, H, W]`."""

@@ -81,6 +81,11 @@ def add_parser(commands: Commands) -> None:
         choices=("adain", "wavelet", "none"),
         help="how to keep the photo's colours (the model's default)",
     )
+    command.add_argument(
+        "--official-preprocessing",
+        action="store_true",
+        help="enlarge, stretch and round as the official script does, to reproduce published numbers",
+    )
     command.add_argument("--skip-existing", action="store_true", help="keep existing results, to resume a folder")
     command.add_argument(
         "--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)"
@@ -209,6 +214,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "tile_size": options.tile_size,
         "tile_overlap": options.tile_overlap,
         "vae_tile_size": options.vae_tile_size,
+        "official_preprocessing": options.official_preprocessing,
     }
     if options.color_fix is not None:
         arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix

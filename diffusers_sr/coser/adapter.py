@@ -17,6 +17,7 @@ from ..attention.control_features import control_sites, feature_of_site, feature
 from ..attention.float32 import Float32Conv2d, Float32GroupNorm
 from ..attention.processors import PreparedAttnProcessor, keep_processor, keys_and_values, repeat_to_batch
 from ..attention.sites import Host, check_site, check_site_channels, site_key
+from ..image.pixels import BICUBIC, Bicubic
 from .one_hot import Similarity
 from .processor import OneHotReferenceAttnProcessor
 
@@ -95,6 +96,9 @@ class CoSeRAdapter(AttentionAdapter):
             reads them from the models.
         similarity: that of the one-hot attention. "normalized" is the cosine similarity of the paper's Eq. 5; the
             released weights need "scaled", the scaled dot product of the official code.
+        bicubic: whose bicubic filter enlarged the images that the weights were trained on, and has to enlarge those
+            that they are used on: "pillow" (a = -0.5) for the trainer of this package, "torch" (a = -0.75) for the
+            released weights.
     """
 
     _no_split_modules = ["AllInAttention"]  # noqa: RUF012
@@ -102,8 +106,15 @@ class CoSeRAdapter(AttentionAdapter):
     _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
 
     @register_to_config
-    def __init__(self, unet_sites: dict[str, dict[str, Any]], similarity: Similarity = "normalized") -> None:
+    def __init__(
+        self,
+        unet_sites: dict[str, dict[str, Any]],
+        similarity: Similarity = "normalized",
+        bicubic: Bicubic = "pillow",
+    ) -> None:
         super().__init__()
+        if bicubic not in BICUBIC:
+            raise ValueError(f"bicubic is {bicubic!r}: give one of {', '.join(map(repr, BICUBIC))}.")
         self.unet = nn.ModuleDict(
             {
                 site_key(site): AllInAttention(
@@ -115,13 +126,19 @@ class CoSeRAdapter(AttentionAdapter):
         self._keep_processors()
 
     @classmethod
-    def from_hosts(cls, unet: Host, controlnet: Host, similarity: Similarity = "normalized") -> Self:
+    def from_hosts(
+        cls,
+        unet: Host,
+        controlnet: Host,
+        similarity: Similarity = "normalized",
+        bicubic: Bicubic = "pillow",
+    ) -> Self:
         """Make a new adapter for these models, to be trained.
 
         As in the official code, both attentions and the norms start from those of the block's own self-attention, and
         what is added starts from zero, so that the conditioned UNet starts out as the stock one.
         """
-        adapter = cls(unet_sites=control_sites(unet, controlnet), similarity=similarity)
+        adapter = cls(unet_sites=control_sites(unet, controlnet), similarity=similarity, bicubic=bicubic)
         for site in adapter.config.unet_sites:
             adapter._initialise(site, unet)
         return adapter

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_count, check_fraction, check_number
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..image.pixels import ImageInput
+
+WHOLE = 8192
+"""A tile of this size is an image of any size that the models can take whole."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +42,11 @@ class CoSeRCall(Call):
         "warning.",
         option={"type": float, "help": "from 0, realism, to 1, fidelity to the image (by default the model's)"},
     )
+
+    @classmethod
+    def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Have no process size and no tiles, as the script that generates a reference; the other one has them."""
+        return {} if given.get("reference_images") is not None else {"process_size": 0, "tile_size": WHOLE}
 
     def __post_init__(self) -> None:
         super().__post_init__()

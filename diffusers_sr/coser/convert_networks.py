@@ -57,8 +57,8 @@ def networks_from_official(
         source: what errors call the checkpoint.
 
     Returns:
-        UNet, ControlNet and adapter in evaluation mode, in the weights' type; the adapter, with the similarity that
-        the released weights need ("scaled"), is not attached.
+        UNet, ControlNet and adapter in evaluation mode, in the weights' type; the adapter, with the similarity
+        ("scaled") and the bicubic filter ("torch") that the released weights need, is not attached.
 
     Raises:
         ValueError: if keys are missing, unexpected or mis-shaped; all of a model's are listed.
@@ -104,7 +104,7 @@ def conditioning_from_official(
     with init_empty_weights(include_buffers=False):
         controlnet_model = LatentControlNetModel.from_config(controlnet_config)
         unet = UNet2DConditionModel.from_config(unet_config)
-        adapter = CoSeRAdapter.from_hosts(unet, controlnet_model, similarity="scaled")
+        adapter = CoSeRAdapter.from_hosts(unet, controlnet_model, similarity="scaled", bicubic="torch")
     state = adapter_state_dict(added)
     check_keys(state, _shapes(adapter.unet), f"the attention of {source}")
     adapter.unet.load_state_dict(state, assign=True)

@@ -12,7 +12,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..image.pixels import read_references
+from ..image.pixels import BICUBIC, read_references
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.autoencoder import decode_latents, fits_tile
@@ -27,6 +27,7 @@ from .cfw_bands import restore_in_bands
 from .cognition import CognitiveEncoder
 from .controlnet import LatentControlNetModel
 from .denoiser import CoSeRControl, CoSeRDenoiser
+from .script import SCRIPT
 
 if TYPE_CHECKING:
     from ..sampling.call import Generators
@@ -46,6 +47,13 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
     latents that overlap by half. Its tiled script has no reference; here a reference is generated tile by tile too.
     `controlnet_conditioning_scale` has next to no effect: what it scales is normalised before it is used.
 
+    The image is enlarged with the bicubic filter that the weights were trained with, which the adapter's configuration
+    names (`bicubic`): torch's for the official weights, Pillow's for those that this package trained.
+
+    `official_preprocessing=True` does what the official scripts do (`diffusers_sr.coser.script`). Without
+    `reference_images` it is `inference.py`, and there are by default no `process_size` and no tiles; with them it is
+    `inference_tile.py`, whose reference is a grey image.
+
     Args:
         controlnet: sees latents, of the image and of the references.
         cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`.
@@ -64,6 +72,7 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
     model_cpu_offload_seq = "cognitive_encoder->text_encoder->unet->vae"
     _optional_components: ClassVar[list[str]] = ["cfw"]
     paper: ClassVar[Paper] = Paper("CoSeR", "2311.16512")
+    official_script = SCRIPT
     converters: ClassVar[dict[str, str]] = {"coser": "diffusers_sr.coser.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": (
@@ -115,6 +124,10 @@ class CoSeRPipeline(SuperResolutionPipeline[CoSeRCall]):
             )
         if self.cfw is not None and call.cfw_weight:
             autoencoder_to_join(self.vae)
+
+    def enlarge(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Enlarge images with the bicubic filter that the adapter names. See `SuperResolutionPipeline.enlarge`."""
+        return BICUBIC[self.adapter.config.bicubic](image, size)
 
     def describe(self, image: torch.Tensor, call: CoSeRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Encode the images to cognitive embeddings, unless the call has them."""

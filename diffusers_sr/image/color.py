@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 
 
-def adain(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def adain(image: torch.Tensor, reference: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
     """Give each channel of `image`, over the whole image, the mean and deviation of `reference`.
 
     This is adaptive instance normalisation, the official default. It changes the colours of an image as a whole, by
-    one factor and one offset for each channel.
+    one factor and one offset for each channel. `epsilon` is added to the variances.
     """
-    deviation, mean = _deviation_and_mean(image)
-    reference_deviation, reference_mean = _deviation_and_mean(reference)
+    deviation, mean = _deviation_and_mean(image, epsilon)
+    reference_deviation, reference_mean = _deviation_and_mean(reference, epsilon)
     return (image - mean).mul_(reference_deviation / deviation).add_(reference_mean).clamp_(0, 1)
 
 
@@ -40,9 +40,9 @@ def wavelet(image: torch.Tensor, reference: torch.Tensor, levels: int = 5) -> to
 COLOR_FIXES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"adain": adain, "wavelet": wavelet}
 
 
-def _deviation_and_mean(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _deviation_and_mean(image: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
     variance, mean = torch.var_mean(image, dim=(2, 3), keepdim=True)
-    return (variance + 1e-5).sqrt(), mean
+    return (variance + epsilon).sqrt(), mean
 
 
 def _binomial_blur(plane: torch.Tensor, step: int) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -16,6 +16,7 @@ from .decoding import load, on_white, to_rgb
 logger = logging.get_logger(__name__)
 
 ImageInput: TypeAlias = PIL.Image.Image | np.ndarray[Any, Any] | torch.Tensor
+Bicubic = Literal["pillow", "torch"]
 # The value that stands for white, by the type of the values.
 WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 # Bicubic resampling and half precision exceed [0, 1] by less than this; such values are clipped.
@@ -87,6 +88,22 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return image
     # `antialias` makes torch use Pillow's kernel, for enlarging too.
     return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def resize_as_torch(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize `[B, 3, H, W]` in [0, 1] to `(height, width)` with torch's bicubic filter, whose lobes are deeper.
+
+    Its a is -0.75, Pillow's is -0.5. It is meant for enlarging: it takes four pixels along each axis, however much it
+    reduces.
+    """
+    return F.interpolate(image, size, mode="bicubic").clamp(0, 1)
+
+
+BICUBIC: dict[Bicubic, Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]] = {
+    "pillow": resize,
+    "torch": resize_as_torch,
+}
+"""The functions that enlarge bicubically, by whose filter they have."""
 
 
 def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:

@@ -66,7 +66,7 @@ def decode_latents(
         cfw: what `decode` runs besides the VAE.
 
     Returns:
-        Images `[B, 3, H, W]`, float32 in [0, 1].
+        Images `[B, 3, H, W]`, float32 in [0, 1], which the decoder may overshoot.
 
     Raises:
         NotFiniteError: if they are not finite.
@@ -87,7 +87,7 @@ def decode_latents(
         return tiled_map(image_of, unscaled, _windows(unscaled, 1, tile_size, unit), output_scale=unit)
 
     images = Stage("decoding", vae, cfw).run(decode_all)
-    return (images.float() / 2 + 0.5).clamp(0, 1)
+    return images.float() / 2 + 0.5
 
 
 def fits_tile(image: torch.Tensor, tile_size: int) -> bool:

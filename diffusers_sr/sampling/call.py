@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import TypeVar  # typing's own has no default yet
 
-from .checks import check_choice, check_count, check_number, check_texts, is_number
+from .checks import check_choice, check_count, check_flag, check_number, check_texts, is_number
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +141,12 @@ class Call:
     callback_on_step_end_tensor_inputs: Sequence[str] = argument(
         "names of the tensors that it gets, out of the pipeline's `_callback_tensor_inputs`.", ("latents",)
     )
+    official_preprocessing: bool = argument(
+        "whether to do with the image, before and after the models, what the official script does with it, in its "
+        "order and with its rounding, to reproduce published numbers; see `diffusers_sr.sampling.official`. Without "
+        "it, images whose sides are not multiples of 8 are not stretched, and small ones are resized only once.",
+        False,
+    )
 
     def __post_init__(self) -> None:
         check_texts("prompt", self.prompt, self.prompt_embeds)
@@ -156,6 +162,7 @@ class Call:
         check_choice("start_point", self.start_point, START_POINTS)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
+        check_flag("official_preprocessing", self.official_preprocessing)
 
     def counts_per_image(self) -> dict[str, int]:
         """Count the values of each argument that has one for all images, or one for each."""
@@ -165,6 +172,17 @@ class Call:
             if each.metadata.get("per_image") and getattr(self, each.name) is not None
         }
         return {name: 1 if isinstance(value, str) else len(value) for name, value in given.items()}
+
+    @classmethod
+    def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the values that the official script has for arguments that the model has defaults for.
+
+        With `official_preprocessing` they take the place of the model's defaults.
+
+        Args:
+            given: the arguments of the call that were given.
+        """
+        return {}
 
     @property
     def lora_scale(self) -> float | None:
@@ -206,6 +224,8 @@ def read_call(
     given = signature.bind_partial(*args, **arguments).arguments
     if given.get("color_fix", MODELS_OWN) == MODELS_OWN:
         given["color_fix"] = defaults["color_fix"]
+    if given.get("official_preprocessing") is True:
+        defaults = {**defaults, **kind.official_values(given)}
     for each in dataclasses.fields(kind):
         # Embeddings, if given, take the place of a default text.
         is_given = any(given.get(name) is not None for name in (each.name, f"{each.name}_embeds"))

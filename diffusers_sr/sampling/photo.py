@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 
-from ..image.pixels import output_size, pad_to_multiple, read_images, resize, working_size
+from ..image.pixels import output_size, pad_to_multiple, read_images, working_size
 from .call import Call
+
+Enlarge: TypeAlias = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+"""Resizes `[images, 3, height, width]` in [0, 1] to a height and a width."""
 
 
 class Photo(NamedTuple):
@@ -39,11 +43,12 @@ class Start(NamedTuple):
     image_latents: torch.Tensor | None
 
 
-def read_photo(call: Call, unit: int, device: torch.device) -> Photo:
-    """Read the images of a call, enlarge them bicubically and pad them.
+def read_photo(call: Call, unit: int, device: torch.device, enlarge: Enlarge) -> Photo:
+    """Read the images of a call, enlarge them and pad them.
 
     Args:
         unit: pixels per latent.
+        enlarge: what enlarges them.
 
     Raises:
         TypeError: if `read_images` does.
@@ -52,7 +57,7 @@ def read_photo(call: Call, unit: int, device: torch.device) -> Photo:
     low_resolution = read_images(call.image).to(device)
     height, width = low_resolution.shape[-2:]
     final_size = output_size(height, width, call.upscale)
-    enlarged = resize(low_resolution, working_size(height, width, call.upscale, call.process_size))
+    enlarged = enlarge(low_resolution, working_size(height, width, call.upscale, call.process_size))
     return Photo(low_resolution, enlarged, pad_to_multiple(enlarged, unit), final_size)
 
 

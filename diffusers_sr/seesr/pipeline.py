@@ -18,6 +18,7 @@ from ..texts import as_texts, pair_texts
 from .adapter import SeeSRAdapter
 from .call import SeeSRCall
 from .denoiser import SeeSRControl, SeeSRDenoiser
+from .script import SCRIPT
 from .tagger import Tagger
 
 QUALITY_PROMPT = "clean, high-resolution, 8k"
@@ -32,6 +33,10 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
 
     Defaults are those of the official code: 50 steps, guidance 5.5, the start from the image, tiles of 96 × 96
     latents that overlap by 4. With an sd-turbo base use `num_inference_steps=2, guidance_scale=1`.
+
+    To reproduce a table, use `official_preprocessing=True`, and `prompt="None"`: the official shell script passes
+    `--prompt None`, which puts the word into every prompt ("tags, None,clean, high-resolution, 8k"). Without a prompt
+    its place stays empty.
 
     Args:
         tagger: may be None, if that is given explicitly (`from_pretrained(..., tagger=None)`), for calls with
@@ -49,6 +54,7 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
     denoiser_class = SeeSRDenoiser
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
     paper: ClassVar[Paper] = Paper("SeeSR", "2311.16518")
+    official_script = SCRIPT
     converters: ClassVar[dict[str, str]] = {"seesr": "diffusers_sr.seesr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
@@ -90,7 +96,9 @@ class SeeSRPipeline(SuperResolutionPipeline[SeeSRCall]):
         """Get the images' tags and representation from one pass of the tagger, or without it if the call has both."""
         tags, representation = call.tags, call.representation
         if self.tagger is not None and (tags is None or representation is None):
-            seen = Stage("tagging", self.tagger).run(lambda: self.tagger(self.tagger.preprocess(image)))
+            # torchvision's `Resize`, with the version that the official code pins, does not antialias tensors.
+            pixels = self.tagger.preprocess(image, antialias=not call.official_preprocessing)
+            seen = Stage("tagging", self.tagger).run(lambda: self.tagger(pixels))
             tags = [", ".join(names) for names in self.tagger.tags(seen.logits)] if tags is None else tags
             representation = seen.representation if representation is None else representation
         assert representation is not None

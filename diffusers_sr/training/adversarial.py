@@ -22,7 +22,7 @@ from ..pipeline import SuperResolutionPipeline
 from .arguments import option
 from .losses import draw_noise, predicted_latents
 from .ranges import Share, Weight
-from .trainable import DenoiserArguments, TrainableDenoiser, condition_image
+from .trainable import DenoiserArguments, TrainableDenoiser
 from .validation import Enlarge, enlarge_with
 
 ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
@@ -114,7 +114,7 @@ class AdversarialLoss(nn.Module):
         latents = self.denoiser.encode(target)
         noise = draw_noise(batch["seed"], latents.shape[1:], target.device)
         timesteps = torch.full_like(batch["seed"], self.scheduler.config.num_train_timesteps - 1)
-        noisy = self.scheduler.add_noise(self.denoiser.encode(condition_image(batch)), noise, timesteps)
+        noisy = self.scheduler.add_noise(self.denoiser.encode(self.denoiser.condition_image(batch)), noise, timesteps)
         prediction = self.denoiser(noisy, timesteps, batch)
         predicted = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
         picture = self.denoiser.decode(predicted, batch)

@@ -13,10 +13,11 @@ from ..coser.cfw import ControllableFeatureWrapping
 from ..coser.cognition import CognitiveEncoder
 from ..coser.controlnet import LatentControlNetModel
 from ..coser.denoiser import CoSeRControl, CoSeRDenoiser
+from ..image.pixels import BICUBIC
 from ..sampling.denoiser import StockDenoiser
 from ..texts import encode_texts
 from .losses import drop_texts, predicted_latents
-from .trainable import TrainableDenoiser, condition_image
+from .trainable import TrainableDenoiser
 
 
 class TrainableCoSeR(TrainableDenoiser):
@@ -58,18 +59,23 @@ class TrainableCoSeR(TrainableDenoiser):
         adapter.attach(self.unet)
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
         self.null_text_ratio = null_text_ratio
+        self._enlarge = BICUBIC[adapter.config.bicubic]
 
     @property
     def denoiser(self) -> CoSeRDenoiser:
         """The noise prediction to fit, with the current models: something may have wrapped them."""
         return CoSeRDenoiser(self.unet, self.controlnet, self.adapter)
 
+    def condition_image(self, batch: dict[str, Any]) -> Tensor:
+        """Enlarge the degraded crops with the bicubic filter that the adapter names. See `TrainableDenoiser`."""
+        return self._enlarge(batch["degraded"], batch["target"].shape[-2:])
+
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
         """Decode through the CFW, if there is one. See `TrainableDenoiser.decode`."""
         if self.cfw is None:
             return super().decode(latents, batch)
         with torch.no_grad():
-            _, features = self.cfw.encode(self.vae, 2 * condition_image(batch) - 1)
+            _, features = self.cfw.encode(self.vae, 2 * self.condition_image(batch) - 1)
         image = self.cfw.decode(self.vae, latents / self.vae.config.scaling_factor, features, weight=1)
         return image.float() / 2 + 0.5
 
@@ -83,7 +89,7 @@ class TrainableCoSeR(TrainableDenoiser):
             if reference is None:
                 (prediction,) = StockDenoiser(self.unet).predict(noisy, timesteps, [text])
                 reference = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
-        control = CoSeRControl(self.encode(condition_image(batch)), [reference])
+        control = CoSeRControl(self.encode(self.condition_image(batch)), [reference])
         (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
         return prediction
 

@@ -88,6 +88,10 @@ class TrainableDenoiser(nn.Module):
         latents: Tensor = self.vae.encode(image * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
         return latents.float()  # a scheduler computes in the type of its input
 
+    def condition_image(self, batch: dict[str, Any]) -> Tensor:
+        """Enlarge the degraded crops of a batch to the size of their targets, [B, 3, H, W] in [0, 1]."""
+        return condition_image(batch)
+
     def decode(self, latents: Tensor, batch: dict[str, Any]) -> Tensor:
         """Decode scaled latents to an image [B, 3, H, W] in [0, 1], which the decoder may overshoot."""
         image: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample

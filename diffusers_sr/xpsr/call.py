@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from typing_extensions import TypeVar
 
 from ..sampling.call import Call, argument, model_argument
-from ..sampling.checks import check_flag, check_texts, check_timestep
+from ..sampling.checks import check_choice, check_flag, check_texts, check_timestep
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     CaptionerLike: TypeAlias = Callable[[list[PIL.Image.Image]], list[ImagePrompts]] | Literal["measured"]
 
+
+CAPTION_OVERFLOWS = ("shorten", "cut")
 
 PASDCallT = TypeVar("PASDCallT", bound="PASDCall", default="PASDCall")
 
@@ -36,10 +38,25 @@ class PASDCall(Call):
         "image, and there is no high-level prompt."
     )
     quality_prompt: str = model_argument("one text for all images, which follows the high-level prompt.")
+    caption_overflow: str = model_argument(
+        "what gives way if prompt, high-level prompt and quality prompt are longer than the text encoder reads: with "
+        '"shorten" the words before the quality prompt, which is kept whole; with "cut" whatever comes last, as in '
+        "the official code, which the published numbers were made with.",
+        option={
+            "choices": CAPTION_OVERFLOWS,
+            "help": "what to leave out of a prompt that is too long: words of the caption (shorten), or the quality "
+            "words after it, as the official code does (cut) (by default the model's)",
+        },
+    )
     added_noise_level: int = model_argument(
         "the second timestep of the training whose noise is added to the image at the start: the higher it is, the "
         "less of the image remains."
     )
+
+    @classmethod
+    def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Cut prompts that are too long."""
+        return {"caption_overflow": "cut"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +68,7 @@ class PASDCall(Call):
                 f"captioner={self.captioner!r}, expected a function that takes images and returns their prompts, "
                 "such as a `Captioner`, or 'measured'."
             )
+        check_choice("caption_overflow", self.caption_overflow, CAPTION_OVERFLOWS)
         check_timestep("added_noise_level", self.added_noise_level)
 
 

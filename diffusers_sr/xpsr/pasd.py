@@ -15,6 +15,7 @@ from .call import PASDCall, PASDCallT
 from .degradation_prompt import describe_degradation
 from .denoiser import XPSRControl, XPSRDenoiser
 from .prompts import ImagePrompts
+from .script import SCRIPT
 
 
 class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
@@ -39,6 +40,7 @@ class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
     call_class = PASDCall
     denoiser_class = XPSRDenoiser
     paper: ClassVar[Paper] = Paper("PASD", "2308.14469")
+    official_script = SCRIPT
     converters: ClassVar[dict[str, str]] = {"pasd": "diffusers_sr.xpsr.convert.convert_pasd"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed",
@@ -52,6 +54,7 @@ class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
         "color_fix": "wavelet",
         "captioner": None,
         "quality_prompt": "clean, high-resolution, 8k",
+        "caption_overflow": "shorten",
         "added_noise_level": 900,
     }
 
@@ -71,7 +74,15 @@ class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
             ValueError: if the captioner does not return one entry for each image.
         """
         high_level, _ = self.write_prompts(image, call)
-        return {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}, {}
+        return self.texts_of(call, high_level), {}
+
+    def texts_of(self, call: PASDCallT, high_level_prompt: str | list[str] | None) -> dict[str, Any]:
+        """Name the arguments of `write_prompt` besides the prompt."""
+        return {
+            "high_level_prompt": high_level_prompt,
+            "quality_prompt": call.quality_prompt,
+            "caption_overflow": call.caption_overflow,
+        }
 
     def write_prompts(
         self, image: torch.Tensor, call: PASDCallT, lacks_low_level: bool = False
@@ -115,21 +126,24 @@ class PASDPipeline(SuperResolutionPipeline[PASDCallT]):
         prompt: str | list[str] | None,
         high_level_prompt: str | list[str] | None = None,
         quality_prompt: str | None = None,
+        caption_overflow: str | None = None,
     ) -> str | list[str] | None:
         """Write "`prompt`, `high_level_prompt` `quality_prompt`".
 
         Without `prompt` it is the official prompt, "`high_level_prompt` `quality_prompt`". If the text is longer than
         the text encoder reads, words before the quality prompt are left out, with a warning: those of the high-level
-        prompt first. (In the official code the quality prompt is cut off.)
+        prompt first. With `caption_overflow="cut"` the text stays as it is, and the text encoder does not read its
+        end, as in the official code.
 
         Raises:
             ValueError: if `prompt` and `high_level_prompt` are lists of different lengths.
         """
-        ending = self.config.call_defaults["quality_prompt"] if quality_prompt is None else quality_prompt
-        return [
-            shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length)
-            for text in joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
-        ]
+        defaults = self.config.call_defaults
+        ending = defaults["quality_prompt"] if quality_prompt is None else quality_prompt
+        texts = joined_prompts(as_texts(prompt or ""), as_texts(high_level_prompt or ""))
+        if (defaults["caption_overflow"] if caption_overflow is None else caption_overflow) == "cut":
+            return [f"{text} {ending}".strip() for text in texts]
+        return [shorten_before(text, ending, self._count_tokens, self.tokenizer.model_max_length) for text in texts]
 
     def prepare_control(
         self, call: PASDCallT, photo: Photo, seen: dict[str, torch.Tensor], guidance: Guidance, start: Start

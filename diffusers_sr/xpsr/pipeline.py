@@ -31,6 +31,9 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
     overlap by 8. The paper has guidance 5.5 for the high-level prompt only (`guide_low_level=False`), and writes it
     in another form: its 5.5 is 6.5 here. Its negative prompt lacks "raster lines" and the full stop.
 
+    The official code, which the published numbers were made with, cuts off the quality prompt after a long caption:
+    `caption_overflow="cut"`, which is the default with `official_preprocessing=True`, and otherwise "shorten".
+
     The arguments are those of `SuperResolutionPipeline`, with an `XPSRAdapter` for the adapter.
 
     Example::
@@ -58,6 +61,7 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         "quality_prompt": "clean, high-resolution, 8k, high quality, clear text.",
         "negative_low_level_prompt": "high resolution, best quality, clear",
         "guide_low_level": True,
+        "caption_overflow": "shorten",
         "added_noise_level": 800,
     }
 
@@ -85,7 +89,7 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         takes_low_level = self.adapter.fuses_semantics
         is_missing = takes_low_level and call.low_level_prompt is None and call.low_level_prompt_embeds is None
         high_level, low_level = self.write_prompts(image, call, is_missing)
-        texts = {"high_level_prompt": high_level, "quality_prompt": call.quality_prompt}
+        texts = self.texts_of(call, high_level)
         if not takes_low_level:
             return texts, {}
         return texts, self.encode_low_level_prompts(call.low_level_prompt if low_level is None else low_level, call)

@@ -40,6 +40,7 @@ def test_every_option_of_xpsr_reaches_the_pipeline(run, xpsr, language_model):
     tiny_image(16, 12).save("photo.png")
     write_official("written", "photo", ImagePrompts("a cat", "dim"))
     write_official("other", "photo", ImagePrompts("a dog", "dim"))
+    write_official("long", "photo", ImagePrompts("a dog " * 20, "dim"))
 
     def result(*arguments: str) -> np.ndarray:
         assert run("photo.png", "-o", "big.png", "--model", xpsr, "--steps", "2", *arguments) == 0
@@ -53,6 +54,8 @@ def test_every_option_of_xpsr_reaches_the_pipeline(run, xpsr, language_model):
         result("--prompts", "written"),
         result("--prompts", "other"),
         result("--prompts", "other", "--low-level-prompt", "bright"),
+        result("--prompts", "long"),
+        result("--prompts", "long", "--caption-overflow", "cut"),
     ]
     for first, second in itertools.combinations(range(len(results)), 2):
         assert not np.array_equal(results[first], results[second]), (first, second)
@@ -146,6 +149,7 @@ def test_which_pipelines_take_what():
         "num_references": ["CoSeR"],
         "cfw_weight": ["CoSeR"],
         "captioner": ["XPSR", "PASD"],
+        "caption_overflow": ["XPSR", "PASD"],
         "low_level_prompt": ["XPSR"],
     }
 

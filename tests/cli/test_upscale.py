@@ -47,6 +47,7 @@ def test_every_option_reaches_the_pipeline(run):
         "seed": result("--seed", "1"),
         "wavelet": result("--color-fix", "wavelet"),
         "none": result("--color-fix", "none"),
+        "official": result("--official-preprocessing"),
         "tiles": result("--tile-size", "16"),
         "overlap": result("--tile-size", "16", "--tile-overlap", "0"),
     }

@@ -114,5 +114,5 @@ def tiny_networks() -> tuple[UNet2DConditionModel, LatentControlNetModel, CoSeRA
     )
     down_block_types = ("CrossAttnDownBlock2D", "DownBlock2D")
     controlnet = LatentControlNetModel(**config, down_block_types=down_block_types, conditioning_channels=4)
-    adapter = CoSeRAdapter.from_hosts(unet, controlnet, similarity="scaled")
+    adapter = CoSeRAdapter.from_hosts(unet, controlnet, similarity="scaled", bicubic="torch")
     return random_weights(unet), random_weights(controlnet), random_weights(adapter)

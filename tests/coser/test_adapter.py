@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -151,6 +153,20 @@ def test_similarity_is_a_choice(models: Models) -> None:
             outputs.append(models.call())
         adapter.detach()
     assert (outputs[0] - outputs[1]).abs().max() > 1e-4
+
+
+def test_the_bicubic_filter_is_saved_and_was_pillows_before_it_was(models: Models, tmp_path: Path) -> None:
+    sites = models.adapter.config.unet_sites
+    for filter_ in ("pillow", "torch"):
+        CoSeRAdapter(sites, bicubic=filter_).save_pretrained(tmp_path / filter_)
+        assert CoSeRAdapter.from_pretrained(tmp_path / filter_).config.bicubic == filter_
+    config = tmp_path / "torch" / "config.json"
+    earlier = json.loads(config.read_text())
+    del earlier["bicubic"]
+    config.write_text(json.dumps(earlier))
+    assert CoSeRAdapter.from_pretrained(tmp_path / "torch").config.bicubic == "pillow"
+    with pytest.raises(ValueError, match="bicubic is 'lanczos': give one of 'pillow', 'torch'"):
+        CoSeRAdapter(sites, bicubic="lanczos")
 
 
 def test_gradient_checkpointing_gives_equal_gradients(models: Models) -> None:

@@ -37,6 +37,7 @@ def test_converted_pipeline_is_the_original_one(official, original, tmp_path):
     for name in ("unet", "controlnet", "adapter", "vae", "text_encoder", "cognitive_encoder", "cfw"):
         assert_equal_weights(getattr(pipeline, name), original[name])
     assert pipeline.adapter.config.similarity == "scaled"
+    assert pipeline.adapter.config.bicubic == "torch"
     assert pipeline.cognitive_encoder.config.vision_config == VISION
     for name, value in new_scheduler().config.items():
         assert name.startswith("_") or pipeline.scheduler.config[name] == value, name

@@ -76,7 +76,7 @@ def test_every_key_of_the_released_size():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**STABLE_DIFFUSION_2, sample_size=64)
         controlnet = LatentControlNetModel(**STABLE_DIFFUSION_2, down_block_types=encoder, conditioning_channels=4)
-        adapter = CoSeRAdapter.from_hosts(unet, controlnet, similarity="scaled")
+        adapter = CoSeRAdapter.from_hosts(unet, controlnet, similarity="scaled", bicubic="torch")
         official_unet, official_controlnet = official_networks(unet, controlnet, adapter)
     assert (len(official_unet), len(official_controlnet)) == (954, 274)
     assert sum("_lna" in key for key in official_unet) == 268

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, EulerDiscreteScheduler
+from diffusers import AutoencoderTiny, EulerDiscreteScheduler, StableDiffusionPipeline
 
+from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.pipeline import CoSeRPipeline
+from diffusers_sr.image.pixels import read_images, resize, resize_as_torch
+from diffusers_sr.training.coser import TrainableCoSeR
 from tests.components import components, inputs, tiny_image
 
 
@@ -63,6 +66,23 @@ def test_the_order_of_references_and_their_tiles() -> None:
     assert difference(given, generated) > 1e-4
     batched = run(pipeline, image=image, reference_images=tiny_image(seed=9), **tiles, tile_batch_size=4)
     assert difference(batched, given) < 1e-4
+
+
+@pytest.mark.parametrize(("bicubic", "enlarge"), [("pillow", resize), ("torch", resize_as_torch)])
+def test_images_are_enlarged_as_those_of_the_training(bicubic: Any, enlarge: Any) -> None:
+    parts = components("coser")
+    adapter = CoSeRAdapter(parts["adapter"].config.unet_sites, bicubic=bicubic)
+    adapter.load_state_dict(parts["adapter"].state_dict())
+    image = tiny_image(16, 12)
+    expected = enlarge(read_images(image), (48, 64))
+    pipeline = build(adapter=adapter)
+    assert torch.equal(pipeline.prepare_image(pipeline.check_inputs(image, process_size=0)).enlarged, expected)
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    base = StableDiffusionPipeline(**{name: parts[name] for name in names}, **options)
+    trainable = TrainableCoSeR(base, parts["controlnet"], adapter, parts["cognitive_encoder"])
+    batch = {"degraded": read_images(image), "target": torch.zeros(1, 3, 48, 64)}
+    assert torch.equal(trainable.condition_image(batch), expected)
 
 
 def test_work_is_shared_by_both_halves_of_the_guidance() -> None:

@@ -64,6 +64,9 @@ def test_adain_of_pixels_worked_out_by_hand():
     # 0.0045 · 114.7102 + 0.25 = 0.7661959, -0.0015 · 114.7102 + 0.25 = 0.0779347.
     faint = plane(0.5, 0.5, 0.5, 0.506)
     torch.testing.assert_close(adain(faint, dark), plane(*[0.0779347] * 3, 0.7661959), atol=2e-5, rtol=0)
+    # With 16e-6 the deviations are sqrt(0.250016) and 0.005: 0.0045 · 100.0032 + 0.25, and -0.0015 · 100.0032 + 0.25.
+    expected = plane(*[0.0999952] * 3, 0.7000144)
+    torch.testing.assert_close(adain(faint, dark, epsilon=16e-6), expected, atol=2e-5, rtol=0)
 
 
 def test_wavelet_of_pixels_worked_out_by_hand():

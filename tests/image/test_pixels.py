@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.image.pixels import ImageInput, output_size, pad_to_multiple, read_images, resize, working_size
+from diffusers_sr.image.pixels import (
+    ImageInput,
+    output_size,
+    pad_to_multiple,
+    read_images,
+    resize,
+    resize_as_torch,
+    working_size,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)[None] / 255
@@ -151,3 +159,27 @@ def test_pad_to_multiple_repeats_the_border():
     assert torch.equal(padded[..., 7, :7], EXPECTED[..., 4, :])
     assert torch.equal(pad_to_multiple(padded, 8), padded)
     assert pad_to_multiple(EXPECTED[..., :1, :1], 8).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("enlarge", "weights"),
+    [
+        # The cubic convolution at distances 1.75, 1.25, 0.75 and 0.25, for a = -0.5 and a = -0.75.
+        (resize, (-0.0234375, -0.0703125, 0.2265625, 0.8671875)),
+        (resize_as_torch, (-0.03515625, -0.10546875, 0.26171875, 0.87890625)),
+    ],
+)
+def test_bicubic_filters(enlarge, weights):
+    image = torch.full((1, 3, 4, 8), 0.5)
+    image[..., 4] += 0.25
+    row = (enlarge(image, (8, 16))[0, 0, 0] - 0.5) / 0.25
+    expected = [0.0] * 5 + [*weights, *reversed(weights)] + [0.0] * 3
+    torch.testing.assert_close(row, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_the_filters_are_clipped():
+    image = torch.zeros(1, 3, 4, 8)
+    image[..., 4:] = 1
+    for enlarge in (resize, resize_as_torch):
+        result = enlarge(image, (8, 16))
+        assert (result.min().item(), result.max().item()) == (0, 1)

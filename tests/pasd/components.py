@@ -13,6 +13,7 @@ OWN_ARGUMENTS = [
     "high_level_prompt",
     "captioner",
     "quality_prompt",
+    "caption_overflow",
     "added_noise_level",
 ]
 

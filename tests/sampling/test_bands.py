@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import pytest
@@ -24,7 +25,7 @@ VAE = Path(diffusers_sr.__file__).parent / "models" / "base-small" / "vae"
 def autoencoder(kind: str) -> AutoencoderKL:
     """A tiny autoencoder whose parts are of one kind, in float64."""
     torch.manual_seed(0)
-    options = {
+    options: dict[str, Any] = {
         "Stable Diffusion's": {},
         "with attention at each level": {
             "down_block_types": ("AttnDownEncoderBlock2D", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),

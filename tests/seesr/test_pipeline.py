@@ -44,6 +44,8 @@ class Texts:
 
 def test_the_prompt_is_the_official_one():
     assert full_prompts(["cat, tree"], [""]) == ["cat, tree, ,clean, high-resolution, 8k"]
+    # The official shell script passes `--prompt None`.
+    assert full_prompts(["cat, tree"], ["None"]) == ["cat, tree, None,clean, high-resolution, 8k"]
     assert full_prompts(["cat"], ["a photo"]) == ["cat, a photo,clean, high-resolution, 8k"]
     assert full_prompts([""], [""]) == [", ,clean, high-resolution, 8k"]
     assert full_prompts(["a", "b"], ["x"])[1] == "b, x,clean, high-resolution, 8k"

@@ -108,6 +108,18 @@ def test_preprocess_resizes_and_normalises(tagger):
     assert tagger.half().preprocess(image).dtype == torch.float16
 
 
+def test_preprocess_without_antialiasing_reads_two_pixels_along_each_axis(tagger):
+    # A pixel of the result lies between the two in the middle of four. With antialiasing it reads eight, by their
+    # distances: (1, 3, 5, 7, 7, 5, 3, 1) / 32.
+    stripes = torch.zeros(1, 3, 256, 256)
+    stripes[..., 1::4] = 1
+    grey = tagger.preprocess(torch.full((1, 3, 64, 64), 0.5))
+    torch.testing.assert_close(tagger.preprocess(stripes, antialias=False), grey)
+    # At a distance of 0.5 and of 3.5 pixels.
+    grey = tagger.preprocess(torch.full((1, 3, 64, 64), 8 / 32))
+    torch.testing.assert_close(tagger.preprocess(stripes)[..., 1:-1, 1:-1], grey[..., 1:-1, 1:-1])
+
+
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 4, 64, 64)])
 def test_preprocess_wants_rgb_batches(tagger, shape):
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):

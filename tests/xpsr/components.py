@@ -15,6 +15,7 @@ OWN_ARGUMENTS = [
     "high_level_prompt",
     "captioner",
     "quality_prompt",
+    "caption_overflow",
     "added_noise_level",
     "low_level_prompt",
     "low_level_prompt_embeds",

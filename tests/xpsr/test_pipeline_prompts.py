@@ -99,6 +99,30 @@ def test_a_long_caption_leaves_the_quality_words_in_the_prompt(prompt: str | Non
     assert said == f"{whole.removeprefix(kept).strip()!r} of {whole!r}, to leave room for {QUALITY!r}."
 
 
+def test_caption_overflow_cuts_as_the_official_code(warnings: Any) -> None:
+    pipeline = build()
+    texts = texts_read(pipeline)
+    caption = " ".join(f"word{number}" for number in range(200))
+    call: dict[str, Any] = {**AS_TEXTS, "prompt": None, "high_level_prompt": caption, "guidance_scale": 1.0}
+    run(pipeline, **call, caption_overflow="cut")
+    # 75 letters and digits, each a token of this tokenizer.
+    (cut,) = as_read(pipeline, caption.replace(" ", "")[:75])
+    assert texts[1][0].replace(" ", "") == cut.replace(" ", "")
+    assert f"{QUALITY!r}" not in warnings.text
+    assert "clear text." in warnings.text
+    run(pipeline, **call)
+    assert texts[3][0].endswith(as_read(pipeline, QUALITY)[0])
+    short = {**call, "high_level_prompt": "A cat."}
+    for overflow in ("cut", "shorten"):
+        run(pipeline, **short, caption_overflow=overflow)
+        assert texts[-1] == as_read(pipeline, f"A cat. {QUALITY}")
+    assert pipeline.write_prompt("", "", "", caption_overflow="cut") == [""]
+    with pytest.raises(ValueError, match="caption_overflow='drop', expected one of 'shorten', 'cut'"):
+        pipeline.check_inputs(caption_overflow="drop")
+    pipeline.register_to_config(call_defaults={**pipeline.config.call_defaults, "caption_overflow": "cut"})
+    assert pipeline.write_prompt(None, caption) == [f"{caption} {QUALITY}"]
+
+
 def test_a_text_that_is_inserted_for_a_token_counts(warnings: Any) -> None:
     pipeline = build()
     pipeline.load_textual_inversion({"<cat-toy>": torch.randn(20, TEXT_DIM)})
