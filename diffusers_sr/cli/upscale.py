@@ -100,7 +100,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from ..image.outputs import plan_outputs, why_without_images
     from ..image.pixels import output_size
     from ..image.reader import read_photo
-    from ..image.writer import check_output, prepare_folder, write_photo
+    from ..image.transparency import under_transparency
+    from ..image.writer import check_output, prepare_folder, unkept, write_photo
 
     limit_pixels(options.max_pixels)
     try:
@@ -139,10 +140,11 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                     arguments["captioner"] = load_captioner(options.captioner, device, options.dtype)
             if options.prompts is not None:
                 arguments["captioner"] = prompts_of(source, options.prompts)
-            for note in photo.notes:
+            for note in [*photo.notes, *unkept(photo, target, width, height)]:
                 report(source, note)
             start = time.perf_counter()
-            image = enlarge(pipeline, photo.image, source.name, options.seed, arguments)
+            shown = photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha)
+            image = enlarge(pipeline, shown, source.name, options.seed, arguments)
             write_photo(target, image, photo)
             seconds.append(time.perf_counter() - start)
         except CaptionerError as error:
