@@ -11,7 +11,7 @@ from PIL import Image
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.reader import read_photo
 from diffusers_sr.image.writer import write_photo
-from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, pixels
+from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, opened_exif, pixels
 from tests.components import tiny_image
 
 
@@ -123,18 +123,18 @@ def test_tiff_keeps_what_describes_the_photo_alone(tmp_path):
     for name in ("two.tif", "two.jpg"):
         photo = read_photo(tmp_path / name)
         assert photo.image.size == (48, 64)
-        read = photo.exif
-        assert read is not None
+        assert photo.metadata.exif is not None
+        read = opened_exif(photo.metadata.exif)
         assert dict(read.get_ifd(EXIF)) == {0x9003: "2020:02:20 20:20:20", 0xA002: 48, 0xA003: 64}
         assert read[MAKE] == "Maker"
         assert read.get_ifd(GPS) == {1: "N"}
-    assert read is not None and 256 not in read  # the size of the TIFF it came through
+    assert 256 not in read  # the size of the TIFF it came through
 
 
 def test_damaged_exif_does_not_cost_the_image(tmp_path):
     tiny_image().save(tmp_path / "photo.png", exif=b"Exif\0\0no TIFF header")
     photo = read_photo(tmp_path / "photo.png")
-    assert photo.exif is None
+    assert photo.metadata.exif is None
     assert photo.notes == ["has damaged EXIF data, which is not kept"]
 
 
