@@ -87,8 +87,8 @@ def working_size(height: int, width: int, upscale: float, process_size: int) -> 
         most = math.sqrt(MOST_SQUARES / (height * width)) * process_size
         logger.warning(
             f"An image of {width}×{height} pixels is more than {MOST_SQUARES} times as long as it is wide: it is "
-            f"enlarged by {max(upscale, most):.4g} instead of {scale:.4g}, which a shorter side of {process_size} pixels "
-            "(process_size) would need, before it is processed."
+            f"enlarged by {max(upscale, most):.4g} before it is processed, instead of by {scale:.4g}, which a shorter "
+            f"side of process_size={process_size} pixels would need."
         )
         scale = most
     scale = max(upscale, scale)

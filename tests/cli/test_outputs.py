@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from diffusers_sr.image.decoding import ImageFileError
-from diffusers_sr.image.outputs import plan_outputs
 from diffusers_sr.image.exif import read_exif
 from diffusers_sr.image.metadata import Metadata
+from diffusers_sr.image.outputs import plan_outputs
 from diffusers_sr.image.reader import Photo, read_photo
 from diffusers_sr.image.writer import check_output
 from tests.cli.photos import SRGB, exif, files, pixels
