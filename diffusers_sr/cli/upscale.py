@@ -32,8 +32,8 @@ files without an image's suffix are skipped). OUTPUT is the file to write if INP
 .png if its own format cannot be written, and with a number if another result has that name already. Existing files at
 OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 
-EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. The output has 8
-bits per channel.
+EXIF orientation is applied; colour profile, transparency and metadata (EXIF, XMP, IPTC, comments, texts, resolution)
+are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel.
 
 A file or folder that cannot be read or written is reported, and the others are still processed. The exit status is 0
 if all went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.

@@ -16,6 +16,7 @@ _XMP = b"XML:com.adobe.xmp"
 _RAW = b"Raw profile type "
 # Chunks that decoding the picture needs, or that are Pillow's business.
 _PICTURE = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+_FEWEST_BYTES = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
 MOST_BYTES = 16 << 20
 _MOST_TEXT = 1 << 20  # after which Pillow refuses a compressed one, and the whole file
 
@@ -48,7 +49,7 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
         if kind[0] & 0x20 and kind not in _PICTURE:
             content = file.read(size) if size <= MOST_BYTES else b""
             checksum = file.read(4) if size <= MOST_BYTES else b""
-            is_sound = checksum == struct.pack(">I", zlib.crc32(kind + content)) and _decompresses(kind, content)
+            is_sound = checksum == struct.pack(">I", zlib.crc32(kind + content)) and _is_readable(kind, content)
             yield Chunk(kind, content, start, is_sound)
         start += 12 + size
 
@@ -106,7 +107,7 @@ def raw_profile(kind: str, content: bytes) -> tuple[bytes, bytes]:
     return b"zTXt", _RAW + kind.encode() + b"\0\0" + zlib.compress(written)
 
 
-def _decompresses(kind: bytes, content: bytes) -> bool:
+def _is_readable(kind: bytes, content: bytes) -> bool:
     rest = content[len(keyword(content)) + 1 :]
     if kind in (b"zTXt", b"iCCP"):
         compressed = rest[1:] if rest[:1] == b"\0" else b""
@@ -115,7 +116,7 @@ def _decompresses(kind: bytes, content: bytes) -> bool:
     elif kind in TEXTS:
         return 1 <= len(keyword(content)) <= 79
     else:
-        return True
+        return len(content) >= _FEWEST_BYTES.get(kind, 0)
     try:
         _decompressed(compressed)
     except zlib.error:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.reader import read_photo
 from diffusers_sr.image.writer import write_photo
-from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, opened_exif, pixels
+from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, files, opened_exif, pixels
 from tests.components import tiny_image
 
 
@@ -56,6 +57,19 @@ def test_transparency_is_not_lost_in_a_jpeg(run, capsys):
     image.putalpha(255)
     image.save("photo.png")
     assert run("photo.png", "-o", "big.jpg") == 0
+
+
+def test_stickers_that_look_alike_give_results_that_look_alike(run):
+    y, x = np.mgrid[:24, :24]
+    alpha = np.clip((8 - np.hypot(x - 12, y - 12)) * 128, 0, 255).astype(np.uint8)
+    for name, hidden in (("black.png", (0, 0, 0)), ("yellow.png", (255, 220, 60))):
+        colours = np.full((24, 24, 3), (255, 220, 60), np.uint8)
+        colours[alpha == 0] = hidden
+        Image.fromarray(np.dstack([colours, alpha])).save(name)
+    assert run("black.png", "yellow.png", "-o", "out") == 0
+    black, yellow = (pixels(f"out/{name}").astype(int) for name in ("black.png", "yellow.png"))
+    assert np.array_equal(black[..., 3], yellow[..., 3])
+    assert np.abs(black - yellow)[..., :3].max() <= 8
 
 
 def test_transparent_palette_colour_is_kept(run):
@@ -103,6 +117,33 @@ def test_eight_bits_are_not_called_sixteen(tmp_path):
     for name in ("a.png", "a.jpg", "a.bmp", "a.tif", "a.webp", "a.ppm", "a.gif"):
         tiny_image().save(tmp_path / name)
         assert read_photo(tmp_path / name).notes == []
+
+
+def test_metadata_that_is_not_kept_is_said_in_one_line(run, capsys):
+    texts = PngInfo()
+    texts.add_text("Author", "somebody")
+    texts.add_text("Comment", "of the owner")
+    tiny_image().save("photo.png", pnginfo=texts)
+    assert run("photo.png", "-o", "big.webp") == 0
+    said = "photo.png: its texts (Author, Comment): not kept, because WEBP cannot hold that\n"
+    assert capsys.readouterr().err.startswith(said)
+    assert run("photo.png", "-o", "big.png") == 0
+    assert "not kept" not in capsys.readouterr().err
+    with Image.open("big.png") as image:
+        assert (image.text["Author"], image.text["Comment"]) == ("somebody", "of the owner")
+
+
+def test_files_of_cameras_are_found_by_any_suffix(run):
+    Path("camera").mkdir()
+    for name, options in (
+        ("a.mpo", {"format": "MPO", "save_all": True, "append_images": [tiny_image()]}),
+        ("b.JPE", {"format": "JPEG"}),
+        ("c.apng", {"format": "PNG"}),
+        ("d.j2k", {}),
+    ):
+        tiny_image().save(f"camera/{name}", **options)
+    assert run("camera", "-o", "out") == 0
+    assert files("out") == ["a.png", "b.JPE", "c.png", "d.png"]
 
 
 def test_unknown_range_is_refused(tmp_path):
