@@ -130,7 +130,7 @@ def test_metadata_that_is_not_kept_is_said_in_one_line(run, capsys):
     assert run("photo.png", "-o", "big.png") == 0
     assert "not kept" not in capsys.readouterr().err
     with Image.open("big.png") as image:
-        assert (image.text["Author"], image.text["Comment"]) == ("somebody", "of the owner")
+        assert (image.info["Author"], image.info["Comment"]) == ("somebody", "of the owner")
 
 
 def test_files_of_cameras_are_found_by_any_suffix(run):

@@ -149,7 +149,8 @@ def test_working_size_has_at_least_the_process_size():
     ],
 )
 def test_working_size_of_thin_images_is_bounded(caplog, size, upscale, process_size, expected, is_said):
-    assert working_size(*size, upscale, process_size) == expected
+    height, width = size
+    assert working_size(height, width, upscale, process_size) == expected
     assert ("more than 16 times as long as it is wide" in caplog.text) == is_said
 
 
