@@ -9,13 +9,15 @@ from typing import Any
 from PIL import Image
 from PIL.ExifTags import Base
 
-from . import iptc, png, xmp
+from . import iptc, packets, png, xmp
 from .exif import Exif, Read, read_exif, read_tiff, turned
 from .gamma import profile_of
 
 MOST_BYTES = 16 << 20
 _XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _MORE_XMP_IN_JPEG = b"http://ns.adobe.com/xmp/extension/\0"
+
+_CREDENTIALS = "has content credentials (C2PA), which are not kept: they are those of the pixels as they were"
 
 
 @dataclass
@@ -65,6 +67,7 @@ def read_metadata(image: Image.Image, path: Path, is_grey: bool) -> Metadata:
     else:
         found.xmp = _bytes(image.info.get("xmp"))
         found.comments = [comment for comment in [_bytes(image.info.get("comment"))] if comment]
+        exif = _of_others(found, image, path) or exif
     if exif:
         _take_exif(found, read_exif(exif))
     _leave_out_damage(found)
@@ -106,6 +109,8 @@ def _of_jpeg(found: Metadata, image: Image.Image) -> None:
             found.xmp = content[len(_XMP_IN_JPEG) :]
         elif name == "APP1" and content.startswith(_MORE_XMP_IN_JPEG):
             found.more_xmp.append(content)
+        elif name == "APP11" and b"c2pa" in content and _CREDENTIALS not in found.notes:
+            found.notes.append(_CREDENTIALS)
     found.iptc = iptc.of_segments([content for name, content in segments if name == "APP13"])
 
 
@@ -137,6 +142,8 @@ def _of_png(found: Metadata, path: Path, is_grey: bool) -> bytes | None:
             name = chunk.kind.decode("latin-1")
             if not chunk.is_sound:
                 damaged.add(name)
+            elif chunk.kind == b"caBX":
+                found.notes.append(_CREDENTIALS)
             elif chunk.kind == b"eXIf":
                 exif = chunk.content
             elif chunk.kind in png.COLOURS:
@@ -167,6 +174,19 @@ def _of_png(found: Metadata, path: Path, is_grey: bool) -> bytes | None:
         found.notes.append("has a damaged gamma or primaries, which are not kept")
         found.colours = {}
     return exif
+
+
+def _of_others(found: Metadata, image: Image.Image, path: Path) -> bytes | None:
+    """Take what Pillow does not look for in a GIF or JPEG 2000; give its EXIF data."""
+    if image.format not in ("GIF", "JPEG2000"):
+        return None
+    with path.open("rb") as file:
+        if image.format == "GIF":
+            found.xmp = packets.of_gif(file, MOST_BYTES)
+            return None
+        others = packets.of_jpeg_2000(file, MOST_BYTES)
+    found.xmp, found.iptc = others.get("xmp"), others.get("iptc")
+    return others.get("exif")
 
 
 def _leave_out_damage(found: Metadata) -> None:

@@ -476,3 +476,31 @@ def test_pictures_of_an_mpo_besides_the_first_are_said(tmp_path: Path) -> None:
     PHOTO.save(tmp_path / "a.mpo", format="MPO", save_all=True, append_images=[PHOTO])
     photo, _ = enlarged(tmp_path / "a.mpo", ".png")
     assert photo.notes == ["has 2 frames; only the first is taken"]
+
+
+def test_metadata_of_formats_where_pillow_does_not_look(tmp_path: Path) -> None:
+    PHOTO.save(tmp_path / "a.gif")
+    content = (tmp_path / "a.gif").read_bytes()
+    end = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
+    (tmp_path / "a.gif").write_bytes(content[:-1] + b"\x21\xff\x0bXMP DataXMP" + XMP + end + content[-1:])
+    photo, target = enlarged(tmp_path / "a.gif", ".png")
+    assert XMP in target.read_bytes()
+    PHOTO.save(tmp_path / "b.jp2")
+    with (tmp_path / "b.jp2").open("ab") as file:
+        for name, packet in (
+            (b"\xbe\x7a\xcf\xcb\x97\xa9\x42\xe8\x9c\x71\x99\x94\x91\xe3\xaf\xac", XMP),
+            (b"JpgTiffExif->JP2", exif(TEXTS)[6:]),
+            (b"\x33\xc7\xa4\xd2\xb8\x1d\x47\x23\xa0\xba\xf1\xa3\xe0\x97\xad\x38", IPTC),
+        ):
+            file.write(struct.pack(">I4s", 24 + len(packet), b"uuid") + name + packet)
+    photo, target = enlarged(tmp_path / "b.jp2", ".tif")
+    assert photo.metadata.iptc == IPTC
+    assert [each in target.read_bytes() for each in (XMP, IPTC, TEXTS[270][2])] == [True] * 3
+
+
+def test_content_credentials_are_said_to_be_left_out(tmp_path: Path) -> None:
+    note = "has content credentials (C2PA), which are not kept: they are those of the pixels as they were"
+    jpeg(tmp_path / "a.jpg", segment(0xEB, b"JP jumb c2pa"), segment(0xEB, b"JP jumb c2pa"))
+    png(tmp_path / "a.png", [(b"caBX", b"jumb c2pa")])
+    for name in ("a.jpg", "a.png"):
+        assert read_photo(tmp_path / name).notes == [note]
