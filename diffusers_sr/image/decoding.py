@@ -213,7 +213,8 @@ def _to_rgb(image: Image.Image, is_kept: bool) -> Decoded:
     if image.has_transparency_data:
         image = instead(image if image.mode == "RGBA" else image.convert("RGBA"))
         *colours, alpha = image.split()
-        instead(alpha)
+        if not is_kept:
+            image.close()
         return Decoded(Image.merge("RGB", colours), alpha, icc_profile)
     if image.mode == "CMYK" and icc_profile is not None:
         converted, icc_profile = _to_srgb(image, icc_profile)
