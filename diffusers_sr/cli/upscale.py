@@ -32,8 +32,8 @@ files without an image's suffix are skipped). OUTPUT is the file to write if INP
 .png if its own format cannot be written, and with a number if another result has that name already. Existing files at
 OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 
-EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. The output has 8
-bits per channel.
+EXIF orientation is applied; colour profile, transparency and metadata (EXIF, XMP, IPTC, comments, texts, resolution)
+are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel.
 
 A file or folder that cannot be read or written is reported, and the others are still processed. The exit status is 0
 if all went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
@@ -111,7 +111,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from ..image.outputs import plan_outputs, why_without_images
     from ..image.pixels import output_size
     from ..image.reader import read_photo
-    from ..image.writer import check_output, prepare_folder, write_photo
+    from ..image.transparency import under_transparency
+    from ..image.writer import check_output, prepare_folder, unkept, write_photo
 
     limit_pixels(options.max_pixels)
     try:
@@ -150,10 +151,11 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                     arguments["captioner"] = load_captioner(options.captioner, device, options.dtype)
             if options.prompts is not None:
                 arguments["captioner"] = prompts_of(source, options.prompts)
-            for note in photo.notes:
+            for note in [*photo.notes, *unkept(photo, target, width, height)]:
                 report(source, note)
             start = time.perf_counter()
-            image = enlarge(pipeline, photo.image, source.name, options.seed, arguments)
+            shown = photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha)
+            image = enlarge(pipeline, shown, source.name, options.seed, arguments)
             write_photo(target, image, photo)
             seconds.append(time.perf_counter() - start)
         except CaptionerError as error:

@@ -176,5 +176,5 @@ def read_image(file: Path | str | bytes) -> torch.Tensor:
     except ImageFileError as error:
         raise ImageFileError(f"cannot be read: {error}") from error
     if alpha is not None:
-        image = on_white(image, alpha)
+        image, alpha = on_white(image, alpha), None  # its memory is needed
     return torch.from_numpy(to_array(image)).permute(2, 0, 1)
