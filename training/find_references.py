@@ -19,6 +19,7 @@ from diffusers_sr.data.lists import training_photos
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.references import nearest_photos, write_references
 from diffusers_sr.image.pixels import resize
+from diffusers_sr.training.script import run_script
 
 
 @torch.no_grad()
@@ -50,4 +51,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -39,9 +39,11 @@ from diffusers_sr.data.photos import PhotoFiles, Photos, StoredPhoto, read_file,
 from diffusers_sr.data.shards import write_shard
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.formats import SUFFIX_OF
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import PhotoArguments, option
 from diffusers_sr.training.photos import stored_photos
 from diffusers_sr.training.ranges import Count, CountFromZero
+from diffusers_sr.training.script import run_script
 from diffusers_sr.xpsr.prompts import high_level_prompts
 
 # Hidden, so that `datasets` finds nothing but shards in the folder.
@@ -179,7 +181,7 @@ def _read_tags(arguments: PrepareArguments, photos: Photos) -> dict[str, str]:
 def _load_tagger(folder: str) -> Callable[[Tensor], str]:
     from diffusers_sr.seesr.tagger import Tagger
 
-    tagger = Tagger.from_pretrained(folder).to(PartialState().device)
+    tagger = load_pretrained(Tagger, folder).to(PartialState().device)
 
     @torch.no_grad()
     def tags(image: Tensor) -> str:
@@ -251,4 +253,4 @@ def _digest(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,6 +25,7 @@ from diffusers_sr.training.arguments import TrainingArguments, option, parse_arg
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -104,4 +105,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from ..hub import METHODS, embedded_models, load_pipeline
@@ -43,7 +44,9 @@ def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipel
     quiet_libraries()
     dtype = choose_dtype(options.dtype, device)
     try:
-        return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
+        with warnings.catch_warnings(action="ignore"):  # those of the libraries on damaged files, before the error
+            return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
-        print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        print(f"diffusers-sr: the model {options.model} could not be loaded: {reason}", file=sys.stderr)
         return None
