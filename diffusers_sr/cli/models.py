@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ..hub import METHODS, embedded_models, load_pipeline
+from ..publishing.shareable import mask_credentials
 from .options import choose_dtype
 from .terminal import quiet_libraries
 
@@ -48,5 +49,6 @@ def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipel
             return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        print(f"diffusers-sr: the model {options.model} could not be loaded: {reason}", file=sys.stderr)
+        message = f"diffusers-sr: the model {options.model} could not be loaded: {reason}"
+        print(mask_credentials(message), file=sys.stderr)
         return None
