@@ -81,7 +81,7 @@ def load_pipeline(
     name = _pipeline_name(path)
     methods = {path.rpartition(".")[2]: method for method, path in METHODS.items()}
     if name not in methods:
-        raise ValueError(f"{model!r} holds a {name} (model_index.json); this package loads {', '.join(methods)}.")
+        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(methods)} (model_index.json).")
     if expected is not None and name != expected:
         raise ValueError(
             f"{model!r} holds a {name}, but method={method!r} is {expected}: give a model of this method, or leave "

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.data.lists import read_tags
+from diffusers_sr.data.tags import read_tags
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.texts import encode_texts
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, tags=tags)
+    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
 
     def save(output_dir: Path) -> None:
         StableDiffusionPipeline(

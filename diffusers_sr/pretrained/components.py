@@ -105,7 +105,8 @@ def _check_weights(loaded: Any, folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     place = files[0] if len(files) == 1 else folder
     parameters = dict(loaded.named_parameters())
-    if missing := [name for name, parameter in parameters.items() if parameter.is_meta]:
+    is_offloaded = getattr(loaded, "hf_device_map", None) is not None  # its weights may wait on a disk
+    if not is_offloaded and (missing := [name for name, each in parameters.items() if each.is_meta]):
         raise _incomplete(loaded, place, missing)
     if not files or getattr(loaded.config, "quantization_config", None) is not None:
         return

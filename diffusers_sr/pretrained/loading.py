@@ -145,6 +145,8 @@ def _component_class(library: str, name: str, component: str, path: Path) -> Any
             kind = getattr(import_module(library), name, None)
         except (ImportError, ValueError):  # ValueError: no name of a module at all
             kind = None
+        if kind is None:
+            raise ModelFolderError(f"{path}: {PACKAGE} has no class `{library}:{name}`, as {component!r}: {AGAIN}.")
     bases = (ModelMixin, SchedulerMixin, PreTrainedModel, PreTrainedTokenizerBase)
     if not (isinstance(kind, type) and issubclass(kind, bases)):
         raise ModelFolderError(

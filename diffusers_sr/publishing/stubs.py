@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..pretrained.loading import INDEX_FILE, read_pipeline_index
+from ..pretrained.files import read_json
+from ..pretrained.loading import INDEX_FILE
 from .folder_code import holds_only
 from .own_classes import own_class_pair
 
@@ -59,7 +60,7 @@ def write_stubs(folder: Path, pipeline_class: type) -> None:
 
     Classes of other packages have no stubs, and load as they do without them: from a folder, once they are imported.
     """
-    index = read_pipeline_index(folder)
+    index = read_json(folder / INDEX_FILE)
     # `from_pipe` records the components of the pipeline it started from, which the folder does not hold.
     index = {key: value for key, value in index.items() if not (key.startswith("_") and key in _components(index))}
     stubs = _stubs(index, pipeline_class)
@@ -77,7 +78,7 @@ def trusted_index(folder: Path, pipeline_class: type) -> dict[str, Any] | None:
     diffusers takes this package's classes from the package itself and runs no file of the folder, whatever becomes of
     the files after they were looked at.
     """
-    index = read_pipeline_index(folder)
+    index = read_json(folder / INDEX_FILE)
     if not _holds_only_stubs(folder, index, pipeline_class):
         return None
     pairs = {key: own_class_pair(*pair) for key, pair in _components(index).items() if _is_own(pair[0])}
