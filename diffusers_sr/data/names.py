@@ -58,8 +58,11 @@ class PhotoFinder:
         return [number for number in found if self._parts[number] == own] or found
 
     def near(self, name: str) -> list[int]:
-        """Find the numbers of photos whose names differ only in suffix, case or folder."""
-        return self._by_stem.get(_stem(_parts(name)[-1]), [])
+        """Find the numbers of photos whose names or paths differ only in suffix or case."""
+        own = _parts(name.casefold())
+        numbers = self._by_stem.get(_stem(own[-1]), [])
+        folders = {number: _parts("/".join(self._parts[number]).casefold())[:-1] for number in numbers}
+        return [number for number in numbers if _end_alike(folders[number], own[:-1])]
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -73,4 +76,4 @@ def _stem(name: str) -> str:
 
 def _end_alike(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
     shared = min(len(first), len(second))
-    return first[-shared:] == second[-shared:]
+    return first[len(first) - shared :] == second[len(second) - shared :]

@@ -31,7 +31,7 @@ def photo_tags(path: str | Path | None, photos: Photos) -> dict[str, str]:
 
     Raises:
         ValueError: if `read_tags` raises it; a row names several photos, or one that has other tags already; a row's
-            name is, but for suffix, case or folder, that of a photo without a row; or no row names a photo.
+            name is, except for suffix or case, that of a photo without a row; or no row names a photo.
     """
     if path is None:
         return {}
@@ -62,9 +62,11 @@ def photo_tags(path: str | Path | None, photos: Photos) -> dict[str, str]:
             f"{path} has tags for none of the {len(photos)} photos: the first photo is {_shown(photos.names[0])}, "
             f"and no row names one{first}. Write the photos' file names in the column 'file'."
         )
-    if len(tags) < len(photos) or others:
-        rest = f"; {len(others)} of its rows name none of them, such as {_shown(others[0][1])}" if others else ""
-        logger.warning("%s has tags for %d of the %d photos%s.", path, len(tags), len(photos), rest)
+    rest = ""
+    if others:
+        rest = f"; {len(others)} of its rows name none of them, such as {_shown(others[0][1])}"
+    level = logging.WARNING if others or len(tags) < len(photos) else logging.INFO
+    logger.log(level, "%s has tags for %d of the %d photos%s.", path, len(tags), len(photos), rest)
     return {photos.names[number]: text for number, text in tags.items()}
 
 

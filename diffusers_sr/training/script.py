@@ -19,6 +19,8 @@ def run_script(main: Callable[[], Any]) -> None:
 
     No message and no traceback shows credentials.
     """
+    log_without_credentials()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request to the Hub
     try:
         main()
     except (ModelFolderError, ImageFileError) as error:

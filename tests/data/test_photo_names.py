@@ -123,7 +123,8 @@ FAULTS: dict[str, tuple[list[tuple[str, str]], str]] = {
         r", row 3: there is no photo '0002.PNG', but '0002.png'",
     ),
     "another suffix": ([("0002.jpg", "a")], r", row 2: there is no photo '0002.jpg', but '0002.png'"),
-    "another folder": ([("birds/0002.png", "a")], r", row 2: there is no photo 'birds/0002.png', but '0002.png'"),
+    "another folder": ([("birds/0002.png", "a")], r" has tags for none of the 3 photos: .* but 'birds/0002.png'"),
+    "capital folder": ([("Dogs/0002.png", "a")], r", row 2: there is no photo 'Dogs/0002.png', but '0002.png'"),
     "other photos": (
         [("x.png", "a")],
         r" has tags for none of the 3 photos: the first photo is 'cats/0001.png', and no",
@@ -141,6 +142,7 @@ def test_tables_that_do_not_fit_the_photos(pets: Path, tmp_path: Path, fault: st
 
 
 def test_tables_that_fit_in_part(pets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "diffusers_sr.data.tags")
     photos = PhotoFiles(list_images(pets))
     path = table(tmp_path / "tags.csv", [("cats/0001.png", "a cat"), ("x.png", "x"), ("y.png", "y")])
     assert photo_tags(path, photos) == {"cats/0001.png": "a cat"}
