@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import SCALER_NAME, DistributedType, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -133,6 +133,11 @@ def resume(accelerator: Accelerator, output_dir: Path, arguments: TrainingArgume
     progress = _progress(path)
     before = json.loads((path / MANIFEST).read_text()).get("arguments", {})
     _check_options(path, progress, before, arguments)
+    if accelerator.scaler is not None and not (path / SCALER_NAME).is_file():
+        raise ValueError(
+            f"The checkpoint {str(path)!r} was written without --mixed_precision fp16, whose scale of gradients it "
+            "lacks: give bf16 or no, or start a new run in another --output_dir."
+        )
     if (changed := differences(before, recorded(arguments))) and accelerator.is_main_process:
         logger.warning("The run continues from %s with other options: %s.", path.name, changed)
     if progress.num_processes != accelerator.num_processes:

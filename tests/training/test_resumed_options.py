@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from diffusers_sr.training.arguments import TrainingArguments
+from diffusers_sr.training.checkpointing import resume
 from diffusers_sr.training.script import log_without_credentials, run_script
 from tests.training.interruptions import assert_same
-from tests.training.runs import fit
+from tests.training.runs import fit, reset_accelerate
 
 RESUME = {"resume_from_checkpoint": "latest"}
 SECRETS = {
@@ -90,6 +93,16 @@ def test_options_that_a_checkpoint_does_not_fit(
     fit(tmp_path, max_train_steps=4, **before)
     with pytest.raises(ValueError, match=problem):
         fit(tmp_path, **after, **RESUME)
+
+
+def test_float16_needs_the_scale_of_gradients(tmp_path: Path) -> None:
+    fit(tmp_path, max_train_steps=4)
+    reset_accelerate()
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu")  # as there is with fp16 on a GPU
+    arguments = TrainingArguments(output_dir=str(tmp_path), max_train_steps=8, **RESUME)
+    with pytest.raises(ValueError, match="was written without --mixed_precision fp16"):
+        resume(accelerator, tmp_path, arguments)
 
 
 def test_checkpoints_of_earlier_versions_have_no_options(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
