@@ -30,8 +30,8 @@ SECRETS = {
     [
         ({"learning_rate": 0.005}, 0.005),
         ({"learning_rate": 0.005, "lr_scheduler": "linear"}, 0.001875),  # (8 - 5) / 8
-        ({"lr_scheduler": "linear"}, 0.01875),
-        ({"lr_scheduler": "linear", "max_train_steps": 16}, 0.034375),  # (16 - 5) / 16
+        ({"learning_rate": 0.04, "lr_scheduler": "linear"}, 0.015),
+        ({"learning_rate": 0.032, "lr_scheduler": "linear", "max_train_steps": 16}, 0.022),  # (16 - 5) / 16
     ],
 )
 def test_the_learning_rate_is_that_of_the_command(
@@ -43,8 +43,9 @@ def test_the_learning_rate_is_that_of_the_command(
     log = capsys.readouterr().out
     after_step_5 = next(line for line in log.splitlines() if line.startswith("step 5 "))
     assert f" lr {expected:.2e} " in after_step_5
-    state = torch.load(tmp_path / "checkpoint-8" / "optimizer.bin", weights_only=True)
-    assert state["param_groups"][0]["initial_lr"] == options.get("learning_rate", 0.05)
+    last = f"checkpoint-{options.get('max_train_steps', 8)}"
+    (group,) = torch.load(tmp_path / last / "optimizer.bin", weights_only=True)["param_groups"]
+    assert group["initial_lr"] == options["learning_rate"]
 
 
 def test_other_options_of_the_optimiser_are_those_of_the_command(tmp_path: Path) -> None:
