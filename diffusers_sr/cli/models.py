@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -44,11 +45,16 @@ def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipel
     """Load the pipeline; say why and return None if it cannot be loaded."""
     quiet_libraries()
     dtype = choose_dtype(options.dtype, device)
+    libraries = logging.getLogger("diffusers")
+    level = libraries.level
+    libraries.setLevel(logging.CRITICAL)  # what the libraries log and warn of on damaged files is in the error
     try:
-        with warnings.catch_warnings(action="ignore"):  # those of the libraries on damaged files, before the error
+        with warnings.catch_warnings(action="ignore"):
             return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         message = f"diffusers-sr: the model {options.model} could not be loaded: {reason}"
         print(mask_credentials(message), file=sys.stderr)
         return None
+    finally:
+        libraries.setLevel(level)

@@ -104,12 +104,15 @@ SAMPLE = [
     "adapter is a circle",
     "no tokenizer",
     "shards in a list",
+    f"no {UNET}",
+    f"other shapes in {TEXT_ENCODER}",
+    "pickle that runs code",
 ]
 
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_command_prints_one_line(folder: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    path = damage(folder, FILES, name)
+    path = damage(folder, FILES if name in FILES else CONTENTS, name)
     with without_rights():
         assert command(folder) == 1
     lines = capfd.readouterr().err.splitlines()
