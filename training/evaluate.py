@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from diffusers_sr.data.lists import list_images, listed_names
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.seeds import sample_generator
 from diffusers_sr.evaluation.measures import evaluate
+from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.pixels import resize
+from diffusers_sr.training.script import run_script
 
 SCALE = 4
 
@@ -37,7 +40,10 @@ def degraded_pair(path: Path, seed: int, max_size: int | None = None) -> tuple[T
 
     With `max_size` a longer side is cropped, not shrunk, to that many pixels around the centre.
     """
-    photo = read_image(path).float() / 255
+    try:
+        photo = read_image(path).float() / 255
+    except ImageFileError as error:
+        raise ImageFileError(f"{path} {error}") from error
     height, width = (min(side, max_size or side) // SCALE * SCALE for side in photo.shape[-2:])
     top, left = (photo.shape[-2] - height) // 2, (photo.shape[-1] - width) // 2
     photo = photo[:, top : top + height, left : left + width]
@@ -58,6 +64,15 @@ def side_by_side(images: list[Tensor]) -> Image.Image:
         row.paste(picture, (left, 0))
         left += picture.width + 8
     return row
+
+
+def picture_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each photo's pictures: after its stem, with a number if another photo has the same."""
+    names: dict[str, Path] = {}
+    for path in paths:
+        candidates = chain([path.stem], (f"{path.stem}_{number}" for number in count(2)))
+        names[next(name for name in candidates if name not in names)] = path
+    return {path: name for name, path in names.items()}
 
 
 def call_argument(text: str) -> tuple[str, Any]:
@@ -97,6 +112,7 @@ def main() -> None:
     if options.list is not None:
         names = listed_names(options.list, paths)
         paths = [path for path in paths if path.name in names]
+    names_of_pictures = picture_names(paths)
     pipeline = load_pipeline(options.model)
     pipeline.set_progress_bar_config(disable=True)
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
@@ -119,9 +135,9 @@ def main() -> None:
         if options.pictures is not None:
             options.pictures.mkdir(parents=True, exist_ok=True)
             nearest = torch.nn.functional.interpolate(degraded, scale_factor=SCALE)
-            to_pil(degraded).save(options.pictures / f"{path.stem}_input.png")
+            to_pil(degraded).save(options.pictures / f"{names_of_pictures[path]}_input.png")
             comparison = side_by_side([nearest, bicubic, result, photo])
-            comparison.save(options.pictures / f"{path.stem}_{Path(options.model).name}.jpg", quality=90)
+            comparison.save(options.pictures / f"{names_of_pictures[path]}_{Path(options.model).name}.jpg", quality=90)
 
     rows = {name: {metric: sum(v) / len(v) for metric, v in values.items()} for name, values in metrics.items()}
     print(f"| {len(paths)} photos | " + " | ".join(rows["bicubic"]) + " |")
@@ -133,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..image.names import printable
 from .captioner import MEASURED, CaptionerError, load_captioner, prompts_of
 from .method_options import add_method_options, check_together, read_method_options, refused_options
 from .models import add_model, choose_model, load_model
@@ -184,7 +185,7 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, seed: int,
     """
     import torch
 
-    pipeline.set_progress_bar_config(desc=name)
+    pipeline.set_progress_bar_config(desc=printable(name))
     generator = torch.Generator("cpu").manual_seed(seed)
     try:
         (images,) = pipeline(image=image, generator=generator, return_dict=False, **arguments)

@@ -16,9 +16,10 @@ from PIL import Image
 
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.hub_photos import HubPhotos, load_rows
-from diffusers_sr.data.lists import list_images, split_tags
+from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.shards import ShardPhotos, list_shards
+from diffusers_sr.data.tags import split_tags
 from tests.data.samples import tensor
 from tests.seesr.components import tiny_tagger
 from tests.training.runs import script

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +64,17 @@ def test_a_copy_gives_what_the_original_gives(method: str, pair: tuple[Any, Any]
     assert type(copied) is type(original)
     assert dict(copied.config) == dict(original.config)
     assert torch.equal(run(copied, method), run(original, method))
+
+
+def test_a_pipeline_that_was_called_can_be_pickled(method: str) -> None:
+    original = build(method)
+    expected = run(original, method)
+    restored = pickle.loads(pickle.dumps(original))
+    assert torch.equal(run(restored, method), expected)
+    assert restored.adapter.is_attached(restored.unet)
+    restored.adapter.detach()
+    assert not restored.adapter.is_attached(restored.unet) and original.adapter.is_attached(original.unet)
+    assert isinstance(pickle.loads(pickle.dumps(original.unet)), type(original.unet))
 
 
 def test_no_module_of_the_original_can_be_reached_from_a_copy(pair: tuple[Any, Any]) -> None:
