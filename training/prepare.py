@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tags = _read_tags(arguments, photos)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, object] = {
         "crop_size": arguments.crop_size,
         "photos_per_shard": arguments.photos_per_shard,
         "tagger": arguments.tagger,

@@ -212,6 +212,7 @@ def of_files() -> Damages:
 def of_contents() -> Damages:
     """List damages of folders whose files are sound in themselves, each with the path that the error has to name."""
     made: Damages = {}
+    value: Any
     for value in (None, 3, [], ["pipeline"], {}, "", "Nothing", "StableDiffusionPipeline", ["pipeline", 3]):
         made[f"class {value!r}"] = changed(INDEX, _class_name=value), INDEX
     for value in ("diffusers", 3, {}, [], ["diffusers"], ["diffusers", "A", "B"], [3, 4], ["diffusers", None]):

@@ -18,8 +18,8 @@ from diffusers_sr.training.script import log_without_credentials, run_script
 from tests.training.interruptions import assert_same
 from tests.training.runs import fit, reset_accelerate
 
-RESUME = {"resume_from_checkpoint": "latest"}
-SECRETS = {
+RESUME: dict[str, Any] = {"resume_from_checkpoint": "latest"}
+SECRETS: dict[str, Any] = {
     "dataset_name": "https://somebody:hidden1@host/photos?token=hidden2",
     "caption_column": "hf_hidden3hidden3hidden3",
 }
@@ -49,7 +49,13 @@ def test_the_learning_rate_is_that_of_the_command(
 
 
 def test_other_options_of_the_optimiser_are_those_of_the_command(tmp_path: Path) -> None:
-    options = {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_weight_decay": 0.5, "adam_epsilon": 1e-6, "ema_decay": 0.5}
+    options: dict[str, Any] = {
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.9,
+        "adam_weight_decay": 0.5,
+        "adam_epsilon": 1e-6,
+        "ema_decay": 0.5,
+    }
     fit(tmp_path, max_train_steps=4, ema_decay=0.9)
     fit(tmp_path, **options, **RESUME)
     (group,) = torch.load(tmp_path / "checkpoint-8" / "optimizer.bin", weights_only=True)["param_groups"]
@@ -59,7 +65,11 @@ def test_other_options_of_the_optimiser_are_those_of_the_command(tmp_path: Path)
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "polynomial", "constant_with_warmup"])
 def test_equal_options_give_equal_bits(tmp_path: Path, schedule: str) -> None:
-    options = {"lr_scheduler": schedule, "lr_warmup_steps": 3 if "warmup" in schedule else 0, "ema_decay": 0.9}
+    options: dict[str, Any] = {
+        "lr_scheduler": schedule,
+        "lr_warmup_steps": 3 if "warmup" in schedule else 0,
+        "ema_decay": 0.9,
+    }
     whole = fit(tmp_path / "whole", **options)
     fit(tmp_path / "parts", **options)
     shutil.rmtree(tmp_path / "parts" / "checkpoint-8")
