@@ -82,6 +82,7 @@ def watch(pid: int, folder: Path) -> None:
 
 
 def main(root: Path, cases: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what a shell runs in the background ignores
     started: list[tuple[int, Path]] = []
     for case in cases:
         where, workers = case.split("-")
