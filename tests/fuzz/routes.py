@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from diffusers_sr.data.photos import read_image
+
 from .folders import SOUND
 from .models import Models
 from .watch import Ended
@@ -137,8 +139,7 @@ def _check_shards(files: list[Path], results: Path, ended: Ended, outcome: Outco
                     images.append(member.name)
                     content = members.extractfile(member)
                     assert content is not None
-                    with Image.open(content) as image:
-                        image.load()
+                    yield from _check_photo(member.name, content.read())
     for path in files:
         count = sum(line.startswith(f"{path.name} ") for line in skipped)
         outcome.refused += count
@@ -147,6 +148,13 @@ def _check_shards(files: list[Path], results: Path, ended: Ended, outcome: Outco
     outcome.came_out += len(files) - outcome.refused
     if len(images) != outcome.came_out + 1 or len(skipped) != outcome.refused:
         yield f"{len(images)} images in shards and {len(skipped)} skipped, of {len(files) + 1}"
+
+
+def _check_photo(name: str, content: bytes) -> Iterator[str]:
+    try:
+        read_image(content)
+    except Exception as error:
+        yield f"{name} in a shard cannot be read: {error}"
 
 
 def _train(folder: Path, results: Path, models: Models) -> tuple[str, ...]:
