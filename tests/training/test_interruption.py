@@ -75,9 +75,10 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
 
 
 SLOW_RUNS = """
-import os, sys, time
+import gc, os, sys, time
 from pathlib import Path
 from tests.training.runs import Fit, fit
+gc.freeze()
 slower = Fit(lambda number: time.sleep(0.02 if number < 10 else 0.5))
 processes = []
 for folder in sys.argv[1:]:  # importing takes longest, so it is done once, and every run is a fork
