@@ -92,7 +92,7 @@ def _take(route: Route, paths: list[Path], work: Path, models: Models, total: To
     command = route.command(work / "in", work / "out", models)
     ended = watch(command, work / "log", work / "out", route.seconds, ENVIRONMENT)
     outcome = Outcome()
-    problems = [*_faults(route, ended, work / "out"), *route.problems(paths, work / "out", ended, outcome)]
+    problems = problems_of(route, paths, work / "out", ended, outcome)
     total.programs += 1
     total.files += len(paths)
     total.outcome.came_out += outcome.came_out
@@ -103,7 +103,8 @@ def _take(route: Route, paths: list[Path], work: Path, models: Models, total: To
     return problems
 
 
-def _faults(route: Route, ended: Ended, results: Path) -> list[str]:
+def problems_of(route: Route, files: list[Path], results: Path, ended: Ended, outcome: Outcome) -> list[str]:
+    """Say what is wrong with the end of a program or with its results; counts the files in `outcome`."""
     problems = []
     if ended.hung:
         problems.append(f"no sign of life for {route.seconds} seconds; the last was {_last_line(ended)!r}")
@@ -114,7 +115,8 @@ def _faults(route: Route, ended: Ended, results: Path) -> list[str]:
     if ended.memory > MEMORY:
         problems.append(f"{ended.memory / 1e9:.2f} GB of memory")
     left = [name for _, _, names in os.walk(results) for name in names if name.endswith((".partial", ".unfinished"))]
-    return problems + [f"{name} is left" for name in left]
+    problems += [f"{name} is left" for name in left]
+    return [*problems, *route.problems(files, results, ended, outcome)]
 
 
 def _last_line(ended: Ended) -> str:
