@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import runpy
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,12 +201,13 @@ def test_wrong_options_end_a_trainer_in_one_line(
     assert error.startswith("train.py: error: ") and message in error and error.count("\n") == 1
 
 
-def test_a_trainer_ends_with_status_2() -> None:
-    words = [sys.executable, str(TRAINING / "train_autoencoder.py"), *OUTPUT, "--max_train_steps=-5"]
-    environment = {**os.environ, "PYTHONPATH": str(TRAINING.parent)}
-    run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith("train_autoencoder.py: error: max_train_steps=-5: ")
+def test_a_trainer_ends_with_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(TRAINING / "train_autoencoder.py")
+    monkeypatch.setattr(sys, "argv", [path, *OUTPUT, "--max_train_steps=-5"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(path, run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("train_autoencoder.py: error: max_train_steps=-5: ")
 
 
 @pytest.mark.parametrize(
