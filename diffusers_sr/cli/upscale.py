@@ -202,9 +202,9 @@ def _remedy(pipeline: SuperResolutionPipeline, image: Any, arguments: dict[str, 
     width, height = round(image.width * call.upscale), round(image.height * call.upscale)
     if width * height > _MOST_TILES * call.tile_size**2:
         return f" for a result of {width}x{height} pixels: try a smaller --upscale, or cut the image"
-    if call.tile_size <= pipeline.vae_scale_factor:
-        return ""
-    return ": try a smaller --tile-size, and --vae-tile-size"
+    sizes = {"--tile-size": call.tile_size, "--vae-tile-size": call.vae_tile_size}
+    smaller = [option for option, size in sizes.items() if size > pipeline.vae_scale_factor]
+    return f": try a smaller {' and '.join(smaller)}" if smaller else ""
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -85,6 +85,7 @@ for folder in sys.argv[1:]:  # importing takes longest, so it is done once, and 
     process = os.fork()
     if process == 0:
         os.setsid()
+        os.dup2(2, 1)  # the parent alone writes to what the test reads
         fit(Path(folder), slower, max_train_steps=10_000, ema_decay=0.9, dataloader_num_workers=1)
     processes.append(process)
 print(*processes, flush=True)
