@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .coser.controlnet import LatentControlNetModel
     from .coser.pipeline import CoSeRPipeline
     from .hub import load_pipeline
+    from .one_step.lora import LoraSets
+    from .one_step.pipeline import OneStepPipeline
     from .pipeline import SuperResolutionPipeline
     from .seesr.adapter import SeeSRAdapter
     from .seesr.pipeline import SeeSRPipeline
@@ -37,6 +39,8 @@ __all__ = [
     "DegradationFreeConstraint",
     "ImagePrompts",
     "LatentControlNetModel",
+    "LoraSets",
+    "OneStepPipeline",
     "PASDPipeline",
     "SCEditAdapter",
     "SeeSRAdapter",
@@ -59,6 +63,8 @@ _MODULES = {
     "DegradationFreeConstraint": ".xpsr.constraint",
     "ImagePrompts": ".xpsr.prompts",
     "LatentControlNetModel": ".coser.controlnet",
+    "LoraSets": ".one_step.lora",
+    "OneStepPipeline": ".one_step.pipeline",
     "PASDPipeline": ".xpsr.pasd",
     "SCEditAdapter": ".cassr.activation",
     "SeeSRAdapter": ".seesr.adapter",

@@ -19,6 +19,7 @@ METHODS = {
     "cassr": "diffusers_sr.cassr.pipeline.CasSRPipeline",
     "xpsr": "diffusers_sr.xpsr.pipeline.XPSRPipeline",
     "pasd": "diffusers_sr.xpsr.pasd.PASDPipeline",
+    "one_step": "diffusers_sr.one_step.pipeline.OneStepPipeline",
 }
 """The import path of each method's pipeline class: the only list of the methods. All else is read off the class."""
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.hub import METHODS
+from diffusers_sr.hub import METHODS, pipeline_class
 
 TEXT_DIM = 32
 STABLE_DIFFUSION_2: dict[str, Any] = {
@@ -40,12 +40,13 @@ def components(method: str) -> dict[str, Any]:
         tokenizer = tiny_tokenizer()
         parts = {"vae": tiny_vae(), "text_encoder": tiny_text_encoder(tokenizer), "unet": unet}
         parts |= own.parts(unet, parts["vae"])
-    return {**{name: part.eval() for name, part in parts.items()}, "tokenizer": tokenizer, "scheduler": scheduler()}
+    parts = {"tokenizer": tokenizer, "scheduler": scheduler()} | parts
+    return {name: part.eval() if isinstance(part, nn.Module) else part for name, part in parts.items()}
 
 
 def inputs(method: str) -> dict[str, Any]:
     """Keyword arguments of a call: a 16×16 image to 64×64 in two steps, with guidance and both prompts."""
-    return {
+    arguments = {
         "image": tiny_image(),
         "prompt": "a sharp photo",
         **_own(method).inputs(),
@@ -57,6 +58,8 @@ def inputs(method: str) -> dict[str, Any]:
         "generator": torch.Generator("cpu").manual_seed(0),
         "output_type": "np",
     }
+    fixed = pipeline_class(method).call_class.fixed
+    return {name: value for name, value in arguments.items() if name not in fixed}
 
 
 def default_tile_size(method: str) -> int:

@@ -80,7 +80,9 @@ def check_together(parser: argparse.ArgumentParser, options: argparse.Namespace)
 def refused_options(kind: type[Call], options: argparse.Namespace) -> list[str]:
     """List the options that were given for arguments that this class of call does not have."""
     taken = {field.name for field in dataclasses.fields(kind)}
-    return [
+    fixed = {"num_inference_steps": "steps"}
+    common = [fixed.get(name, name) for name in kind.fixed]
+    return [_flag(option) for option in common if getattr(options, option, None) is not None] + [
         _flag(option)
         for name in method_arguments()
         if name not in taken

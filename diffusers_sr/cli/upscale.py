@@ -208,7 +208,7 @@ def _remedy(pipeline: SuperResolutionPipeline, image: Any, arguments: dict[str, 
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Read the arguments that all pipelines take; all images of a command share them."""
+    """Read the arguments that were given of those that are not a method's own; all images of a command share them."""
     arguments = {
         "prompt": options.prompt,
         "upscale": options.upscale,
@@ -221,7 +221,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.color_fix is not None:
         arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix
-    return arguments
+    return {name: value for name, value in arguments.items() if value is not None or name == "color_fix"}
 
 
 def _check(

@@ -29,13 +29,13 @@ class OneStepCall(Call):
     pixel_scale: float = argument(
         "weight of what the pixel LoRA predicts (PiSA-SR): with more of it damage is removed more strongly.",
         1.0,
-        option={"type": float, "default": 1.0, "help": "PiSA-SR: how strongly damage is removed (%(default)s)"},
+        option={"type": float, "help": "PiSA-SR: how strongly damage is removed (1)"},
     )
     semantic_scale: float = argument(
         "weight of what the semantic LoRA adds to that (PiSA-SR): with more of it there is more detail, which may be "
         "made up. If both weights are equal, or this one is 0, the UNet runs once, otherwise twice.",
         1.0,
-        option={"type": float, "default": 1.0, "help": "PiSA-SR: how much detail is made up (%(default)s)"},
+        option={"type": float, "help": "PiSA-SR: how much detail is made up (1)"},
     )
 
     def __post_init__(self) -> None:

@@ -64,6 +64,9 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
     call_class = OneStepCall
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "lora", "stored_prompt", "tagger"]
     paper: ClassVar[Paper] = Paper("PiSA-SR", "2412.03017")
+    converters: ClassVar[dict[str, str]] = {
+        name: f"diffusers_sr.one_step.convert.convert_{name}" for name in ("pisa", "osediff", "gdpo", "omgsr", "hypir")
+    }
     _call_defaults: ClassVar[dict[str, Any]] = {
         "tile_size": 768,
         "tile_overlap": 256,

@@ -96,7 +96,8 @@ def test_dials_weigh_predictions(pipeline: OneStepPipeline) -> None:
     """0.5 · e_pixel + 2 · (e_both - e_pixel), of latents in which the result is `z - e`."""
 
     def latents(pixel_scale: float, semantic_scale: float) -> torch.Tensor:
-        return run(pipeline, output_type="latent", pixel_scale=pixel_scale, semantic_scale=semantic_scale)
+        dials = {"pixel_scale": pixel_scale, "semantic_scale": semantic_scale}
+        return torch.as_tensor(run(pipeline, output_type="latent", **dials))
 
     z, without_pixel, without_both = latents(0, 0), latents(1, 0), latents(1, 1)
     pixel, both = z - without_pixel, z - without_both
