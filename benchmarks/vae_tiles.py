@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import skimage.data
@@ -79,13 +80,18 @@ def ways_to_decode(vae: AutoencoderKL, mean: torch.Tensor, tile_size: int) -> di
     }
 
 
+def keep(run: Callable[[], torch.Tensor], results: list[torch.Tensor]) -> None:
+    """Run one way, and keep its result."""
+    results.append(run())
+
+
 def compare(name: str, side: int, ways: dict[str, Callable[[], torch.Tensor]], device: torch.device) -> torch.Tensor:
     """Print a line for each way, and return the result of the first."""
     first: torch.Tensor | None = None
     for way, run in ways.items():
         results: list[torch.Tensor] = []
         start = time.perf_counter()
-        peak = peak_memory(lambda run=run, results=results: results.append(run()), device)
+        peak = peak_memory(partial(keep, run, results), device)
         seconds = time.perf_counter() - start
         result = results.pop()
         if first is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,20 +69,19 @@ def load_pipeline(
         ValueError: if the folder or repository holds a pipeline of another package or another method, or if there is
             no such method.
         OSError: if the model cannot be found.
+        ModelFolderError: if the folder is damaged, or lacks something; it is an OSError and a ValueError.
     """
     expected = None if method is None else pipeline_class(method).__name__
 
     import torch
-    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
     is_embedded = model in embedded_models()
     path = str(MODELS / model) if is_embedded else model
-    name = DiffusionPipeline.load_config(path)["_class_name"]
-    if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and the class
-        name = name[-1]
+    name = _pipeline_name(path)
     methods = {path.rpartition(".")[2]: method for method, path in METHODS.items()}
     if name not in methods:
-        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(methods)}.")
+        raise ValueError(f"{model!r} holds a {name}; this package loads {', '.join(methods)} (model_index.json).")
     if expected is not None and name != expected:
         raise ValueError(
             f"{model!r} holds a {name}, but method={method!r} is {expected}: give a model of this method, or leave "
@@ -93,3 +93,24 @@ def load_pipeline(
         components = {name: base.components[name] for name in BASE_COMPONENTS} | components
     pipeline: SuperResolutionPipeline = pipeline_class(methods[name]).from_pretrained(path, dtype=dtype, **components)
     return pipeline.to(device)
+
+
+def _pipeline_name(model: str) -> str:
+    """Read the name of the class of a pipeline in a folder or in a repository on the Hub."""
+    from diffusers import DiffusionPipeline
+
+    from .pretrained.files import ModelFolderError
+    from .pretrained.loading import INDEX_FILE, read_pipeline_index
+
+    folder = Path(model)
+    if os.path.lexists(folder):
+        name = read_pipeline_index(folder)["_class_name"]
+    elif model.count("/") > 1 or model.startswith((".", "/", "~")):
+        raise ModelFolderError(f"There is no folder {model}, and it is not a Hub id either: give a pipeline's folder.")
+    else:
+        name = DiffusionPipeline.load_config(model).get("_class_name")
+    if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and the class
+        name = name[-1]
+    if not name or not isinstance(name, str):
+        raise ModelFolderError(f"{INDEX_FILE} of {model} names no class of a pipeline under '_class_name'.")
+    return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import torch
@@ -55,7 +56,8 @@ class SuperResolutionPipeline(
             `pipeline.register_to_config(call_defaults={**pipeline.config.call_defaults, name: value})`.
 
     Raises:
-        ValueError: if `call_defaults` names something that is not among the method's defaults.
+        ValueError: if `call_defaults` names something that is not among the method's defaults, or gives one a value
+            that is not allowed.
     """
 
     call_class: ClassVar[type[Call]] = Call
@@ -82,9 +84,8 @@ class SuperResolutionPipeline(
         call_defaults: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        call_defaults = call_defaults or {}
-        if unknown := sorted(call_defaults.keys() - self._call_defaults.keys()):
-            raise ValueError(f"`call_defaults` has {unknown}, but can have only {sorted(self._call_defaults)}.")
+        call_defaults = {} if call_defaults is None else call_defaults
+        self.check_options({"call_defaults": call_defaults})
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -94,6 +95,22 @@ class SuperResolutionPipeline(
         )
         self.register_to_config(call_defaults={**self._call_defaults, **call_defaults})
         self.image_processor = VaeImageProcessor(do_normalize=False)
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raise ValueError if `call_defaults` has a name or a value that is not allowed."""
+        defaults = options.get("call_defaults")
+        if defaults is None:
+            return
+        if not isinstance(defaults, Mapping):
+            raise ValueError(f"`call_defaults` is {defaults!r:.60}, expected names of arguments with their values.")
+        if unknown := sorted(defaults.keys() - cls._call_defaults.keys()):
+            raise ValueError(f"`call_defaults` has {unknown}, but can have only {sorted(cls._call_defaults)}.")
+        try:
+            call = read_call(cls.call_class, (), {}, {**cls._call_defaults, **defaults}, cls.__name__)
+            _check_overlap(call)
+        except ValueError as error:
+            raise ValueError(f"`call_defaults` has a value that is not allowed: {error}") from error
 
     @property
     def vae_scale_factor(self) -> int:
@@ -155,8 +172,7 @@ class SuperResolutionPipeline(
         """Raise ValueError if the components cannot do what a call asks for."""
         for name in ("tile_size", "tile_overlap", "vae_tile_size"):
             check_multiple(name, getattr(call, name), self.vae_scale_factor)
-        if call.tile_overlap >= call.tile_size:
-            raise ValueError(f"tile_overlap={call.tile_overlap}, expected less than tile_size={call.tile_size}.")
+        _check_overlap(call)
         names = self._callback_tensor_inputs
         if unknown := [name for name in call.callback_on_step_end_tensor_inputs if name not in names]:
             raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {names}.")
@@ -372,3 +388,8 @@ class SuperResolutionPipeline(
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)
         return value.to(photo.padded.device)
+
+
+def _check_overlap(call: Call) -> None:
+    if call.tile_overlap >= call.tile_size:
+        raise ValueError(f"tile_overlap={call.tile_overlap}, expected less than tile_size={call.tile_size}.")

@@ -20,6 +20,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
 from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class
 from diffusers_sr.training.publish import trained_models
+from diffusers_sr.training.script import run_script
 
 # One step is what the models were fine-tuned for. The small text encoder adds little, so there is no guidance.
 # The wavelet colour fix keeps colours locally.
@@ -101,4 +102,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -4,14 +4,16 @@
 
 Photo number i is degraded with seed `--first-seed` + i, so that every run measures the same inputs. It prints a
 Markdown table of means; `--pictures` also writes each photo's input, and input, bicubic, result and original side by
-side.
+side. Photos that cannot be measured are reported and counted out; the exit status is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,26 @@ from diffusers_sr.data.lists import list_images, listed_names
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.seeds import sample_generator
 from diffusers_sr.evaluation.measures import evaluate
+from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.pixels import resize
+from diffusers_sr.training.script import run_script
 
 SCALE = 4
+SMALLEST = 12  # pixels of a side: the window of SSIM, and whole pixels of the degraded photo
 
 
 def degraded_pair(path: Path, seed: int, max_size: int | None = None) -> tuple[Tensor, Tensor]:
     """Read a photo cut to a multiple of the scale, [1, 3, H, W], and degrade it, [1, 3, H / 4, W / 4].
 
     With `max_size` a longer side is cropped, not shrunk, to that many pixels around the centre.
+
+    Raises:
+        ImageFileError: if it cannot be read, or is too small to be measured.
     """
     photo = read_image(path).float() / 255
+    if min(photo.shape[-2:]) < SMALLEST:
+        height, width = photo.shape[-2:]
+        raise ImageFileError(f"is {width}x{height} pixels: to measure it, each side has to have at least {SMALLEST}")
     height, width = (min(side, max_size or side) // SCALE * SCALE for side in photo.shape[-2:])
     top, left = (photo.shape[-2] - height) // 2, (photo.shape[-1] - width) // 2
     photo = photo[:, top : top + height, left : left + width]
@@ -60,6 +71,15 @@ def side_by_side(images: list[Tensor]) -> Image.Image:
     return row
 
 
+def picture_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each photo's pictures: after its stem, with a number if another photo has the same."""
+    names: dict[str, Path] = {}
+    for path in paths:
+        candidates = chain([path.stem], (f"{path.stem}_{number}" for number in count(2)))
+        names[next(name for name in candidates if name not in names)] = path
+    return {path: name for name, path in names.items()}
+
+
 def call_argument(text: str) -> tuple[str, Any]:
     """Read name and value from "name=value"."""
     name, _, value = text.partition("=")
@@ -69,7 +89,7 @@ def call_argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of photographs")
     parser.add_argument("--list", help="file that lists the photos to measure, one name per line; all by default")
@@ -97,11 +117,18 @@ def main() -> None:
     if options.list is not None:
         names = listed_names(options.list, paths)
         paths = [path for path in paths if path.name in names]
+    names_of_pictures = picture_names(paths)
     pipeline = load_pipeline(options.model)
     pipeline.set_progress_bar_config(disable=True)
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
+    measured = 0
     for index, path in enumerate(paths):
-        photo, degraded = degraded_pair(path, options.first_seed + index, options.max_size)
+        try:
+            photo, degraded = degraded_pair(path, options.first_seed + index, options.max_size)
+        except ImageFileError as error:
+            print(f"{path}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            continue
+        measured += 1
         height, width = photo.shape[-2:]
         bicubic = resize(degraded, (height, width))
         result = pipeline(
@@ -119,18 +146,21 @@ def main() -> None:
         if options.pictures is not None:
             options.pictures.mkdir(parents=True, exist_ok=True)
             nearest = torch.nn.functional.interpolate(degraded, scale_factor=SCALE)
-            to_pil(degraded).save(options.pictures / f"{path.stem}_input.png")
+            to_pil(degraded).save(options.pictures / f"{names_of_pictures[path]}_input.png")
             comparison = side_by_side([nearest, bicubic, result, photo])
-            comparison.save(options.pictures / f"{path.stem}_{Path(options.model).name}.jpg", quality=90)
+            comparison.save(options.pictures / f"{names_of_pictures[path]}_{Path(options.model).name}.jpg", quality=90)
 
+    if measured == 0:
+        return 1
     rows = {name: {metric: sum(v) / len(v) for metric, v in values.items()} for name, values in metrics.items()}
-    print(f"| {len(paths)} photos | " + " | ".join(rows["bicubic"]) + " |")
+    print(f"| {measured} photos | " + " | ".join(rows["bicubic"]) + " |")
     print("|---|" + "---|" * len(rows["bicubic"]))
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
     ratios = [rows[options.model][metric] / rows["bicubic"][metric] for metric in rows["bicubic"]]
     print("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    return 0 if measured == len(paths) else 1
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,9 +16,11 @@ from transformers import CLIPVisionModelWithProjection
 from diffusers_sr.coser.clip import load_clip
 from diffusers_sr.coser.cognition import CLIP, normalise_for_clip
 from diffusers_sr.data.lists import training_photos
+from diffusers_sr.data.names import unique_names
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.references import nearest_photos, write_references
 from diffusers_sr.image.pixels import resize
+from diffusers_sr.training.script import run_script
 
 
 @torch.no_grad()
@@ -45,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
 
     paths = training_photos(options.train_data_dir, options.exclude_data)
     clip = load_clip(options.clip).to(options.device)
-    names = [path.name for path in paths]
+    names = unique_names(paths)
     write_references(options.output, nearest_photos(names, embeddings(paths, clip), options.count))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -27,7 +27,9 @@ from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import training_photos
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.cassr import TrainableSCEdit
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     with accelerator.main_process_first():
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))
     base = load_frozen_base(options.pretrained_model_name_or_path)
-    activation = SCEditAdapter.from_pretrained(options.scedit, subfolder="activation")
+    activation = load_pretrained(SCEditAdapter, options.scedit, "activation")
     denoiser = TrainableSCEdit(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")
     for indices in batches_to_do(options.output_dir, options.num_samples, options.batch_size, accelerator):
@@ -87,4 +89,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -32,16 +32,18 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import HfArgumentParser
 
-from diffusers_sr.data.lists import read_tags
 from diffusers_sr.data.photos import PhotoFiles, Photos, StoredPhoto, read_file, read_image
 from diffusers_sr.data.shards import write_shard
-from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.data.tags import photo_tags
+from diffusers_sr.image.decoding import ImageFileError, open_image
 from diffusers_sr.image.formats import SUFFIX_OF
-from diffusers_sr.training.arguments import PhotoArguments, option
+from diffusers_sr.image.names import printable
+from diffusers_sr.pretrained.loading import load_pretrained
+from diffusers_sr.training.arguments import PhotoArguments, option, parse_arguments
 from diffusers_sr.training.photos import stored_photos
 from diffusers_sr.training.ranges import Count, CountFromZero
+from diffusers_sr.training.script import run_script
 from diffusers_sr.xpsr.prompts import high_level_prompts
 
 # Hidden, so that `datasets` finds nothing but shards in the folder.
@@ -65,6 +67,14 @@ class PrepareArguments(PhotoArguments):
     num_workers: CountFromZero = option(
         0, "Processes that write shards in parallel; their number does not change the shards."
     )
+
+    def __post_init__(self) -> None:
+        """Check all options, and that they go together."""
+        super().__post_init__()
+        if sum(source is not None for source in (self.tags_file, self.prompts_dir, self.tagger)) > 1:
+            raise ValueError("Tags or captions come from one of --tags_file, --prompts_dir and --tagger.")
+        if self.tagger is not None and self.num_workers > 0:
+            raise ValueError("A tagger works in one process: leave out --num_workers.")
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -118,7 +128,7 @@ class ShardWriter(Dataset[int]):
             try:
                 samples = [_whole(photo)] if self.crop_size is None else _crops(photo, self.crop_size)
             except ImageFileError as error:
-                skipped.append(f"{photo.name} {error}")
+                skipped.append(printable(f"{photo.name} {error}"))
             else:
                 for sample in samples:
                     if not isinstance(self.tags, dict):
@@ -133,7 +143,7 @@ def _whole(photo: StoredPhoto) -> StoredPhoto:
     """Read the photo's file, after checking that it can be decoded."""
     pixels = read_image(photo.file)
     content = read_file(photo.file)
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(content) as image:
         suffix = SUFFIX_OF.get(str(image.format))  # photos of other formats become PNG
     name = photo.name if Path(photo.name).suffix else f"{photo.name}{suffix or '.png'}"
     if suffix is None:
@@ -149,7 +159,7 @@ def _crops(photo: StoredPhoto, side: int) -> list[StoredPhoto]:
     places = [(top, left) for top in _starts(height, side) for left in _starts(width, side)]
     return [
         photo._replace(
-            name=f"{Path(photo.name).stem}_{number:03d}.png",
+            name=f"{Path(photo.name).with_suffix('')}_{number:03d}.png",
             file=_png(pixels[:, top : top + side, left : left + side]),
         )
         for number, (top, left) in enumerate(places)
@@ -170,7 +180,7 @@ def _png(pixels: Tensor) -> bytes:
 
 def _read_tags(arguments: PrepareArguments, photos: Photos) -> dict[str, str]:
     if arguments.prompts_dir is None:
-        return read_tags(arguments.tags_file)
+        return photo_tags(arguments.tags_file, photos)
     if not isinstance(photos, PhotoFiles):
         raise ValueError("--prompts_dir is for photos of a folder: give --train_data_dir.")
     return high_level_prompts(arguments.prompts_dir, photos.paths)
@@ -179,7 +189,7 @@ def _read_tags(arguments: PrepareArguments, photos: Photos) -> dict[str, str]:
 def _load_tagger(folder: str) -> Callable[[Tensor], str]:
     from diffusers_sr.seesr.tagger import Tagger
 
-    tagger = Tagger.from_pretrained(folder).to(PartialState().device)
+    tagger = load_pretrained(Tagger, folder).to(PartialState().device)
 
     @torch.no_grad()
     def tags(image: Tensor) -> str:
@@ -210,17 +220,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: if `stored_photos` raises it; if tags come from several sources, or from one that does not fit the
             photos; if the folder holds shards of other photos, tags or sizes; or if no photo can be used.
     """
-    parser = HfArgumentParser(PrepareArguments, description=__doc__, formatter_class=_HelpFormatter)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
-    if sum(source is not None for source in (arguments.tags_file, arguments.prompts_dir, arguments.tagger)) > 1:
-        raise ValueError("Tags or captions come from one of --tags_file, --prompts_dir and --tagger.")
-    if arguments.tagger is not None and arguments.num_workers > 0:
-        raise ValueError("A tagger works in one process: leave out --num_workers.")
+    arguments = parse_arguments(PrepareArguments, argv, description=__doc__, formatter_class=_HelpFormatter)
     photos = stored_photos(arguments)
     tags = _read_tags(arguments, photos)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, object] = {
         "crop_size": arguments.crop_size,
         "photos_per_shard": arguments.photos_per_shard,
         "tagger": arguments.tagger,
@@ -251,4 +256,4 @@ def _digest(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,6 +21,7 @@ from diffusers_sr.training.engine import latents_std, train
 from diffusers_sr.training.losses import draw_noise
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Weight
+from diffusers_sr.training.script import run_script
 
 
 @dataclass(kw_only=True)
@@ -82,4 +83,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

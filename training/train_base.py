@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers_sr.data.lists import read_tags
+from diffusers_sr.data.tags import read_tags
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.texts import encode_texts
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
@@ -28,6 +29,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
+from diffusers_sr.training.script import run_script
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -143,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     # The words of the quality prompts occur in every call, so they deserve tokens of their own.
     negative_prompt = SeeSRPipeline._call_defaults["negative_prompt"]
     tokenizer = train_tokenizer([*tags.values(), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size)
-    vae = AutoencoderKL.from_pretrained(arguments.vae)
+    vae = load_pretrained(AutoencoderKL, arguments.vae)
     text_encoder = build_text_encoder(tokenizer, arguments.text_hidden_size, arguments.text_num_layers)
     unet = build_unet(arguments, vae)
     scheduler = DDPMScheduler(
@@ -157,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, tags=tags)
+    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
 
     def save(output_dir: Path) -> None:
         StableDiffusionPipeline(
@@ -176,4 +178,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

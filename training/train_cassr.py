@@ -21,6 +21,7 @@ from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.data.made_references import CropsWithReferences
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableCasSR, start_controlnet
 from diffusers_sr.training.engine import train
@@ -28,6 +29,7 @@ from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
 from diffusers_sr.training.ranges import Count, CountFromZero, Share
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         base,
         controlnet,
         CasSRAdapter.from_hosts(base.unet, controlnet),
-        SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation"),
+        load_pretrained(SCEditAdapter, arguments.scedit, "activation"),
         arguments.null_text_ratio,
     )
     if arguments.gradient_checkpointing:
@@ -80,4 +82,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

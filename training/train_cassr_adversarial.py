@@ -18,12 +18,14 @@ from diffusers import ControlNetModel, DDPMScheduler
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableCasSR
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -44,9 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     denoiser = TrainableCasSR(
         base,
-        ControlNetModel.from_pretrained(arguments.cassr, subfolder="controlnet"),
-        CasSRAdapter.from_pretrained(arguments.cassr, subfolder="adapter"),
-        SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation"),
+        load_pretrained(ControlNetModel, arguments.cassr, "controlnet"),
+        load_pretrained(CasSRAdapter, arguments.cassr, "adapter"),
+        load_pretrained(SCEditAdapter, arguments.scedit, "activation"),
         arguments.null_text_ratio,
     )
     if arguments.gradient_checkpointing:
@@ -60,4 +62,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

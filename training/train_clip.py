@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from diffusers_sr.coser.cognition import normalise_for_clip
-from diffusers_sr.data.lists import read_tags
 from diffusers_sr.image.pixels import resize
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     clip = build_clip(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         clip.gradient_checkpointing_enable()
-    dataset = photo_crops(arguments, tags=read_tags(arguments.tags_file))
+    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
 
     def save(output_dir: Path) -> None:
         vision = CLIPVisionModelWithProjection(clip.config.vision_config)
@@ -104,4 +104,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,6 +20,7 @@ from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.data.references import read_references
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import train
@@ -27,6 +28,7 @@ from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
 from diffusers_sr.training.ranges import Count
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         base,
         controlnet,
         CoSeRAdapter.from_hosts(base.unet, controlnet, arguments.similarity),
-        CognitiveEncoder.from_pretrained(arguments.cognitive_encoder),
+        load_pretrained(CognitiveEncoder, arguments.cognitive_encoder),
         arguments.null_text_ratio,
     )
     if arguments.gradient_checkpointing:
@@ -71,4 +73,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

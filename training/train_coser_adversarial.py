@@ -21,6 +21,7 @@ from diffusers_sr.coser.cfw import ControllableFeatureWrapping
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.coser import TrainableCoSeR
@@ -28,6 +29,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.ranges import Count, CountFromZero
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -57,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     denoiser = TrainableCoSeR(
         base,
-        LatentControlNetModel.from_pretrained(arguments.coser, subfolder="controlnet"),
-        CoSeRAdapter.from_pretrained(arguments.coser, subfolder="adapter"),
-        CognitiveEncoder.from_pretrained(arguments.coser, subfolder="cognitive_encoder"),
+        load_pretrained(LatentControlNetModel, arguments.coser, "controlnet"),
+        load_pretrained(CoSeRAdapter, arguments.coser, "adapter"),
+        load_pretrained(CognitiveEncoder, arguments.coser, "cognitive_encoder"),
         arguments.null_text_ratio,
         cfw,
     )
@@ -75,4 +77,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

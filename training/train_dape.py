@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.image.pixels import resize
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Weight
+from diffusers_sr.training.script import run_script
 
 
 @dataclass(kw_only=True)
@@ -71,7 +73,7 @@ class DAPELoss(nn.Module):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(DAPEArguments, argv)
     torch.manual_seed(arguments.seed)
-    student = Tagger.from_pretrained(arguments.tagger)
+    student = load_pretrained(Tagger, arguments.tagger)
     teacher = copy.deepcopy(student)
     student.add_adapter(dape_lora_config(student))
     if arguments.gradient_checkpointing:
@@ -85,4 +87,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

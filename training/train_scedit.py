@@ -20,6 +20,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.ranges import Count, Share, Weight
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, condition_channels, load_frozen_base
 
 
@@ -53,4 +54,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,11 +15,13 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusers_sr.cassr.activation import SCEditAdapter
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
 
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SCEditAdversarialArguments, argv)
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
-    activation = SCEditAdapter.from_pretrained(arguments.scedit, subfolder="activation")
+    activation = load_pretrained(SCEditAdapter, arguments.scedit, "activation")
     denoiser = TrainableSCEdit(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
@@ -47,4 +49,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler
 
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
@@ -22,6 +23,7 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(SeeSRArguments, argv)
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
-    tagger = Tagger.from_pretrained(arguments.tagger)
+    tagger = load_pretrained(Tagger, arguments.tagger)
     controlnet = controlnet_to_train(base)
     adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)
     denoiser = TrainableSeeSR(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
@@ -54,4 +56,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

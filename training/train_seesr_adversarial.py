@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler
 
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
@@ -22,6 +23,7 @@ from diffusers_sr.training.arguments import parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import load_frozen_base
 
@@ -39,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     denoiser = TrainableSeeSR(
         base,
-        ControlNetModel.from_pretrained(arguments.seesr, subfolder="controlnet"),
-        SeeSRAdapter.from_pretrained(arguments.seesr, subfolder="adapter"),
-        Tagger.from_pretrained(arguments.seesr, subfolder="tagger"),
+        load_pretrained(ControlNetModel, arguments.seesr, "controlnet"),
+        load_pretrained(SeeSRAdapter, arguments.seesr, "adapter"),
+        load_pretrained(Tagger, arguments.seesr, "tagger"),
         arguments.null_text_ratio,
         inference_prompt=True,
     )
@@ -57,4 +59,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

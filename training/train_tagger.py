@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.lists import read_tags, split_tags
+from diffusers_sr.data.tags import read_tags, split_tags
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
+from diffusers_sr.training.script import run_script
 
 
 @dataclass(kw_only=True)
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         tagger.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, tags=tags)
+    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
 
     def save(output_dir: Path) -> None:
         tagger.to("cpu").eval().save_pretrained(output_dir)
@@ -82,4 +83,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

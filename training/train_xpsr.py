@@ -21,6 +21,7 @@ from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
 from diffusers_sr.training.ranges import Share, Weight
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
@@ -87,4 +88,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

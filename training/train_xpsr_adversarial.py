@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel, DDPMScheduler
 
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
 from diffusers_sr.xpsr.adapter import XPSRAdapter
@@ -44,8 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     denoiser = TrainableXPSR(
         base,
-        ControlNetModel.from_pretrained(arguments.xpsr, subfolder="controlnet"),
-        XPSRAdapter.from_pretrained(arguments.xpsr, subfolder="adapter"),
+        load_pretrained(ControlNetModel, arguments.xpsr, "controlnet"),
+        load_pretrained(XPSRAdapter, arguments.xpsr, "adapter"),
         null_text_ratio=arguments.null_text_ratio,
     )
     if arguments.gradient_checkpointing:
@@ -60,4 +62,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

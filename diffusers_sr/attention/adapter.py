@@ -217,8 +217,11 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of an adapter is attached to nothing and conditioned on nothing.
-        return {**self.__dict__, "_conditioning": None, "_hosts": weakref.WeakSet()}
+        # A copy of an adapter is conditioned on nothing, and knows no host; weak references cannot be pickled.
+        return {name: value for name, value in self.__dict__.items() if name != "_hosts"} | {"_conditioning": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_hosts": weakref.WeakSet()})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         copied = type(self).__new__(type(self))

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
 from ..hub import METHODS, pipeline_class
+from ..publishing.shareable import mask_credentials
 from .parser import Commands
 from .terminal import quiet_libraries
 
@@ -71,7 +72,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         options.converter(**arguments)
     except (OSError, ValueError) as error:
-        print(f"diffusers-sr: {error}", file=sys.stderr)
+        print(f"diffusers-sr: {mask_credentials(str(error))}", file=sys.stderr)
         return 1
     print(f"Written to {options.output}")
     return 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from ..hub import METHODS, embedded_models, load_pipeline
+from ..publishing.shareable import mask_credentials
 from .options import choose_dtype
 from .terminal import quiet_libraries
 
@@ -42,8 +45,16 @@ def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipel
     """Load the pipeline; say why and return None if it cannot be loaded."""
     quiet_libraries()
     dtype = choose_dtype(options.dtype, device)
+    libraries = logging.getLogger("diffusers")
+    level = libraries.level
+    libraries.setLevel(logging.CRITICAL)  # what the libraries log and warn of on damaged files is in the error
     try:
-        return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
+        with warnings.catch_warnings(action="ignore"):
+            return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
-        print(f"diffusers-sr: the model {options.model} could not be loaded: {error}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        message = f"diffusers-sr: the model {options.model} could not be loaded: {reason}"
+        print(mask_credentials(message), file=sys.stderr)
         return None
+    finally:
+        libraries.setLevel(level)

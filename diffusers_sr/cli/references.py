@@ -25,11 +25,13 @@ def read_references(parser: argparse.ArgumentParser, paths: list[Path]) -> list[
     """Read the files; exit with status 2 if one cannot be read."""
     from ..image.decoding import ImageFileError
     from ..image.reader import read_photo
+    from ..image.transparency import under_transparency
 
     references = []
     for path in paths:
         try:
-            references.append(read_photo(path).image)
+            photo = read_photo(path)
+            references.append(photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha))
         except ImageFileError as error:
             parser.error(f"argument --reference: {path}: {error}")
     return references

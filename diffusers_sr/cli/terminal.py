@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..image.names import printable
 from .options import positive_int
 
 
 def report(path: Path, reason: str) -> None:
     """Print in one line what is wrong with a file, or what the user should know about it."""
-    print(f"{path}: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"{printable(path)}: {' '.join(reason.split())}", file=sys.stderr)
 
 
 def limit_pixels(most: int | None) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..image.names import printable
 from .captioner import MEASURED, CaptionerError, load_captioner, prompts_of
 from .method_options import add_method_options, check_together, read_method_options, refused_options
 from .models import add_model, choose_model, load_model
@@ -32,8 +33,8 @@ files without an image's suffix are skipped). OUTPUT is the file to write if INP
 .png if its own format cannot be written, and with a number if another result has that name already. Existing files at
 OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 
-EXIF orientation is applied; colour profile, EXIF data and transparency are kept; grey stays grey. The output has 8
-bits per channel.
+EXIF orientation is applied; colour profile, transparency and metadata (EXIF, XMP, IPTC, comments, texts, resolution)
+are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel.
 
 A file or folder that cannot be read or written is reported, and the others are still processed. The exit status is 0
 if all went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an interruption.
@@ -111,7 +112,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from ..image.outputs import plan_outputs, why_without_images
     from ..image.pixels import output_size
     from ..image.reader import read_photo
-    from ..image.writer import check_output, prepare_folder, write_photo
+    from ..image.transparency import under_transparency
+    from ..image.writer import check_output, prepare_folder, unkept, write_photo
 
     limit_pixels(options.max_pixels)
     try:
@@ -150,10 +152,11 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                     arguments["captioner"] = load_captioner(options.captioner, device, options.dtype)
             if options.prompts is not None:
                 arguments["captioner"] = prompts_of(source, options.prompts)
-            for note in photo.notes:
+            for note in [*photo.notes, *unkept(photo, target, width, height)]:
                 report(source, note)
             start = time.perf_counter()
-            image = enlarge(pipeline, photo.image, source.name, options.seed, arguments)
+            shown = photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha)
+            image = enlarge(pipeline, shown, source.name, options.seed, arguments)
             write_photo(target, image, photo)
             seconds.append(time.perf_counter() - start)
         except CaptionerError as error:
@@ -182,7 +185,7 @@ def enlarge(pipeline: SuperResolutionPipeline, image: Any, name: str, seed: int,
     """
     import torch
 
-    pipeline.set_progress_bar_config(desc=name)
+    pipeline.set_progress_bar_config(desc=printable(name))
     generator = torch.Generator("cpu").manual_seed(seed)
     try:
         (images,) = pipeline(image=image, generator=generator, return_dict=False, **arguments)
@@ -199,9 +202,9 @@ def _remedy(pipeline: SuperResolutionPipeline, image: Any, arguments: dict[str, 
     width, height = round(image.width * call.upscale), round(image.height * call.upscale)
     if width * height > _MOST_TILES * call.tile_size**2:
         return f" for a result of {width}x{height} pixels: try a smaller --upscale, or cut the image"
-    if call.tile_size <= pipeline.vae_scale_factor:
-        return ""
-    return ": try a smaller --tile-size, and --vae-tile-size"
+    sizes = {"--tile-size": call.tile_size, "--vae-tile-size": call.vae_tile_size}
+    smaller = [option for option, size in sizes.items() if size > pipeline.vae_scale_factor]
+    return f": try a smaller {' and '.join(smaller)}" if smaller else ""
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,9 +10,19 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..pretrained.files import ModelFolderError
+from ..pretrained.loading import load_pretrained
 from .checkpoints import PathLike
 
 logger = logging.getLogger(__name__)
+
+_KINDS = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+    "scheduler": DDPMScheduler,
+}
 
 
 def load_base(base: PathLike, cross_attention_dim: int | None, mirror: str) -> dict[str, Any]:
@@ -26,16 +36,13 @@ def load_base(base: PathLike, cross_attention_dim: int | None, mirror: str) -> d
 
     Raises:
         OSError: if the base cannot be loaded.
+        ModelFolderError: if its folder is damaged.
         ValueError: if its text encoder has another number of channels.
     """
     try:
-        components = {
-            "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet"),
-            "vae": AutoencoderKL.from_pretrained(base, subfolder="vae"),
-            "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder"),
-            "tokenizer": CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"),
-            "scheduler": DDPMScheduler.from_pretrained(base, subfolder="scheduler"),
-        }
+        components = {name: load_pretrained(kind, base, name) for name, kind in _KINDS.items()}
+    except ModelFolderError:
+        raise
     except OSError as error:
         raise OSError(
             f"The base '{base}' could not be loaded. The repositories that Stable Diffusion was first published in "

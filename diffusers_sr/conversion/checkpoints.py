@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import zipfile
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+
+from ..pretrained.files import read_json
 
 PathLike = str | os.PathLike[str]
 
@@ -131,7 +132,7 @@ def read_model_config(folder: PathLike, class_name: str, own_options: Iterable[s
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: give the official model folder, with configuration and weights.")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     if config.get("_class_name") != class_name:
         raise ValueError(f"{path} describes a {config.get('_class_name')}, but a {class_name} is expected.")
     return {option: value for option, value in config.items() if option not in own_options}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..image.decoding import ImageFileError
+from ..image.names import printable
 from .degradation import degrade, degrade_batch
 from .degradation_settings import DegradationConfig
 from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
@@ -140,7 +141,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
                 return self._sample(photo, sample_generator(self.seed, index))
             except ImageFileError as error:
                 self._skip(photo, str(error))
-                last = f"{photo.name} {error}"
+                last = printable(f"{photo.name} {error}")
         raise ValueError(
             f"{most} photos in a row cannot be used, the last because {last}: give photos that can be read and are at "
             "least as large as --resolution."
@@ -220,9 +221,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
             self._is_skipped[photo.number] = True
         if not is_told:
             logger.warning(
-                "Skipped: %s %s. The next photo takes its place. Skipped so far: %d.",
-                photo.name,
-                reason,
+                "Skipped: %s. The next photo takes its place. Skipped so far: %d.",
+                printable(f"{photo.name} {reason}"),
                 len(self.skipped),
             )
 

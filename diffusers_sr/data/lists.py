@@ -1,4 +1,4 @@
-"""Photographs of a folder, and lists about them: which to use, and their tags."""
+"""Photographs of a folder, and lists of those to use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..image.formats import READABLE
-from .tables import read_rows, read_text
+from .tables import read_text
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -24,29 +24,6 @@ def list_images(folder: str | Path) -> list[Path]:
             f"{', '.join(READABLE)}."
         )
     return paths
-
-
-def read_tags(path: str | Path | None) -> dict[str, str]:
-    """Read tags by file name from a CSV file with the columns `file` and `tags`; there are none without a file.
-
-    Raises:
-        ValueError: if `read_rows` raises it, or a row has no file name, or other tags for the file of an earlier row.
-    """
-    tags: dict[str, str] = {}
-    if path is None:
-        return tags
-    for where, row in read_rows(path, ("file", "tags")):
-        name = row["file"]
-        if not name:
-            raise ValueError(f"{where} has no file name: write the photo's name in the column 'file'.")
-        if tags.setdefault(name, row["tags"]) != row["tags"]:
-            raise ValueError(f"{where}: {name!r} is there a second time, with other tags: keep one of the rows.")
-    return tags
-
-
-def split_tags(text: str) -> list[str]:
-    """Split a comma-separated list into its tags."""
-    return [tag.strip() for tag in text.split(",") if tag.strip()]
 
 
 def listed_names(path: str | Path, photos: Sequence[Path]) -> set[str]:

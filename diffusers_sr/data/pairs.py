@@ -16,13 +16,19 @@ def pair_photos(photos: Sequence[Path], low_resolution: Sequence[Path], scale: i
     The sizes of files that cannot be read are not checked; reading them later raises the error.
 
     Raises:
-        ValueError: if a photo has no version or several, a version has no photo, or a photo is not exactly `scale`
-            times as wide and high as its version; the error lists names and sizes.
+        ValueError: if two photos have the same stem; or if a photo has no version or several, a version has no photo,
+            or a photo is not exactly `scale` times as wide and high as its version; the error lists names and sizes.
     """
     by_stem: dict[str, list[Path]] = {}
     for path in low_resolution:
         by_stem.setdefault(path.stem, []).append(path)
     stems = {path.stem for path in photos}
+    if len(stems) < len(photos):
+        first, second = _same_stem(photos)
+        raise ValueError(
+            f"{first} and {second} have the same stem, by which their low-resolution versions are found: rename one "
+            "of them."
+        )
     problems = [f"{path.name} has no photo" for path in low_resolution if path.stem not in stems]
     pairs = []
     for photo in photos:
@@ -40,6 +46,11 @@ def pair_photos(photos: Sequence[Path], low_resolution: Sequence[Path], scale: i
             f"one file of the same stem in --train_lr_dir, whose sides are exactly 1/{scale} of its own."
         )
     return pairs
+
+
+def _same_stem(photos: Sequence[Path]) -> tuple[Path, Path]:
+    by_stem: dict[str, Path] = {}
+    return next((other, path) for path in photos if (other := by_stem.setdefault(path.stem, path)) is not path)
 
 
 def _different_sizes(photo: Path, low_resolution: Path, scale: int) -> list[str]:

@@ -13,6 +13,7 @@ import fsspec
 import torch
 
 from ..image.decoding import ImageFileError, on_white, read, to_array
+from .names import unique_names
 from .seeds import sample_generator
 
 
@@ -20,7 +21,10 @@ class StoredPhoto(NamedTuple):
     """A photograph that has not been decoded."""
 
     name: str
-    """The name that tags and references are found by: the file's, or the number of a data set's row, as 00000012."""
+    """The name that tags and references are found by: the file's, or the number of a data set's row, as 00000012.
+
+    Where files in several folders have the same name it is the end of the path.
+    """
     file: Path | str | bytes
     """Its file, a URL that fsspec opens, or the contents of one of these."""
     tags: str = ""
@@ -52,7 +56,7 @@ class PhotoFiles:
 
     def __init__(self, paths: Sequence[Path], degraded: Sequence[Path] | None = None) -> None:
         self.paths = list(paths)
-        self.names = [path.name for path in self.paths]
+        self.names = unique_names(self.paths)
         self.degraded = degraded
 
     def __len__(self) -> int:
@@ -176,5 +180,5 @@ def read_image(file: Path | str | bytes) -> torch.Tensor:
     except ImageFileError as error:
         raise ImageFileError(f"cannot be read: {error}") from error
     if alpha is not None:
-        image = on_white(image, alpha)
+        image, alpha = on_white(image, alpha), None  # its memory is needed
     return torch.from_numpy(to_array(image)).permute(2, 0, 1)

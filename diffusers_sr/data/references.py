@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..image.names import printable
+from .names import is_utf8
 from .tables import read_rows
 
 COLUMNS = ("file", "reference", "similarity")
@@ -40,9 +42,18 @@ def nearest_photos(names: Sequence[str], embeddings: Tensor, count: int) -> dict
 
 
 def write_references(path: str | Path, references: References) -> None:
-    """Write a CSV file with the columns file, reference and similarity."""
+    """Write a CSV file with the columns file, reference and similarity.
+
+    Raises:
+        ValueError: if a photo's name is not UTF-8 text.
+    """
+    names = {*references, *(other for others in references.values() for other in others)}
+    if broken := sorted(name for name in names if not is_utf8(name)):
+        raise ValueError(f"The name {printable(broken[0])} is not UTF-8 text, as a table has to be: rename the photo.")
+    # The writer itself leaves a carriage return without quotation marks, and it would end the row.
+    has_return = any("\r" in name for name in names)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
+        rows = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
         rows.writerow(COLUMNS)
         for name, others in references.items():
             rows.writerows((name, other, f"{similarity:.4f}") for other, similarity in others.items())

@@ -16,9 +16,11 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..image.formats import READABLE
+from ..image.names import printable
+from .names import is_utf8
 from .photos import StoredPhoto, read_file
 
 
@@ -38,7 +40,8 @@ class ShardPhotos:
         shards: the tar files, uncompressed.
 
     Raises:
-        ValueError: if a shard is not a whole tar file, its JSON is not as above, or no shard holds an image.
+        ValueError: if a shard is not a whole tar file, its JSON is not as above, an image or text in it is a link or
+            stored as a sparse file, or no shard holds an image.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
@@ -93,7 +96,8 @@ def write_shard(path: Path, photos: Iterable[StoredPhoto]) -> None:
             for number, photo in enumerate(photos):
                 content = read_file(photo.file)
                 key = f"{path.stem}_{number:06d}"
-                about = json.dumps({"file": photo.name}, ensure_ascii=False)
+                # Names that are not UTF-8 can only be written as escapes.
+                about = json.dumps({"file": photo.name}, ensure_ascii=not is_utf8(photo.name))
                 _add(shard, key + Path(photo.name).suffix.lower(), content)
                 _add(shard, f"{key}.txt", photo.tags.encode())
                 _add(shard, f"{key}.json", about.encode())
@@ -111,7 +115,7 @@ def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
 def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
     try:
         with tarfile.open(path, "r:") as shard:
-            files = [member for member in shard if member.isfile()]
+            files = [member for member in shard if _is_plain(member)]
             if files and files[-1].offset_data + files[-1].size > path.stat().st_size:
                 raise tarfile.ReadError("it ends within its last file")
             for _, group in groupby(files, lambda member: _key(member.name)):
@@ -120,13 +124,25 @@ def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
                 if image is None:
                     continue
                 texts = {suffix: _text(shard, members[suffix]) for suffix in (".json", ".txt") if suffix in members}
-                about = json.loads(texts.get(".json", "{}"))
-                if not isinstance(about, dict):
-                    raise ValueError(f"{members['.json'].name} does not hold a JSON object")
+                about = _object(texts[".json"], members[".json"]) if ".json" in texts else {}
                 name = str(about.get("file", PurePosixPath(image.name).name))
                 yield name, texts.get(".txt", "").strip(), _Place(path, image.offset_data, image.size)
     except (tarfile.TarError, ValueError) as error:
         raise ValueError(f"{path} is not a shard that can be read: {error}.") from error
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file; an error if it stands for one, but is stored in another way."""
+    if PurePosixPath(member.name).suffix.lower() not in (*READABLE, ".json", ".txt"):
+        return member.isfile() and not member.issparse()
+    if member.issparse():
+        raise ValueError(f"{printable(member.name)} is stored as a sparse file: write the shard without --sparse")
+    if member.islnk() or member.issym():
+        raise ValueError(
+            f"{printable(member.name)} is a link to {printable(member.linkname)}: write the shard from the files "
+            "themselves, as with --dereference --hard-dereference"
+        )
+    return member.isfile()
 
 
 def _key(name: str) -> str:
@@ -138,4 +154,17 @@ def _key(name: str) -> str:
 def _text(shard: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     content = shard.extractfile(member)
     assert content is not None  # only files come here
-    return content.read().decode()
+    try:
+        return content.read().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{printable(member.name)} is not UTF-8 text ({error})") from error
+
+
+def _object(text: str, member: tarfile.TarInfo) -> dict[str, Any]:
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{printable(member.name)} is not JSON ({error})") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{printable(member.name)} does not hold a JSON object")
+    return about

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from .damage import without_damaged_chunks, without_segments
 from .formats import OPENED
 
 _FOREIGN = {
@@ -35,6 +36,7 @@ _FOREIGN = {
     b"<svg": "an SVG file",
 }
 """Other kinds of files that people take for photos, by their first bytes."""
+DAMAGED = "damaged metadata"
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 _UPRIGHT = {
@@ -87,12 +89,26 @@ def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
             size = status.st_size
         if size == 0:
             raise ImageFileError("the file is empty")
-        try:
-            opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
-        except UnidentifiedImageError:
-            raise ImageFileError(_not_an_image(file)) from None
-        with opened as image:
+        with _opened(file) as image:
             yield image
+
+
+def _opened(file: Path | str | bytes) -> Image.Image:
+    """Open a file, if need be without its damaged metadata; `DAMAGED` in the image's `info` then says so."""
+    content = without_damaged_chunks(file)
+    try:
+        return _open(file if content is None else content)
+    except UnidentifiedImageError:
+        for content in without_segments(file):
+            with suppress(UnidentifiedImageError):
+                image = _open(content)
+                image.info[DAMAGED] = True
+                return image
+        raise ImageFileError(_not_an_image(file)) from None
+
+
+def _open(file: Path | str | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
 
 
 @contextmanager
@@ -154,8 +170,10 @@ def read(file: Path | str | bytes) -> Decoded:
 def decode(image: Image.Image) -> Decoded:
     """Decode an opened file, and turn it upright as its EXIF data says; the rest is as in `to_rgb`."""
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    return to_rgb(image if turn is None else image.transpose(turn))
+    turn = _UPRIGHT.get(orientation_of(image))
+    if turn is not None:
+        image = _instead(image, image.transpose(turn))
+    return _to_rgb(image, is_kept=False)
 
 
 @_decoding()
@@ -178,26 +196,46 @@ def to_rgb(image: Image.Image) -> Decoded:
         ImageFileError: if the image holds pixels of unknown range (floating-point, or 32 bits), or a CMYK image's
             profile cannot be used; or if it has not been decoded yet, and is damaged.
     """
+    return _to_rgb(image, is_kept=True)
+
+
+def _to_rgb(image: Image.Image, is_kept: bool) -> Decoded:
+    """Convert an image; unless it is kept, its pixels are released once they are no longer needed."""
     image.load()
     icc_profile = image.info.get("icc_profile")
-    image = _to_8_bits(image)
-    alpha = None
+
+    def instead(new: Image.Image) -> Image.Image:
+        nonlocal is_kept
+        is_needed, is_kept = is_kept, is_kept and new is image
+        return new if is_needed else _instead(image, new)
+
+    image = instead(_to_8_bits(image))
     if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        alpha = image.getchannel("A")
+        image = instead(image if image.mode == "RGBA" else image.convert("RGBA"))
+        *colours, alpha = image.split()
+        if not is_kept:
+            image.close()
+        return Decoded(Image.merge("RGB", colours), alpha, icc_profile)
     if image.mode == "CMYK" and icc_profile is not None:
-        image, icc_profile = _to_srgb(image, icc_profile)
-    return Decoded(image if image.mode == "RGB" else image.convert("RGB"), alpha, icc_profile)
+        converted, icc_profile = _to_srgb(image, icc_profile)
+        image = instead(converted)
+    return Decoded(instead(image if image.mode == "RGB" else image.convert("RGB")), None, icc_profile)
+
+
+def _instead(old: Image.Image, new: Image.Image) -> Image.Image:
+    """Give the new image, and release the pixels of the one it was made from."""
+    if new is not old:
+        old.close()
+    return new
 
 
 def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Put an RGB image on a white background, which shows where it is transparent."""
-    result = Image.new("RGB", image.size)
+    """Put an RGB image on a white background, which shows where it is transparent; the image itself is changed."""
     for box in bands(image.size):
         band = image.crop(box)
         band.putalpha(alpha.crop(box))
-        result.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), box)
-    return result
+        image.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), box)
+    return image
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
@@ -224,14 +262,15 @@ def upright_size(file: Path) -> tuple[int, int]:
     """
     with open_image(file) as image:
         width, height = image.size
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         if image.format == "TIFF":  # Pillow gives its size upright or as it is stored, depending on the version
             exif = _exif(image)
             width, height = exif[Base.ImageWidth], exif[Base.ImageLength]
     return (height, width) if orientation >= 5 else (width, height)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Read how an opened file's pixels become upright, as EXIF data says it: from 5 on, by a quarter turn."""
     with suppress(Exception):
         _exif(image)  # Pillow raises on damage only at the first call, and keeps what it has read by then
     try:

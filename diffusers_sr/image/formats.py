@@ -18,20 +18,23 @@ WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ".tif": ("TIFF", {}),
     ".tiff": ("TIFF", {}),
     ".jfif": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpe": ("JPEG", {"quality": 95, "subsampling": 0}),
 }
 """How each format is written, by suffix: Pillow's name for it, and options for its `save`.
 
-High quality: what was just restored should not be lost to compression. (TIFF is not compressed at all, because libtiff
-cannot write EXIF directories through Pillow.)
+High quality: what was just restored should not be lost to compression. (TIFF is not compressed at all: libtiff would
+write other tags.)
 """
 
 _ONLY_READ = {
     ".gif": "GIF",
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
     ".tga": "TGA",
-    ".jp2": "JPEG2000",
+    **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx"), "JPEG2000"),
     ".avif": "AVIF",
-    **dict.fromkeys((".heic", ".heif"), "HEIF"),
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
+    ".mpo": "JPEG",
+    ".apng": "PNG",
 }
 
 READABLE = (*WRITABLE, *_ONLY_READ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +22,8 @@ Bicubic = Literal["pillow", "torch"]
 WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 # Bicubic resampling and half precision exceed [0, 1] by less than this; such values are clipped.
 ROUNDING = 1e-3
+# A working size has at most so many squares of `process_size`, unless the result has.
+MOST_SQUARES = 16
 
 
 def read_images(images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
@@ -76,9 +79,20 @@ def output_size(height: int, width: int, upscale: float) -> tuple[int, int]:
 def working_size(height: int, width: int, upscale: float, process_size: int) -> tuple[int, int]:
     """Compute height and width the models work at: the result's, or those whose shorter side is `process_size`.
 
-    The larger of the two is taken.
+    The larger of the two is taken, as in the official code. Only if an image is more than 16 times as long as it is
+    wide does the second have fewer pixels than that: as many as 16 squares of `process_size`, which is said in the
+    log. (One of 1 × 1000 pixels would become 64 × 64,000 for a `process_size` of 64, and becomes 8 × 8095.)
     """
-    scale = max(upscale, process_size / min(height, width))
+    scale = process_size / min(height, width)
+    if max(height, width) > MOST_SQUARES * min(height, width) and scale > upscale:
+        most = math.sqrt(MOST_SQUARES / (height * width)) * process_size
+        logger.warning(
+            f"An image of {width}×{height} pixels is more than {MOST_SQUARES} times as long as it is wide: it is "
+            f"enlarged by {max(upscale, most):.4g} before it is processed, instead of by {scale:.4g}, which a shorter "
+            f"side of process_size={process_size} pixels would need."
+        )
+        scale = most
+    scale = max(upscale, scale)
     return round(height * scale), round(width * scale)
 
 

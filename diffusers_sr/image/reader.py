@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.ExifTags import IFD, Base
 
-from .decoding import bands, decode, open_image
-
-# What a TIFF's first directory says about the photograph; the rest of it says how that one file stores its pixels.
-_DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
+from .decoding import DAMAGED, bands, decode, open_image, orientation_of
+from .metadata import Metadata, read_metadata, turn
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Photo:
         mode: "L" if the file stores one channel of grey, otherwise "RGB".
         is_grey: whether it has no colour, in whatever mode it is stored.
         icc_profile: the colour profile its pixels are in.
-        exif: its EXIF data without the orientation, which has been applied.
+        metadata: the rest of what came with it; the orientation has been applied.
         notes: what is not kept of the file, in words.
     """
 
@@ -34,7 +33,7 @@ class Photo:
     mode: str
     is_grey: bool
     icc_profile: bytes | None
-    exif: Image.Exif | None
+    metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
 
 
@@ -49,27 +48,28 @@ def read_photo(path: Path) -> Photo:
     with open_image(path) as image:
         if _is_deep(image):
             notes.append("has 16 bits per channel; the output has 8")
-        # The other frames of an MPO are a camera's previews of the first.
-        frames = getattr(image, "n_frames", 1)
-        if image.format != "MPO" and frames > 1:
+        frames = _frames(image)
+        if frames > 1:
             notes.append(f"has {frames} frames; only the first is taken")
+        if image.info.get(DAMAGED):
+            notes.append("has damaged metadata, which is not kept")
+        mode = "L" if _stores_grey(image) else "RGB"
         if image.format == "PNG":
-            image.load()  # its EXIF data may come last, and damage to the pixels is not damage to that
-        exif = _read_exif(image)  # before the pixels of others: Pillow closes a TIFF once it has those
-        if exif is None:
-            notes.append("has damaged EXIF data, which is not kept")
+            image.load()  # what comes after the pixels, and damage to the pixels is not damage to that
+        metadata = read_metadata(image, path, mode == "L")
+        if orientation_of(image) >= 5:
+            turn(metadata)
         decoded = decode(image)
-        if exif is not None:
-            exif.pop(Base.Orientation, None)  # only now: it has been applied
-    mode = "L" if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else "RGB"
+    if metadata.xmp is not None and b"hdrgm:" in metadata.xmp:
+        notes.append("has a gain map for HDR screens, which is not kept")
     return Photo(
         image=decoded.image,
         alpha=decoded.alpha,
         mode=mode,
         is_grey=mode == "L" or _has_equal_channels(decoded.image),
-        icc_profile=decoded.icc_profile,
-        exif=exif or None,
-        notes=notes,
+        icc_profile=decoded.icc_profile or metadata.gamma_profile,
+        metadata=metadata,
+        notes=[*notes, *metadata.notes],
     )
 
 
@@ -83,25 +83,29 @@ def _has_equal_channels(image: Image.Image) -> bool:
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits per channel; only known before the pixels are loaded."""
-    for codec, _, _, options in getattr(image, "tile", ()):
-        raw_mode, *others = (options,) if isinstance(options, str) else options or ("",)
-        if str(raw_mode).endswith((";16B", ";16L", ";16N")) or (codec == "ppm" and others[0] > 255):
+    for codec, raw_mode, others in _raw_modes(image):
+        if raw_mode.endswith((";16B", ";16L", ";16N")) or (codec == "ppm" and others[0] > 255):
             return True
     return image.mode.startswith("I")
 
 
-def _read_exif(image: Image.Image) -> Image.Exif | None:
-    """Read the EXIF data, empty if there is none, or None if it is damaged."""
-    try:
-        exif = image.getexif()
-        directories = {tag: exif.get_ifd(tag) for tag in (IFD.Exif, IFD.GPSInfo)}
-        if image.format == "TIFF":
-            described = Image.Exif()
-            described.update({tag: exif[tag] for tag in _DESCRIPTIVE_TAGS if tag in exif})
-            for tag, directory in directories.items():
-                described.get_ifd(tag).update(directory)
-            exif = described
-        exif.tobytes()
-    except Exception:  # damaged data can lead to any error, and does not cost the image
-        return None
-    return exif
+def _stores_grey(image: Image.Image) -> bool:
+    """Whether the file stores one channel of colour; Pillow reads 16 bits of it with transparency as RGBA."""
+    if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):
+        return True
+    return any(raw_mode.startswith("LA") for _, raw_mode, _ in _raw_modes(image))
+
+
+def _raw_modes(image: Image.Image) -> Iterator[tuple[str, str, list[Any]]]:
+    """List codecs, how they find the pixels stored, and their other options."""
+    for codec, _, _, options in getattr(image, "tile", ()):
+        raw_mode, *others = (options,) if isinstance(options, str) else options or ("",)
+        yield codec, str(raw_mode), others
+
+
+def _frames(image: Image.Image) -> int:
+    """Count the pictures in a file; a camera's previews in an MPO are not among them."""
+    if image.format != "MPO":
+        return getattr(image, "n_frames", 1)
+    pictures = (getattr(image, "mpinfo", None) or {}).get(0xB002, [])
+    return sum("Thumbnail" not in str(picture["Attribute"]["MPType"]) for picture in pictures)

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from PIL import Image
-from PIL.ExifTags import IFD, Base
 
+from .carriers import carry
 from .decoding import ImageFileError
+from .exif import add_to_tiff
 from .formats import HOLDS_METADATA, HOLDS_TRANSPARENCY, LONGEST_SIDE, WRITABLE
 from .partial import remove_left_over, whole_file
 from .reader import Photo
@@ -44,14 +45,21 @@ def check_output(photo: Photo, path: Path, width: int, height: int) -> None:
         lost.append("transparency")
     if photo.icc_profile is not None and name not in HOLDS_METADATA:
         lost.append("colour profile")
-    if photo.exif is not None and name not in HOLDS_METADATA:
+    if photo.metadata.exif is not None and name not in HOLDS_METADATA:
         lost.append("EXIF data")
     if lost:
         raise ImageFileError(f"{name} cannot hold its {' and '.join(lost)}: choose .png for the output")
 
 
+def unkept(photo: Photo, path: Path, width: int, height: int) -> list[str]:
+    """Say what a file of `path`'s format cannot carry of the metadata: no line, or one."""
+    name, _ = WRITABLE[path.suffix.lower()]
+    lost = dict.fromkeys(carry(photo.metadata, name, (width, height)).lost)
+    return [f"its {', '.join(lost)}: not kept, because {name} cannot hold that"] if lost else []
+
+
 def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
-    """Write the enlarged pixels of `photo`, with its transparency (enlarged bicubically), profile and EXIF.
+    """Write the enlarged pixels of `photo`, with its transparency (enlarged bicubically), profile and metadata.
 
     A grey photograph stays grey. The file appears once it is complete and replaces what was there.
 
@@ -70,22 +78,15 @@ def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
         if photo.alpha is not None and name in HOLDS_TRANSPARENCY:
             image = image.copy()
             image.putalpha(photo.alpha.resize(image.size, Image.Resampling.BICUBIC))
-        metadata: dict[str, bytes] = {}
+        carried = carry(photo.metadata, name, image.size)
         if photo.icc_profile is not None:
-            metadata["icc_profile"] = photo.icc_profile
-        if photo.exif is not None:
-            metadata["exif"] = _resized_exif(photo.exif, image.size)
+            options = options | {"icc_profile": photo.icc_profile}
         with whole_file(path) as temporary:
-            image.save(temporary, format=name, **options, **metadata)
+            image.save(temporary, format=name, **options, **carried.options)
+            if name == "TIFF" and (carried.exif or carried.tags):
+                with temporary.open("r+b") as file:
+                    add_to_tiff(file, carried.exif, carried.tags)
     except MemoryError as error:
         raise ImageFileError(f"{path} cannot be written: there is not enough memory") from error
     except Exception as error:  # Pillow's encoders, too, raise anything on metadata they cannot write
         raise ImageFileError(f"{path} cannot be written: {error}") from error
-
-
-def _resized_exif(exif: Image.Exif, size: tuple[int, int]) -> bytes:
-    directory = exif.get_ifd(IFD.Exif)
-    for tag, value in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
-        if tag in directory:
-            directory[tag] = value
-    return exif.tobytes()

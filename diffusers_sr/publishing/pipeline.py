@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 from diffusers import DiffusionPipeline
 from huggingface_hub import CommitInfo
 
+from ..pretrained.files import ModelFolderError
+from ..pretrained.loading import INDEX_FILE, check_loaded, explained, read_pipeline_index
 from .model_card import CardDetails, picture_paths, render_model_card
 from .paper import Paper
 from .repository import create_repository, folder_files, upload_files
@@ -45,21 +47,40 @@ class PublishablePipeline(DiffusionPipeline):
 
         Raises:
             ValueError: if there is such code, and it is not trusted.
-            OSError: if there is no such folder or repository, or it may not be read.
+            OSError: if there is no such folder or repository.
+            ModelFolderError: if the folder is damaged or lacks something, or the saved options are not allowed.
         """
         name = pretrained_model_name_or_path
         is_folder = os.path.isdir(name)
         is_asked_for = kwargs.get("trust_remote_code") or kwargs.get("custom_pipeline") is not None
         if is_asked_for or not (is_folder or os.fspath(name).count("/") <= 1):
-            return super().from_pretrained(name, **kwargs)
+            with explained(cls, Path(name), kwargs):
+                pipeline = super().from_pretrained(name, **kwargs)
+            check_loaded(pipeline, Path(name), kwargs)
+            return pipeline
         kwargs["trust_remote_code"] = False
         with _check_indices(_refuse_other_class):
-            folder = name if is_folder else cls.download(name, **kwargs)
-        index = trusted_index(Path(folder), cls)
-        with _check_indices(_refuse_other_class if index is None else lambda _: {**index}):
-            pipeline = super().from_pretrained(folder, **kwargs)
+            folder = Path(name if is_folder else cls.download(name, **kwargs))
+        cls._check_saved(folder, kwargs)
+        with explained(cls, folder, kwargs):
+            index = trusted_index(folder, cls)
+            with _check_indices(_refuse_other_class if index is None else lambda _: {**index}):
+                pipeline = super().from_pretrained(folder, **kwargs)
+        check_loaded(pipeline, folder, kwargs)
         pipeline.register_to_config(_name_or_path=name)
         return pipeline
+
+    @classmethod
+    def check_options(cls, options: Index) -> None:
+        """Raise ValueError if options of the constructor have values that are not allowed."""
+
+    @classmethod
+    def _check_saved(cls, folder: Path, given: Index) -> None:
+        options = {key: value for key, value in read_pipeline_index(folder).items() if key not in given}
+        try:
+            cls.check_options(options)
+        except ValueError as error:
+            raise ModelFolderError(f"{folder / INDEX_FILE}: {error}") from error
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:

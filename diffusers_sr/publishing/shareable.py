@@ -9,11 +9,13 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-# The user's name and password before the host, and the values of a query whose names say that they are secret.
+# The user's name and password before the host; the values of a query whose names say that they are secret; and the
+# Hub's tokens, wherever they are.
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _SECRET = re.compile(
-    r"(?<=[?&])([^=&#\s]*(?:token|key|secret|signature|sig|password|credential)[^=&#\s]*)=[^&#\s]*", re.I
+    r"(?<=[?&;#])([^=&;#\s]*(?:token|key|secret|signature|sig|passw|credential|auth)[^=&;#\s]*)=[^&;#\s'\"]*", re.I
 )
+_HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{8,}")
 
 
 def is_hub_id(name: str | None) -> bool:
@@ -27,15 +29,25 @@ def shareable(value: Any) -> Any:
         return [shareable(one) for one in value]
     if not isinstance(value, str):
         return value
+    value = mask_credentials(value)
     if "://" in value:
-        return mask_credentials(value)
+        return value
     is_path = value.startswith(("/", ".", "~")) or "\\" in value or value.count("/") > 1
     return PureWindowsPath(value).name if is_path else value
 
 
 def mask_credentials(text: str) -> str:
-    """Replace names, passwords and tokens in the URLs of a text by asterisks."""
-    return _SECRET.sub(r"\1=***", _USER.sub("***@", text))
+    """Replace names, passwords and tokens in the URLs of a text, and tokens of the Hub, by asterisks."""
+    return _HUB_TOKEN.sub(r"\1***", _SECRET.sub(r"\1=***", _USER.sub("***@", text)))
+
+
+def masked(value: Any) -> Any:
+    """Replace credentials in a text by asterisks, and in those of a list or dictionary; leave other values."""
+    if isinstance(value, dict):
+        return {name: masked(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(one) for one in value]
+    return mask_credentials(value) if isinstance(value, str) else value
 
 
 def inline(text: str) -> str:

@@ -9,15 +9,15 @@ its effect is known.
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
+from ..pretrained.files import read_json
+from ..pretrained.loading import INDEX_FILE
 from .folder_code import holds_only
 from .own_classes import own_class_pair
 
 PIPELINE_FILE = "pipeline.py"
-INDEX_FILE = "model_index.json"
 PACKAGE = __name__.partition(".")[0]
 
 # Repositories hold this text. If it ever changes, the earlier text has to stay known to `trusted_index`, or their
@@ -60,7 +60,7 @@ def write_stubs(folder: Path, pipeline_class: type) -> None:
 
     Classes of other packages have no stubs, and load as they do without them: from a folder, once they are imported.
     """
-    index = read_index(folder)
+    index = read_json(folder / INDEX_FILE)
     # `from_pipe` records the components of the pipeline it started from, which the folder does not hold.
     index = {key: value for key, value in index.items() if not (key.startswith("_") and key in _components(index))}
     stubs = _stubs(index, pipeline_class)
@@ -78,27 +78,11 @@ def trusted_index(folder: Path, pipeline_class: type) -> dict[str, Any] | None:
     diffusers takes this package's classes from the package itself and runs no file of the folder, whatever becomes of
     the files after they were looked at.
     """
-    index = read_index(folder)
+    index = read_json(folder / INDEX_FILE)
     if not _holds_only_stubs(folder, index, pipeline_class):
         return None
     pairs = {key: own_class_pair(*pair) for key, pair in _components(index).items() if _is_own(pair[0])}
     return {**index, **pairs, "_class_name": pipeline_class.__name__}
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read `model_index.json`.
-
-    Raises:
-        OSError: if there is no such file, or it cannot be read.
-        ValueError: if it does not hold a JSON object.
-    """
-    path = folder / INDEX_FILE
-    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for its other end
-        raise OSError(f"{path} is not a regular file.")
-    index = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(index, dict):
-        raise ValueError(f"{path} holds {index!r:.40}, expected a JSON object.")
-    return index
 
 
 def _holds_only_stubs(folder: Path, index: dict[str, Any], pipeline_class: type) -> bool:

@@ -124,7 +124,7 @@ class RestorationArguments(TrainingArguments):
     )
 
 
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
+Arguments = TypeVar("Arguments", bound=PhotoArguments)
 
 
 class OptionParser(HfArgumentParser):
@@ -136,19 +136,20 @@ class OptionParser(HfArgumentParser):
         raise SystemExit(2)
 
 
-def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments:
+def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None, **parser_options: Any) -> Arguments:
     """Read the options into a dataclass; `--config recipe.yaml` gives defaults that other options override.
 
     Args:
         kind: the dataclass.
         argv: the words of the command line; by default those of the process, which then ends with status 2 and one
             line instead of a ValueError.
+        parser_options: arguments of `argparse.ArgumentParser`.
 
     Raises:
         ValueError: if the recipe cannot be used (see `read_recipe`), or the dataclass does not allow a value.
         SystemExit: with status 2 if argparse cannot read the options, and 0 after `--help`.
     """
-    parser = OptionParser(kind)
+    parser = OptionParser(kind, **parser_options)
     try:
         return _parse(parser, kind, argv)
     except ValueError as error:

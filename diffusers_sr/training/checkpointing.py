@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import SCALER_NAME, DistributedType, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .arguments import TrainingArguments
+from .options import differences, recorded
 from .processes import from_main_process
 
 logger = logging.getLogger(__name__)
@@ -75,13 +77,16 @@ def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn
     accelerator.register_load_state_pre_hook(load)
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progress, total_limit: int) -> bool:
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: Path, progress: Progress, arguments: TrainingArguments
+) -> bool:
     """Write `checkpoint-<step>` with everything a run needs to continue exactly, or nothing.
 
     It gets its name once all of it is on the disk. All processes have to call this, and have to share the disk.
 
     Args:
-        total_limit: number of checkpoints to keep; older ones are removed. Only folders whose manifest says that
+        arguments: the run's options, which the manifest records without credentials. Of its checkpoints, the
+            `checkpoints_total_limit` newest are kept and older ones removed; only folders whose manifest says that
             they are checkpoints of their step are counted and removed.
 
     Returns:
@@ -95,13 +100,15 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progre
     # Every process writes its own random state into the folder.
     errors = _errors_of_all(partial(accelerator.save_state, str(unfinished)))
     if not errors:
-        errors = _errors_of_all(partial(_publish, unfinished, progress) if accelerator.is_main_process else None)
+        errors = _errors_of_all(
+            partial(_publish, unfinished, progress, arguments) if accelerator.is_main_process else None
+        )
     if accelerator.is_main_process:
         if errors:
             shutil.rmtree(unfinished, ignore_errors=True)
             logger.error("checkpoint-%d could not be written, earlier ones are kept: %s", progress.step, errors[0])
         else:
-            for old in _own_checkpoints(output_dir)[:-total_limit]:
+            for old in _own_checkpoints(output_dir)[: -arguments.checkpoints_total_limit]:
                 try:
                     shutil.rmtree(old)
                 except OSError as error:
@@ -110,21 +117,29 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: Progre
     return not errors
 
 
-def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) -> Progress:
-    """Load the requested checkpoint.
+def resume(accelerator: Accelerator, output_dir: Path, arguments: TrainingArguments) -> Progress:
+    """Load the checkpoint that `resume_from_checkpoint` asks for, and log which options differ from those it has.
 
-    Args:
-        resume_from: a checkpoint folder; "latest" for the newest complete one in `output_dir`, or a new run if
-            there is no checkpoint at all; None for a new run. Newer ones that are damaged are renamed, with a warning.
+    That is a checkpoint folder; "latest" for the newest complete one in `output_dir`, or a new run if there is no
+    checkpoint at all; None for a new run. Newer ones that are damaged are renamed, with a warning.
 
     Raises:
-        ValueError: if there is no such checkpoint, it is damaged or belongs to another model, or the output folder
-            holds later ones that the run would overwrite.
+        ValueError: if there is no such checkpoint, it is damaged, belongs to another model, or does not fit the
+            options; or if the output folder holds later ones that the run would overwrite.
     """
-    path = from_main_process(accelerator, lambda: _find(output_dir, resume_from))
+    path = from_main_process(accelerator, lambda: _find(output_dir, arguments.resume_from_checkpoint))
     if path is None:
         return Progress(0, 0, accelerator.num_processes)
     progress = _progress(path)
+    before = json.loads((path / MANIFEST).read_text()).get("arguments", {})
+    _check_options(path, progress, before, arguments)
+    if accelerator.scaler is not None and not (path / SCALER_NAME).is_file():
+        raise ValueError(
+            f"The checkpoint {str(path)!r} was written without --mixed_precision fp16, whose scale of gradients it "
+            "lacks: give bf16 or no, or start a new run in another --output_dir."
+        )
+    if (changed := differences(before, recorded(arguments))) and accelerator.is_main_process:
+        logger.warning("The run continues from %s with other options: %s.", path.name, changed)
     if progress.num_processes != accelerator.num_processes:
         logger.warning(
             "%s was written by %d process(es), this run has %d: it continues with the next sample, but not bit for "
@@ -144,6 +159,27 @@ def resume(accelerator: Accelerator, output_dir: Path, resume_from: str | None) 
         raise ValueError(message) from error
     accelerator.step = 0  # counts batches of an unfinished optimiser step; a checkpoint has no such batches
     return progress
+
+
+def _check_options(path: Path, progress: Progress, before: Mapping[str, Any], arguments: TrainingArguments) -> None:
+    """Raise ValueError if a run with these options cannot continue from a checkpoint."""
+    if progress.step > arguments.max_train_steps:
+        raise ValueError(
+            f"The checkpoint {str(path)!r} is that of step {progress.step}, and --max_train_steps is only "
+            f"{arguments.max_train_steps}: raise it, or give an earlier checkpoint."
+        )
+    has_average = any(path.glob("custom_checkpoint_*.pkl"))
+    if has_average != bool(arguments.ema_decay):
+        problem = "an average of the weights" if has_average else "no average of the weights"
+        raise ValueError(
+            f"The checkpoint {str(path)!r} holds {problem}, and --ema_decay is {arguments.ema_decay}: give "
+            f"{'a decay above 0' if has_average else '--ema_decay 0'}, or start a new run in another --output_dir."
+        )
+    if before.get("use_8bit_adam", arguments.use_8bit_adam) != arguments.use_8bit_adam:
+        raise ValueError(
+            f"The checkpoint {str(path)!r} was written with --use_8bit_adam {before['use_8bit_adam']}, whose state "
+            "the other AdamW cannot continue: leave it as it was, or start a new run in another --output_dir."
+        )
 
 
 @contextmanager
@@ -226,10 +262,11 @@ def _errors_of_all(write: Callable[[], object] | None) -> list[str]:
     return [each for each in gather_object([error]) if each is not None]
 
 
-def _publish(unfinished: Path, progress: Progress) -> None:
+def _publish(unfinished: Path, progress: Progress, arguments: TrainingArguments) -> None:
     files = sorted(path for path in unfinished.rglob("*") if path.is_file())
     manifest = {
         "progress": asdict(progress),
+        "arguments": recorded(arguments),
         "files": {path.relative_to(unfinished).as_posix(): _fingerprint(path) for path in files},
     }
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -33,8 +33,10 @@ from .checkpointing import (
 )
 from .folder_lock import locked
 from .loading import batches
+from .options import adamw_options, check_trackers, recorded, take_over
 from .processes import any_process, from_main_process, gathered, new_accelerator
 from .progress import ProgressReport
+from .script import log_without_credentials
 from .validation import Enlarge, log_validation, read_validation_images
 
 
@@ -75,6 +77,7 @@ def train(
             with status 1 if writing it failed.
     """
     output_dir = Path(arguments.output_dir)
+    check_trackers(arguments)
     validation_images = _validation_images(arguments, validate)
     accelerator = new_accelerator(arguments)
     with ExitStack() as lock:
@@ -97,7 +100,7 @@ def _run(
 ) -> int | str | None:
     """Do what `train` does in its output folder, and return the exit status that SIGTERM asks for, if it came."""
     output_dir = Path(arguments.output_dir)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_without_credentials()
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it reports every file of a checkpoint
     if arguments.allow_tf32:
         torch.set_float32_matmul_precision("high")
@@ -120,10 +123,12 @@ def _run(
         accelerator.register_for_checkpointing(average)
     checkpoint_trainable_only(accelerator, parameters)
     if arguments.report_to:
-        accelerator.init_trackers("diffusers-sr", config={k: str(v) for k, v in vars(arguments).items()})
+        accelerator.init_trackers("diffusers-sr", config={k: str(v) for k, v in recorded(arguments).items()})
 
-    start = resume(accelerator, output_dir, arguments.resume_from_checkpoint)
+    start = resume(accelerator, output_dir, arguments)
+    take_over(optimizer, schedule, arguments)
     if average is not None:
+        average.decay = arguments.ema_decay
         average.to(accelerator.device)  # after resuming, which leaves it on the CPU
     accelerator.print(
         f"{sum(p.numel() for p in parameters.values()):,} trainable parameters in {len(parameters)} tensors, "
@@ -137,7 +142,7 @@ def _run(
 
     def checkpoint() -> bool:
         progress = Progress(step, start.samples + (step - start.step) * per_step, accelerator.num_processes)
-        return save_checkpoint(accelerator, output_dir, progress, arguments.checkpoints_total_limit)
+        return save_checkpoint(accelerator, output_dir, progress, arguments)
 
     restore_random_states = remember_random_states()
     interruption: int | str | None = None
@@ -196,7 +201,9 @@ def _save_finished(
             # The result has to be complete before it replaces an earlier one.
             with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
                 save(Path(unfinished))
-                Path(unfinished, "training_arguments.json").write_text(json.dumps(vars(arguments), indent=2) + "\n")
+                Path(unfinished, "training_arguments.json").write_text(
+                    json.dumps(recorded(arguments), indent=2) + "\n"
+                )
                 for path in Path(unfinished).iterdir():
                     move_over(path, output_dir / path.name)
 
@@ -209,13 +216,7 @@ def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) ->
         except ImportError as error:
             raise ImportError("--use_8bit_adam needs bitsandbytes: pip install 'diffusers-sr[8bit]'.") from error
         kind = AdamW8bit
-    options: dict[str, Any] = {
-        "lr": arguments.learning_rate,
-        "betas": (arguments.adam_beta1, arguments.adam_beta2),
-        "weight_decay": arguments.adam_weight_decay,
-        "eps": arguments.adam_epsilon,
-    }
-    return kind(parameters.values(), **options)
+    return kind(parameters.values(), **adamw_options(arguments))
 
 
 def _validation_images(arguments: TrainingArguments, validate: Enlarge | None) -> list[Image]:

@@ -11,11 +11,12 @@ from accelerate import PartialState
 from ..data.dataset import PhotoCrops
 from ..data.degradation_settings import DegradationConfig
 from ..data.hub_photos import HubPhotos, load_rows, stream_photos
-from ..data.lists import list_images, listed_names, read_tags, training_photos
+from ..data.lists import list_images, listed_names, training_photos
 from ..data.pairs import pair_photos
 from ..data.photos import PhotoFiles, Photos, PhotoStream, StoredPhoto
 from ..data.references import References
 from ..data.shards import ShardPhotos, list_shards
+from ..data.tags import photo_tags
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
 
 SCALE = 4
@@ -105,19 +106,35 @@ def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
     )
 
 
-def photo_crops(arguments: TrainingArguments, low_resolution_dir: str | None = None, **options: Any) -> PhotoCrops:
+def photo_crops(
+    arguments: TrainingArguments,
+    low_resolution_dir: str | None = None,
+    tags_file: str | None = None,
+    **options: Any,
+) -> PhotoCrops:
     """Make the run's samples: crops of its photos.
 
     Args:
         arguments: the options of the trainer.
         low_resolution_dir: folder of the photos' low-resolution versions.
+        tags_file: table of the photos' tags.
         options: further arguments of `PhotoCrops`.
 
     Raises:
-        ValueError, ImportError: if `stored_photos` or `streamed_photos` raises it.
+        ValueError: if `stored_photos`, `streamed_photos` or `photo_tags` raises it, or streamed photos, which have no
+            names, are to have tags from a table.
+        ImportError: if the package datasets is needed but not installed.
     """
-    photos = streamed_photos(arguments) if arguments.streaming else stored_photos(arguments, low_resolution_dir)
-    return PhotoCrops(photos, arguments.resolution, arguments.seed, **options)
+    if arguments.streaming:
+        if tags_file is not None:
+            raise ValueError(
+                "--tags_file needs the photos' names, and streamed photos have none: give --caption_column, or leave "
+                "out --streaming."
+            )
+        return PhotoCrops(streamed_photos(arguments), arguments.resolution, arguments.seed, **options)
+    photos = stored_photos(arguments, low_resolution_dir)
+    tags = photo_tags(tags_file, photos)
+    return PhotoCrops(photos, arguments.resolution, arguments.seed, tags=tags, **options)
 
 
 def degraded_crops(arguments: RestorationArguments, references: References | None = None) -> PhotoCrops:
@@ -126,7 +143,7 @@ def degraded_crops(arguments: RestorationArguments, references: References | Non
     They are the user's own pairs, or crops that are degraded by the Real-ESRGAN recipe of SeeSR.
 
     Raises:
-        ValueError: if the degradation device is unknown, or `photo_crops`, `read_tags` or `PhotoCrops` raises it.
+        ValueError: if the degradation device is unknown, or `photo_crops` or `PhotoCrops` raises it.
         ImportError: if `photo_crops` raises it.
     """
     device = arguments.degradation_device
@@ -135,9 +152,9 @@ def degraded_crops(arguments: RestorationArguments, references: References | Non
     return photo_crops(
         arguments,
         arguments.train_lr_dir,
+        arguments.tags_file,
         degradation=DegradationConfig(),
         sharpen_target=arguments.sharpen_target,
-        tags=read_tags(arguments.tags_file),
         references=references,
         degrade_later=device == "accelerator",
     )

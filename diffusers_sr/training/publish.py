@@ -16,6 +16,8 @@ from huggingface_hub import CommitInfo, ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from ..pipeline import SuperResolutionPipeline
+from ..pretrained.files import ModelFolderError, read_json
+from ..pretrained.loading import load_pretrained
 from ..publishing.model_card import CardDetails, picture_paths, render_model_card
 from ..publishing.repository import create_repository, folder_files, upload_files
 from ..publishing.shareable import is_hub_id
@@ -153,7 +155,7 @@ def publish(
     call_defaults = {name: value for name, value in (call_defaults or {}).items() if value != usual.get(name)}
     details = _complete(details or CardDetails(), output_dir, base, token)
     if content == "pipeline":
-        models = {name: kind.from_pretrained(output_dir / name) for name, kind in kinds.items()}
+        models = {name: load_pretrained(kind, output_dir / name) for name, kind in kinds.items()}
         if scheduler is not None:
             models["scheduler"] = scheduler
         pipeline = pipeline_class.from_pretrained(base, **models, call_defaults=call_defaults)
@@ -181,17 +183,17 @@ def trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipelin
             f"{output_dir} has no folder {' and no folder '.join(missing)}: give the output folder of a trainer of "
             f"{pipeline_class.__name__}."
         )
-    return {
-        name: _model_class(json.loads(path.read_text())["_class_name"], pipeline_class)
-        for name, path in configs.items()
-        if path.is_file()
-    }
+    return {name: _model_class(path, pipeline_class) for name, path in configs.items() if path.is_file()}
 
 
-def _model_class(name: str, pipeline_class: type) -> Any:
-    """Find the class of that name in the first package, of those that the pipeline's class and its bases are from."""
+def _model_class(config: Path, pipeline_class: type) -> Any:
+    """Find a model's class in the first package, of those that the pipeline's class and its bases are from."""
+    name = str(read_json(config).get("_class_name"))
     packages = (import_module(kind.__module__.partition(".")[0]) for kind in pipeline_class.__mro__)
-    return next(getattr(package, name) for package in packages if hasattr(package, name))
+    kinds = (getattr(package, name) for package in packages if hasattr(package, name))
+    if (kind := next(kinds, None)) is None:
+        raise ModelFolderError(f"{config} has the class {name}, which is not a model of {pipeline_class.__name__}.")
+    return kind
 
 
 def _complete(details: CardDetails, output_dir: Path, base: str, token: str | None) -> CardDetails:

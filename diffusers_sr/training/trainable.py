@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..attention.adapter import AttentionAdapter
 from ..attention.recomputation import recomputed_with_conditioning
 from ..image.pixels import resize
+from ..pretrained.loading import load_pretrained
 from .arguments import RestorationArguments, option
 from .ranges import Share
 
@@ -126,9 +127,10 @@ def load_frozen_base(path: str) -> StableDiffusionPipeline:
 
     Raises:
         OSError: if it cannot be found.
+        ModelFolderError: if the folder is damaged.
     """
-    base: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
-        path, dtype=torch.float32, safety_checker=None
+    base: StableDiffusionPipeline = load_pretrained(
+        StableDiffusionPipeline, path, dtype=torch.float32, safety_checker=None
     )
     return base
 
@@ -136,7 +138,8 @@ def load_frozen_base(path: str) -> StableDiffusionPipeline:
 def controlnet_to_train(base: StableDiffusionPipeline, path: str | None = None) -> ControlNetModel:
     """Load the ControlNet in the folder or Hub repository `path`, or make one with the weights of the base's UNet."""
     if path is not None:
-        return ControlNetModel.from_pretrained(path)
+        loaded: ControlNetModel = load_pretrained(ControlNetModel, path)
+        return loaded
     controlnet: ControlNetModel = ControlNetModel.from_unet(
         base.unet, conditioning_embedding_out_channels=condition_channels(base.vae)
     )

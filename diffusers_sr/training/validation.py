@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import nn
 
+from ..image.decoding import ImageFileError
 from ..image.formats import images_in
 from ..image.reader import read_photo
 from ..pipeline import SuperResolutionPipeline
@@ -60,7 +61,14 @@ def read_validation_images(folder: str, count: int) -> list[Image.Image]:
     paths = images_in(Path(folder)) if Path(folder).is_dir() else []
     if not paths:
         raise ValueError(f"--validation_images {folder!r} has to be a folder that holds images.")
-    return [read_photo(path).image for path in paths[:count]]
+    return [_read(path) for path in paths[:count]]
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return read_photo(path).image
+    except ImageFileError as error:
+        raise ImageFileError(f"--validation_images: {path} {error}") from error
 
 
 def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from diffusers.utils import logging
 from PIL import Image
 
+from ..data.names import unique_names
 from ..image.decoding import ImageFileError
 from ..image.partial import whole_file
 from ..image.reader import read_photo
@@ -126,11 +127,13 @@ def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePro
 
     Raises:
         FileNotFoundError: if the directory is of neither kind, or a file of the official layout is missing.
-        ValueError: if the directory holds the caches of several captioners, or an image is not in the cache.
+        ValueError: if the directory holds the caches of several captioners; an image is not in the cache; or images
+            of several folders would share one file of the official layout.
         ImageFileError: if an image of a cache cannot be read.
     """
     directory = Path(directory)
     if (directory / HIGH_LEVEL_FOLDER).is_dir():
+        _check_stems(images)
         return [ImagePrompts(*map(_first_line, official_files(directory, path.stem))) for path in images]
     caches = sorted(directory.glob("prompts-*.jsonl"))
     if not caches:
@@ -151,6 +154,16 @@ def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePro
             f"describe them with `diffusers-sr caption FOLDER --output {directory}`."
         )
     return [prompts[key] for key in keys]
+
+
+def _check_stems(images: Sequence[Path]) -> None:
+    by_stem: dict[str, Path] = {}
+    for path in images:
+        if (other := by_stem.setdefault(path.stem, path)).parent != path.parent:
+            raise ValueError(
+                f"{other} and {path} share one text file in the official layout: rename one of them, or describe them "
+                "with the layout 'cache'."
+            )
 
 
 def _first_line(path: Path) -> str:
@@ -193,11 +206,12 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
-    """Read the high-level prompts of photos, by name; a photo that cannot be read may have none.
+    """Read the high-level prompts of photos, by `unique_names`; a photo that cannot be read may have none.
 
     Raises:
         FileNotFoundError, ValueError: as `read_prompts` does.
     """
+    names = dict(zip(photos, unique_names(photos), strict=True))
     try:
         prompts = read_prompts(directory, photos)
     except FileNotFoundError:  # a file of the official layout
@@ -209,7 +223,7 @@ def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[st
     except ImageFileError:  # photos of a cache are found by their pixels
         photos = [path for path in photos if _can_be_read(path)]
         prompts = read_prompts(directory, photos)
-    return {path.name: each.high_level for path, each in zip(photos, prompts, strict=True)}
+    return {names[path]: each.high_level for path, each in zip(photos, prompts, strict=True)}
 
 
 def _can_be_read(path: Path) -> bool:

@@ -165,9 +165,10 @@ def test_the_limit_on_pixels(run, capsys, limit):
 @pytest.mark.parametrize(
     ("size", "arguments", "remedy"),
     [
-        ((16, 16), (), ": try a smaller --tile-size"),
+        ((16, 16), (), ": try a smaller --tile-size and --vae-tile-size"),
         ((300, 300), ("--tile-size", "32"), r" for a result of 600x600 pixels: try a smaller --upscale, or cut .*"),
-        ((16, 16), ("--tile-size", "8", "--tile-overlap", "0"), ""),
+        ((16, 16), ("--tile-size", "8", "--tile-overlap", "0"), ": try a smaller --vae-tile-size"),
+        ((16, 16), ("--tile-size", "8", "--tile-overlap", "0", "--vae-tile-size", "8"), ""),
     ],
 )
 def test_what_helps_if_memory_runs_out(run, capsys, monkeypatch, size, arguments, remedy):

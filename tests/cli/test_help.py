@@ -70,7 +70,7 @@ def test_options_say_which_pipelines_take_them():
     assert groups == {
         "options of CoSeR and CasSR:": ["--reference"],
         "options of CoSeR:": ["--num-references", "--cfw-weight"],
-        "options of XPSR and PASD:": ["--prompts", "--captioner"],
+        "options of XPSR and PASD:": ["--prompts", "--captioner", "--caption-overflow"],
         "options of XPSR:": ["--low-level-prompt"],
     }
 

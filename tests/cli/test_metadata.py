@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.reader import read_photo
 from diffusers_sr.image.writer import write_photo
-from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, pixels
+from tests.cli.photos import COPYRIGHT, EXIF, GPS, MAKE, ORIENTATION, SRGB, exif, files, opened_exif, pixels
 from tests.components import tiny_image
 
 
@@ -56,6 +57,19 @@ def test_transparency_is_not_lost_in_a_jpeg(run, capsys):
     image.putalpha(255)
     image.save("photo.png")
     assert run("photo.png", "-o", "big.jpg") == 0
+
+
+def test_stickers_that_look_alike_give_results_that_look_alike(run):
+    y, x = np.mgrid[:24, :24]
+    alpha = np.clip((8 - np.hypot(x - 12, y - 12)) * 128, 0, 255).astype(np.uint8)
+    for name, hidden in (("black.png", (0, 0, 0)), ("yellow.png", (255, 220, 60))):
+        colours = np.full((24, 24, 3), (255, 220, 60), np.uint8)
+        colours[alpha == 0] = hidden
+        Image.fromarray(np.dstack([colours, alpha])).save(name)
+    assert run("black.png", "yellow.png", "-o", "out") == 0
+    black, yellow = (pixels(f"out/{name}").astype(int) for name in ("black.png", "yellow.png"))
+    assert np.array_equal(black[..., 3], yellow[..., 3])
+    assert np.abs(black - yellow)[..., :3].max() <= 8
 
 
 def test_transparent_palette_colour_is_kept(run):
@@ -105,6 +119,33 @@ def test_eight_bits_are_not_called_sixteen(tmp_path):
         assert read_photo(tmp_path / name).notes == []
 
 
+def test_metadata_that_is_not_kept_is_said_in_one_line(run, capsys):
+    texts = PngInfo()
+    texts.add_text("Author", "somebody")
+    texts.add_text("Comment", "of the owner")
+    tiny_image().save("photo.png", pnginfo=texts)
+    assert run("photo.png", "-o", "big.webp") == 0
+    said = "photo.png: its texts (Author, Comment): not kept, because WEBP cannot hold that\n"
+    assert capsys.readouterr().err.startswith(said)
+    assert run("photo.png", "-o", "big.png") == 0
+    assert "not kept" not in capsys.readouterr().err
+    with Image.open("big.png") as image:
+        assert (image.info["Author"], image.info["Comment"]) == ("somebody", "of the owner")
+
+
+def test_files_of_cameras_are_found_by_any_suffix(run):
+    Path("camera").mkdir()
+    for name, options in (
+        ("a.mpo", {"format": "MPO", "save_all": True, "append_images": [tiny_image()]}),
+        ("b.JPE", {"format": "JPEG"}),
+        ("c.apng", {"format": "PNG"}),
+        ("d.j2k", {}),
+    ):
+        tiny_image().save(f"camera/{name}", **options)
+    assert run("camera", "-o", "out") == 0
+    assert files("out") == ["a.png", "b.JPE", "c.png", "d.png"]
+
+
 def test_unknown_range_is_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.full((4, 4), 1 << 20, np.int32)).save(tmp_path / "integer.tif")
@@ -123,18 +164,18 @@ def test_tiff_keeps_what_describes_the_photo_alone(tmp_path):
     for name in ("two.tif", "two.jpg"):
         photo = read_photo(tmp_path / name)
         assert photo.image.size == (48, 64)
-        read = photo.exif
-        assert read is not None
+        assert photo.metadata.exif is not None
+        read = opened_exif(photo.metadata.exif)
         assert dict(read.get_ifd(EXIF)) == {0x9003: "2020:02:20 20:20:20", 0xA002: 48, 0xA003: 64}
         assert read[MAKE] == "Maker"
         assert read.get_ifd(GPS) == {1: "N"}
-    assert read is not None and 256 not in read  # the size of the TIFF it came through
+    assert 256 not in read  # the size of the TIFF it came through
 
 
 def test_damaged_exif_does_not_cost_the_image(tmp_path):
     tiny_image().save(tmp_path / "photo.png", exif=b"Exif\0\0no TIFF header")
     photo = read_photo(tmp_path / "photo.png")
-    assert photo.exif is None
+    assert photo.metadata.exif is None
     assert photo.notes == ["has damaged EXIF data, which is not kept"]
 
 

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.image.exif import read_exif
+from diffusers_sr.image.metadata import Metadata
 from diffusers_sr.image.outputs import plan_outputs
 from diffusers_sr.image.reader import Photo, read_photo
 from diffusers_sr.image.writer import check_output
@@ -103,7 +105,9 @@ def test_results_of_one_name_do_not_overwrite_each_other():
     ],
 )
 def test_formats_that_cannot_hold_the_result(path, size, message):
-    photo = Photo(tiny_image(), Image.new("L", (16, 16), 9), "RGB", False, SRGB, exif())
+    photo = Photo(
+        tiny_image(), Image.new("L", (16, 16), 9), "RGB", False, SRGB, Metadata(read_exif(exif().tobytes()).exif)
+    )
     with pytest.raises(ImageFileError, match=message):
         check_output(photo, Path(path), *size)
     check_output(photo, Path("big.png"), *size)

@@ -166,7 +166,7 @@ def test_the_bicubic_filter_is_saved_and_was_pillows_before_it_was(models: Model
     config.write_text(json.dumps(earlier))
     assert CoSeRAdapter.from_pretrained(tmp_path / "torch").config.bicubic == "pillow"
     with pytest.raises(ValueError, match="bicubic is 'lanczos': give one of 'pillow', 'torch'"):
-        CoSeRAdapter(sites, bicubic="lanczos")  # type: ignore[arg-type]
+        CoSeRAdapter(sites, bicubic="lanczos")
 
 
 def test_gradient_checkpointing_gives_equal_gradients(models: Models) -> None:

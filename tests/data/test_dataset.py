@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from diffusers_sr.data import dataset as dataset_module
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_settings import DegradationConfig
-from diffusers_sr.data.lists import list_images, listed_names, read_tags, split_tags
+from diffusers_sr.data.lists import list_images, listed_names
 from diffusers_sr.data.pairs import pair_photos
 from diffusers_sr.data.photos import PhotoFiles
 from diffusers_sr.data.seeds import sample_generator
+from diffusers_sr.data.tags import read_tags, split_tags
 from tests.data.samples import tensor
 
 
@@ -111,7 +112,7 @@ def test_what_loader_workers_skip_is_counted_and_told_once(photos: Path, tmp_pat
     finally:
         logging.getLogger(dataset_module.__name__).removeHandler(handler)
     handler.close()
-    assert crops.skipped == ["photo_1.png", "photo_1.png"]
+    assert crops.skipped == ["more/photo_1.png", f"{photos.name}/photo_1.png"]
     told = (tmp_path / "log").read_text().splitlines()
     assert [line.rsplit(". ", 1)[1] for line in told] == ["Skipped so far: 1.", "Skipped so far: 2."]
 

@@ -14,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusers_sr.data import prepare
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.hub_photos import HubPhotos, load_rows
-from diffusers_sr.data.lists import list_images, split_tags
+from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.shards import ShardPhotos, list_shards
+from diffusers_sr.data.tags import split_tags
 from tests.data.samples import tensor
 from tests.seesr.components import tiny_tagger
 from tests.training.runs import script
@@ -244,3 +246,16 @@ def test_shards_that_cannot_be_read_are_named(photos: Path, tmp_path: Path) -> N
         list_shards(tmp_path / "none-*.tar")
     with pytest.raises(ValueError, match="--dataset_name"):
         list_shards("https://example.com/0.tar")
+
+
+def test_the_earlier_command_runs_the_script(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prepare", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        prepare.main()
+    assert ended.value.code == 0
+    output = capsys.readouterr()
+    assert "--photos_per_shard" in output.out
+    assert output.err == "python -m diffusers_sr.data.prepare is now python training/prepare.py.\n"
+    monkeypatch.setattr(prepare, "SCRIPT", Path("nothing.py"))
+    with pytest.raises(SystemExit, match="run it in a checkout of the repository"):
+        prepare.main()

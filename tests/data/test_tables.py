@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_sr.data.lists import listed_names, read_tags
+from diffusers_sr.data.lists import listed_names
 from diffusers_sr.data.references import read_references
+from diffusers_sr.data.tags import read_tags
 
 TAGS = 'file,tags\r\nméer.png,"sky, sea"\r\nb.png,\r\n'
 

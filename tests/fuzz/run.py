@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import random
 import resource
 import signal
 import sys
@@ -24,8 +23,7 @@ from diffusers_sr.data.photos import read_image
 from diffusers_sr.image.pixels import read_images
 from diffusers_sr.image.reader import read_photo
 
-from .damage import damage
-from .seeds import seeds
+from .folders import damaged
 
 SECONDS = 20
 MEMORY = 2e9
@@ -76,13 +74,12 @@ READERS: tuple[Callable[[Path], None], ...] = (for_users, for_training, for_pipe
 def run(files: int, seed: int, first: int = 0) -> Report:
     """Damage and read files number `first` to `first + files - 1`; a number and a seed always give the same file."""
     report = Report()
-    kinds = sorted(seeds().items())
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(first, first + files):
-            kind, (suffix, content) = kinds[number % len(kinds)]
+            kind, suffix, content = damaged(number, seed)
             path = Path(folder) / f"photo{suffix}"
-            path.write_bytes(damage(content, random.Random(f"{seed}/{number}")))
+            path.write_bytes(content)
             for reader in READERS:
                 _read(reader, path, f"file {number} ({kind}), {reader.__name__}", report)
             path.unlink()

@@ -12,12 +12,15 @@ from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.shards import ShardPhotos
 from diffusers_sr.image.formats import READABLE, SUFFIX_OF, WRITABLE, images_in
 
-SUFFIXES = ".png .jpg .jpeg .webp .bmp .tif .tiff .jfif .gif .ppm .pgm .pbm .pnm .tga .jp2 .avif .heic .heif"
+SUFFIXES = (
+    ".png .jpg .jpeg .webp .bmp .tif .tiff .jfif .jpe .gif .ppm .pgm .pbm .pnm .tga .jp2 .j2k .jpf .jpx .avif .heic "
+    ".heif .hif .mpo .apng"
+)
 
 
 def test_what_is_read_and_written() -> None:
     assert " ".join(READABLE) == SUFFIXES
-    assert {*WRITABLE} == {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif"}
+    assert {*WRITABLE} == {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif", ".jpe"}
     assert SUFFIX_OF == {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 

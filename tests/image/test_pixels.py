@@ -144,6 +144,24 @@ def test_working_size_has_at_least_the_process_size():
     assert working_size(3, 5, 2.5, 0) == (8, 12)
 
 
+@pytest.mark.parametrize(
+    ("size", "upscale", "process_size", "expected", "is_said"),
+    [
+        ((64, 1024), 4, 512, (512, 8192), False),  # 16 times as long
+        ((1024, 64), 4, 512, (8192, 512), False),
+        ((1, 1000), 4, 64, (8, 8095), True),  # the root of 16 * 64 * 64 / 1000 is 8.0954
+        ((1000, 1), 4, 64, (8095, 8), True),
+        ((1, 20000), 4, 64, (4, 80000), True),  # the result has more: its size
+        ((1, 20000), 100, 64, (100, 2000000), False),
+        ((1, 1), 4, 512, (512, 512), False),
+    ],
+)
+def test_working_size_of_thin_images_is_bounded(caplog, size, upscale, process_size, expected, is_said):
+    height, width = size
+    assert working_size(height, width, upscale, process_size) == expected
+    assert ("more than 16 times as long as it is wide" in caplog.text) == is_said
+
+
 @pytest.mark.parametrize("size", [(15, 21), (2, 3), (5, 9)])
 def test_resize_is_pillows_bicubic(size):
     pixels = 64 + PIXELS // 2  # no overshoot, which Pillow clips between its two passes
@@ -181,4 +199,5 @@ def test_the_filters_are_clipped():
     image = torch.zeros(1, 3, 4, 8)
     image[..., 4:] = 1
     for enlarge in (resize, resize_as_torch):
-        assert (enlarge(image, (8, 16)).aminmax()) == (0, 1)
+        result = enlarge(image, (8, 16))
+        assert (result.min().item(), result.max().item()) == (0, 1)

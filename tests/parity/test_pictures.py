@@ -55,7 +55,7 @@ def test_enlarged_image(script: Any) -> None:
 
 def test_colours_and_rounding() -> None:
     condition = picture(DATA / "condition.png").crop((200, 150, 328, 278))
-    call = SimpleNamespace(color_fix="wavelet", num_images_per_prompt=1)
+    call: Any = SimpleNamespace(color_fix="wavelet", num_images_per_prompt=1)
     enlarged = from_pil([condition])
     photo = Photo(enlarged, enlarged, enlarged, (128, 128))
     result = SEESR.finish(call, photo, from_pil([picture(DATA / "decoded_crop.png")]))

@@ -29,6 +29,7 @@ def test_defaults_are_those_of_the_official_script():
         "color_fix": "wavelet",
         "captioner": None,
         "quality_prompt": "clean, high-resolution, 8k",
+        "caption_overflow": "shorten",
         "added_noise_level": 900,
     }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.components import default_tile_size, tiny_image
-from tests.pipeline.tiny import build, difference, run
+from tests.pipeline.tiny import build, built, difference, run
 
 
 def test_defaults_of_the_pipeline(method):
@@ -69,9 +69,9 @@ def test_defaults_of_the_pipeline(method):
         ({"image": [tiny_image(8, 8), tiny_image(8, 9)]}, "8×8, 8×9"),
     ],
 )
-def test_what_is_not_allowed_is_said(pipeline, method, arguments, message):
+def test_what_is_not_allowed_is_said(method, arguments, message):
     with pytest.raises(ValueError, match=message):
-        run(pipeline, method, **arguments)
+        run(built(method), method, **arguments)
 
 
 def test_numbers_of_numpy_are_numbers(pipeline, method):

@@ -1,5 +1,7 @@
 """Schedulers, the start of the sampling, and callbacks."""
 
+import functools
+
 import pytest
 import torch
 from diffusers import (
@@ -20,7 +22,7 @@ from diffusers import (
 
 from diffusers_sr.sampling.photo import Start
 from tests.components import tiny_image
-from tests.pipeline.tiny import build, difference, run
+from tests.pipeline.tiny import PIPELINES, build, built, difference, run
 
 # The schedulers of diffusers give tensors to numpy functions.
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
@@ -34,33 +36,42 @@ def first_latents(pipeline, steps, noise, image_latents=None):
     return pipeline.prepare_latents(pipeline.check_inputs(), start, pipeline.prepare_scheduler(steps))
 
 
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        DDIMScheduler,
-        PNDMScheduler,
-        LMSDiscreteScheduler,
-        EulerDiscreteScheduler,
-        EulerAncestralDiscreteScheduler,
-        HeunDiscreteScheduler,
-        KDPM2DiscreteScheduler,
-        DPMSolverMultistepScheduler,
-        DPMSolverSinglestepScheduler,
-        DEISMultistepScheduler,
-        UniPCMultistepScheduler,
-        LCMScheduler,
-    ],
-)
-@pytest.mark.parametrize("start_point", ["lr", "noise"])
+SCHEDULERS = [
+    DDIMScheduler,
+    PNDMScheduler,
+    LMSDiscreteScheduler,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    DEISMultistepScheduler,
+    UniPCMultistepScheduler,
+    LCMScheduler,
+]
+# Each method with each scheduler and with both starts, each scheduler with both starts.
+SWAPS = [
+    (method, scheduler, ("lr", "noise")[(first + second) % 2])
+    for first, method in enumerate(PIPELINES)
+    for second, scheduler in enumerate(SCHEDULERS)
+]
+
+
+@functools.cache
+def with_ddpm(method, start_point):
+    return run(built(method), method, num_inference_steps=4, start_point=start_point)
+
+
+@pytest.mark.parametrize(("method", "scheduler", "start_point"), SWAPS)
 def test_every_scheduler_can_be_swapped_in(pipeline, method, scheduler, start_point):
-    ddpm = run(pipeline, method, num_inference_steps=4, start_point=start_point)
     if scheduler is LMSDiscreteScheduler:
         pytest.importorskip("scipy")
     options = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **options)
     image = run(pipeline, method, num_inference_steps=4, start_point=start_point)
     assert image.isfinite().all()
-    assert difference(image, ddpm) > 1e-4
+    assert difference(image, with_ddpm(method, start_point)) > 1e-4
     assert torch.equal(run(pipeline, method, num_inference_steps=4, start_point=start_point), image)
 
 

@@ -1,5 +1,7 @@
 """Pipelines of tiny components, and what a call of them gives."""
 
+import functools
+
 import torch
 
 from diffusers_sr.hub import METHODS, pipeline_class
@@ -12,6 +14,12 @@ def build(method, **overrides):
     pipeline = PIPELINES[method](**{**components(method), **overrides})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@functools.cache
+def built(method):
+    """A pipeline for tests that leave it as it is: for all of them the same."""
+    return build(method)
 
 
 def run(pipeline, method="seesr", seed=0, **overrides):

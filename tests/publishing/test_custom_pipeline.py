@@ -1,6 +1,7 @@
 """`DiffusionPipeline.from_pretrained` of a saved folder, alone and with `custom_pipeline="pipelines/METHOD"`."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +23,22 @@ def method(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folders = {name: tmp_path_factory.mktemp(name) for name in PIPELINES}
+    for name, folder in folders.items():
+        PIPELINES[name](**components(name)).save_pretrained(folder)
+    return folders
+
+
 @pytest.fixture
-def folder(method, tmp_path, monkeypatch):
+def folder(method, saved, tmp_path, monkeypatch):
     # Where diffusers copies the code of custom pipelines to.
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     for name in [name for name in sys.modules if name.startswith("diffusers_modules")]:
         monkeypatch.delitem(sys.modules, name)
-    PIPELINES[method](**components(method)).save_pretrained(tmp_path / "weights")
-    return tmp_path / "weights"
+    return shutil.copytree(saved[method], tmp_path / "weights")
 
 
 def rewrite_class_name(folder, name):

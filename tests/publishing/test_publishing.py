@@ -16,7 +16,8 @@ from tests.components import components
 
 ROOT = Path(__file__).parents[2]
 RUN_WITH_STUB = """
-import sys
+import gc, sys
+gc.set_threshold(50_000, 10, 10)
 from tests.publishing.hub_stub import serve
 serve()
 import pytest

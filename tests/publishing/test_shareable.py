@@ -34,6 +34,9 @@ def test_shareable(value, expected):
             "s3://user:hid@den@host/a and https://host/b?api_key=hidden",
             "s3://***@host/a and https://host/b?api_key=***",
         ),
+        ("https://host/a;access_token=hidden#auth=hidden", "https://host/a;access_token=***#auth=***"),
+        ("hf_hiddenhidden and 'hf_hiddenhidden'", "hf_*** and 'hf_***'"),
+        ("the model hf_small", "the model hf_small"),
         ("somebody@host.example", "somebody@host.example"),
     ],
 )

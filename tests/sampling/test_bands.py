@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import pytest
@@ -21,29 +22,28 @@ CPU = torch.device("cpu")
 VAE = Path(diffusers_sr.__file__).parent / "models" / "base-small" / "vae"
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "Stable Diffusion's": {},
+    "with attention at each level": {
+        "down_block_types": ("AttnDownEncoderBlock2D", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+    },
+    "without attention": {"mid_block_add_attention": False},
+    "without quantisation": {"use_quant_conv": False, "use_post_quant_conv": False},
+}
+
+
 def autoencoder(kind: str) -> AutoencoderKL:
     """A tiny autoencoder whose parts are of one kind, in float64."""
     torch.manual_seed(0)
     options = {
-        "Stable Diffusion's": {},
-        "with attention at each level": {
-            "down_block_types": ("AttnDownEncoderBlock2D", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
-            "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
-        },
-        "without attention": {"mid_block_add_attention": False},
-        "without quantisation": {"use_quant_conv": False, "use_post_quant_conv": False},
-    }[kind]
-    vae = AutoencoderKL(
-        **{
-            "block_out_channels": (8, 12, 16),
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
-            "layers_per_block": 2,
-            "norm_num_groups": 4,
-        }
-        | options
-    )
-    return randomise(vae.double().eval())
+        "block_out_channels": (8, 12, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 2,
+        "norm_num_groups": 4,
+    }
+    return randomise(AutoencoderKL(**options | KINDS[kind]).double().eval())
 
 
 def moments(vae, image):
@@ -54,10 +54,7 @@ def decoded(vae, latents):
     return vae.decode(latents).sample
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["Stable Diffusion's", "with attention at each level", "without attention", "without quantisation"],
-)
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_equal_to_the_whole(kind):
     vae = autoencoder(kind)

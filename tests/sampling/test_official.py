@@ -218,3 +218,21 @@ def test_arguments_are_the_official_ones_unless_they_are_given() -> None:
     assert build("seesr").check_inputs(official_preprocessing=True).process_size == 512
     with pytest.raises(ValueError, match="official_preprocessing='yes', expected True or False"):
         pipeline.check_inputs(official_preprocessing="yes")
+
+
+def test_the_same_by_hand() -> None:
+    """As a caller would do it with Pillow and numpy, around a call that neither resizes nor matches colours."""
+    pipeline, image = build("xpsr"), tiny_image(19, 17)
+    stretched = image.resize((38, 34), Image.Resampling.BICUBIC).resize((32, 32), Image.Resampling.BICUBIC)
+    options: dict[str, Any] = {"process_size": 0, "color_fix": None}
+    decoded = run(pipeline, "xpsr", image=stretched, upscale=1, **options)[0].numpy()
+    pixels, colours = np.round(255 * decoded) / 255, np.asarray(stretched) / 255
+    spread = [np.sqrt(x.reshape(-1, 3).var(0, ddof=1) + 1e-5) for x in (pixels, colours)]
+    fixed = (pixels - pixels.mean((0, 1))) / spread[0] * spread[1] + colours.mean((0, 1))
+    expected = Image.fromarray((255 * fixed.clip(0, 1)).astype(np.uint8)).resize((38, 34), Image.Resampling.BICUBIC)
+    official = run(
+        pipeline, "xpsr", image=image, **{**options, "upscale": 2, "color_fix": "adain"}, official_preprocessing=True
+    )
+    difference = 255 * official[0].numpy() - np.asarray(expected)
+    assert np.abs(difference).max() < 1.5  # a sum in another order may fall on the other side of a whole number
+    assert np.abs(difference).mean() < 0.01

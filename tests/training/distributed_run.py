@@ -1,4 +1,4 @@
-"""Run on two processes by test_distributed.py: `python tests/training/distributed_run.py FOLDER`, by torchrun.
+"""Run as two processes by test_distributed.py: `python tests/training/distributed_run.py FOLDER`.
 
 Each process writes what it saw to FOLDER/rank-<number>.json, and the weights it ended with beside it.
 """
@@ -6,6 +6,7 @@ Each process writes what it saw to FOLDER/rank-<number>.json, and the weights it
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import sys
@@ -163,6 +164,26 @@ def main(folder: Path) -> None:
     (folder / f"rank-{rank}.json").write_text(json.dumps(seen))
 
 
+def start(folder: Path, size: int) -> int:
+    """Start processes with the variables that torchrun gives them, as forks of this one, which has imported all.
+
+    Returns:
+        The first exit status that is not 0, or 0.
+    """
+    gc.freeze()
+    processes = []
+    for rank in range(size):
+        process = os.fork()
+        if process == 0:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+            os.environ.update({name: str(value) for name, value in names.items()})
+            faulthandler.dump_traceback_later(240, exit=True)  # processes that wait for each other say where
+            main(folder)
+            return 0
+        processes.append(process)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    return next((code for code in codes if code), 0)
+
+
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(240, exit=True)  # processes that wait for each other say where
-    main(Path(sys.argv[1]))
+    sys.exit(start(Path(sys.argv[1]), 2))

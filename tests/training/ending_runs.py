@@ -8,8 +8,10 @@ goes to FOLDER/CASE/log, its exit status, and whether any of its processes were 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import runpy
 import signal
 import sys
 import time
@@ -41,6 +43,19 @@ class Rows(runs.Points):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             time.sleep(1000)
         return super().__getitem__(index)
+
+
+def run_trainer(folder: Path, workers: int) -> None:
+    """Run a trainer, none of whose photos can be read."""
+    (folder / "photos").mkdir()
+    for number in range(3):
+        (folder / "photos" / f"{number}.png").write_bytes(b"no image")
+    path = str(runs.TRAINING / "train_autoencoder.py")
+    sys.argv = [
+        path, "--train_data_dir", str(folder / "photos"), "--output_dir", str(folder / "run"), "--resolution", "32",
+        "--block_out_channels", "8", "8", "--dataloader_num_workers", str(workers),
+    ]  # fmt: skip
+    runpy.run_path(path, run_name="__main__")
 
 
 def run(folder: Path, where: str, workers: int) -> None:
@@ -82,6 +97,8 @@ def watch(pid: int, folder: Path) -> None:
 
 
 def main(root: Path, cases: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what a shell runs in the background ignores
+    gc.freeze()  # or each fork would copy the memory that it looks for garbage in
     started: list[tuple[int, Path]] = []
     for case in cases:
         where, workers = case.split("-")
@@ -93,7 +110,11 @@ def main(root: Path, cases: list[str]) -> None:
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.setpgid(0, 0)
-            run(folder, where, int(workers))  # with its error this process goes on to its end
+            # With its error this process goes on to its end.
+            if where == "photos":
+                run_trainer(folder, int(workers))
+            else:
+                run(folder, where, int(workers))
             return
         started.append((pid, folder))
     for pid, folder in started:

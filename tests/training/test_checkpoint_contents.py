@@ -35,7 +35,7 @@ def test_the_manifest_says_how_far_a_run_is_and_what_its_files_are(tmp_path: Pat
     manifest = json.loads((tmp_path / "checkpoint-8" / MANIFEST).read_text())
     assert manifest["progress"] == {"step": 8, "samples": 32, "num_processes": 1}
     assert sorted(manifest["files"]) == FILES
-    assert list(manifest) == ["progress", "files"]
+    assert list(manifest) == ["progress", "arguments", "files"]
 
 
 def test_damage_is_told_from_size_and_checksum(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.training import ending_runs
-from tests.training.runs import TRAINING, Fit, fit
+from tests.training.runs import Fit, fit
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"}
 ENDS: dict[str, tuple[int, str]] = {
@@ -26,6 +26,7 @@ ENDS: dict[str, tuple[int, str]] = {
     "stuck-1": (1, "step 7 is bad"),
     "validation-2": (1, "validation is bad"),
     "interrupt-2": (-signal.SIGINT, "KeyboardInterrupt"),
+    "photos-2": (1, "6 photos in a row cannot be used"),
 }
 
 
@@ -43,20 +44,6 @@ def test_a_run_with_workers_ends_with_its_error(folder: Path, case: str) -> None
     log = (folder / case / "log").read_text()
     assert end == {"code": status, "is_left": False}, log
     assert message in log
-
-
-def test_a_trainer_whose_photos_are_damaged_ends(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    for number in range(3):
-        (tmp_path / "photos" / f"{number}.png").write_bytes(b"no image")
-    run = subprocess.run(
-        [sys.executable, str(TRAINING / "train_autoencoder.py"), "--train_data_dir", str(tmp_path / "photos"),
-         "--output_dir", str(tmp_path / "run"), "--block_out_channels", "8", "8", "--resolution", "32",
-         "--dataloader_num_workers", "2"],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert run.returncode == 1
-    assert "6 photos in a row cannot be used" in run.stderr
 
 
 class Failing(Fit):

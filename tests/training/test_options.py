@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import runpy
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from diffusers_sr.training.arguments import RestorationArguments, option, parse_arguments
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count
-from tests.training.runs import TRAINING
+from tests.training.runs import TRAINING, script
 
 OUTPUT = ["--output_dir", "runs"]
 
@@ -202,9 +201,33 @@ def test_wrong_options_end_a_trainer_in_one_line(
     assert error.startswith("train.py: error: ") and message in error and error.count("\n") == 1
 
 
-def test_a_trainer_ends_with_status_2() -> None:
-    words = [sys.executable, str(TRAINING / "train_autoencoder.py"), *OUTPUT, "--max_train_steps=-5"]
-    environment = {**os.environ, "PYTHONPATH": str(TRAINING.parent)}
-    run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith("train_autoencoder.py: error: max_train_steps=-5: ")
+def test_a_trainer_ends_with_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(TRAINING / "train_autoencoder.py")
+    monkeypatch.setattr(sys, "argv", [path, *OUTPUT, "--max_train_steps=-5"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(path, run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("train_autoencoder.py: error: max_train_steps=-5: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--photos_per_shard", "0"], "photos_per_shard=0: it has to be a whole number, at least 1"),
+        (["--crop_size", "-3"], "crop_size=-3: it has to be"),
+        (["--num_workers", "-1"], "num_workers=-1: it has to be"),
+        (["--tagger", "x", "--num_workers", "1"], "A tagger works in one process: leave out --num_workers"),
+        (["--tagger", "x", "--tags_file", "x"], "Tags or captions come from one of --tags_file, --prompts_dir and"),
+        ([], "the following arguments are required: --output_dir"),
+    ],
+)
+def test_preparing_shards_checks_its_options_as_a_trainer_does(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output_dir", "unused"] if options else []
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--train_data_dir", "unused", *output, *options])
+    with pytest.raises(SystemExit) as exit:
+        script("prepare").main()
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -119,7 +119,7 @@ def test_images_that_cannot_be_enlarged_are_an_error_before_the_first_step(tmp_p
         with pytest.raises(ValueError, match=f"{folder}' has to be a folder that holds images"):
             fit(tmp_path, module, validate=Enlarger(module), validation_images=str(tmp_path / folder))
     (images / "0.png").write_bytes(b"no image")
-    with pytest.raises(ImageFileError):
+    with pytest.raises(ImageFileError, match=r"--validation_images: .*/0\.png is not an image"):
         fit(tmp_path, module, validate=Enlarger(module), validation_images=str(images))
     assert not module.batches
 

@@ -136,7 +136,7 @@ def diffusers_arguments(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def by_number(recording: Recording, name: str, first: int = 0) -> Tensors:
+def by_number(recording: Recording, name: str, first: int = 0) -> dict[int, torch.Tensor]:
     return {first + int(key.rpartition(".")[2]): tensor for key, tensor in recording.numbered(name).items()}
 
 

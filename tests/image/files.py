@@ -1,0 +1,72 @@
+"""Image files written byte by byte, for what Pillow does not write."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8))
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><dc:subject>keyword</dc:subject></x:xmpmeta>'
+IPTC = b"\x1c\x02\x19\x00\x07keyword"
+RESOURCE = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(IPTC)) + IPTC
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(
+    path: Path,
+    chunks: Sequence[tuple[bytes, bytes]] = (),
+    pixels: bytes = PHOTO.tobytes(),
+    depth: int = 8,
+    kind: int = 2,
+    last: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """Write a PNG of 16 x 12 pixels, with chunks before and after them."""
+    row = len(pixels) // 12
+    rows = b"".join(b"\0" + pixels[start : start + row] for start in range(0, len(pixels), row))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, depth, kind, 0, 0, 0))
+        + b"".join(chunk(*each) for each in chunks)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + b"".join(chunk(*each) for each in last)
+        + chunk(b"IEND", b"")
+    )
+
+
+def segment(kind: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, kind, len(content) + 2) + content
+
+
+def jpeg(path: Path, *segments: bytes, exif: bytes = b"") -> None:
+    """Write a JPEG with segments at its start."""
+    PHOTO.save(path, exif=exif, quality=95, dpi=(300, 300))
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"".join(segments) + content[2:])
+
+
+def exif(entries: dict[int, tuple[int, int, bytes]], order: str = "<") -> bytes:
+    """Write EXIF data of one directory: type, number and bytes of each tag."""
+    start = 8 + 2 + 12 * len(entries) + 4
+    rows = values = b""
+    for tag, (kind, number, value) in sorted(entries.items()):
+        field = value
+        if len(value) > 4:
+            field = struct.pack(order + "I", start + len(values))
+            values += value + bytes(len(value) % 2)
+        rows += struct.pack(order + "HHI", tag, kind, number) + field.ljust(4, b"\0")
+    mark = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, len(entries))
+    return b"Exif\0\0" + mark + rows + bytes(4) + values
+
+
+def text(value: str) -> tuple[int, int, bytes]:
+    """An entry of text in UTF-8."""
+    content = value.encode() + b"\0"
+    return 2, len(content), content
