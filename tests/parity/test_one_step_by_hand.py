@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ def predict(unet: Any, outputs: dict[str, torch.Tensor], timestep: int) -> torch
 
 def check(outputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     for name, tensor in expected.items():
-        torch.testing.assert_close(
-            outputs[name], tensor, atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(outputs[name], tensor, atol=1e-9, rtol=1e-9, msg=partial("{}: {}".format, name))
 
 
 def test_pisa(models, tmp_path):
