@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.base import check_text_encoder, load_base
 from ..conversion.checkpoints import PathLike, new_folder
-from ..publishing.model_card import CardDetails, render_model_card
+from ..publishing.model_card import render_model_card
+from ..publishing.shareable import shareable
 from ..seesr.convert_tagger import load_tagger
 from ..seesr.tagger import Tagger
 from .convert_gdpo import read_gdpo
@@ -154,23 +156,24 @@ def _convert(read: Read, output: PathLike, base: PathLike, tagger: Tagger | None
             components |= {"text_encoder": None, "tokenizer": None}
         if converted.prompt_source == "tags" and tagger is None:
             logger.warning("There is no tagger in %s: give `tags` in each call, or convert with RAM as well.", output)
-        OneStepPipeline(
+        pipeline = OneStepPipeline(
             unet=converted.unet,
             vae=converted.vae,
             scheduler=scheduler,
             lora=converted.lora,
             tagger=tagger,
             call_defaults=converted.call_defaults,
+            origin={
+                "paper": [converted.paper.name, converted.paper.arxiv],
+                "base_model": shareable(str(base)),
+                "base_license": BASE_LICENSE,
+                "license": converted.license,
+                "terms": converted.terms,
+            },
             **components,
-        ).save_pretrained(folder)
-        details = CardDetails(
-            base_model=str(base),
-            base_license=BASE_LICENSE,
-            license=converted.license,
-            terms=converted.terms,
-            paper=converted.paper,
         )
-        card = render_model_card(str(output), OneStepPipeline, details)
+        pipeline.save_pretrained(folder)
+        card = render_model_card(Path(output).name, OneStepPipeline, pipeline.card_details)
         (folder / "README.md").write_text(str(card), encoding="utf-8")
     logger.log(
         logging.WARNING if converted.is_restricted else logging.INFO,

@@ -118,9 +118,9 @@ class LoraSets(ModelMixin, ConfigMixin):
 
     def activate(self, unet: Any, names: Iterable[str]) -> None:
         """Activate these of the attached sets and deactivate the others; other LoRAs stay as they are."""
-        active = _active_adapters(unet)
-        wanted = [*(name for name in active if name not in self.names), *names]
-        if wanted != active:
+        wanted = [*(name for name in _active_adapters(unet) if name not in self.names), *names]
+        layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+        if any({*layer.active_adapters} != {*wanted} for layer in layers):  # a layer that was added later may differ
             unet.set_adapter(wanted)
 
     def is_attached(self, unet: Any) -> bool:

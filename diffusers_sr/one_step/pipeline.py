@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..image.pixels import working_size
 from ..pipeline import SuperResolutionPipeline
+from ..publishing.model_card import CardDetails
 from ..publishing.paper import Paper
 from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
@@ -49,6 +50,8 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         lora: the LoRA sets; None for a model whose UNet was trained whole, or merged.
         stored_prompt: the embedding that calls without a prompt take.
         tagger: sees the enlarged image, and its tags precede the prompt (OSEDiff, GDPO-SR).
+        origin: for the model card, what converted weights come with: `paper` (name and number on arXiv), and
+            `base_model`, `base_license`, `license` and `terms`, as in `CardDetails`.
 
     The other arguments are those of `SuperResolutionPipeline`.
 
@@ -85,10 +88,19 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         stored_prompt: StoredPrompt | None = None,
         tagger: Tagger | None = None,
         call_defaults: dict[str, Any] | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, scheduler, call_defaults)
         self.register_modules(lora=lora, stored_prompt=stored_prompt, tagger=tagger)
+        self.register_to_config(origin=origin)
         self._attach()
+
+    @property
+    def card_details(self) -> CardDetails:
+        """The details of the model card, if none are given: where converted weights come from, and their licence."""
+        origin = dict(self.config.origin or {})
+        paper = origin.pop("paper", None)
+        return CardDetails(paper=None if paper is None else Paper(*paper), **origin)
 
     def check_components(self, call: OneStepCall) -> None:
         """Check also that the dials have LoRA sets to act on.

@@ -38,6 +38,11 @@ class PublishablePipeline(DiffusionPipeline):
     example_call: ClassVar[dict[str, Any]] = {}
     """The arguments that the example in the model card needs, besides the image."""
 
+    @property
+    def card_details(self) -> CardDetails:
+        """The details of the model card, if none are given."""
+        return CardDetails()
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline from a folder or a Hub id, as `DiffusionPipeline.from_pretrained` does.
@@ -129,7 +134,7 @@ class PublishablePipeline(DiffusionPipeline):
         write_stubs(folder, type(self))
         if push_to_hub:
             repo_id = create_repository(repo_id or folder.resolve().name, private, token)
-            self._upload(folder, repo_id, card or CardDetails(), commit_message, token, create_pr)
+            self._upload(folder, repo_id, card or self.card_details, commit_message, token, create_pr)
 
     def push_to_hub(
         self,
@@ -161,7 +166,7 @@ class PublishablePipeline(DiffusionPipeline):
         repo_id = create_repository(repo_id, private, token)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization, variant)
-            return self._upload(Path(folder), repo_id, card or CardDetails(), commit_message, token, create_pr)
+            return self._upload(Path(folder), repo_id, card or self.card_details, commit_message, token, create_pr)
 
     def _upload(
         self,

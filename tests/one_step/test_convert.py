@@ -31,6 +31,7 @@ from diffusers_sr.one_step.convert_omgsr import read_omgsr
 from diffusers_sr.one_step.convert_osediff import read_osediff
 from diffusers_sr.one_step.convert_pisa import read_pisa
 from diffusers_sr.one_step.pipeline import OneStepPipeline
+from diffusers_sr.publishing.model_card import render_model_card
 from tests.components import (
     STABLE_DIFFUSION_2,
     scheduler,
@@ -370,6 +371,11 @@ def test_terms_are_in_the_card_and_said(models, base, method, license, text, tmp
     assert f"license: {license}\n" in card
     assert f"| base | openrail++ |\n| weights | {license}: " in card
     assert text in card
+    again = render_model_card(
+        "me/x", OneStepPipeline, OneStepPipeline.from_pretrained(tmp_path / "output").card_details
+    )
+    assert again.text.count(text) == card.count(text)  # uploading the folder says the same
+    assert str(tmp_path) not in card + (tmp_path / "output" / "model_index.json").read_text()
     (record,) = [record for record in caplog.records if text in record.getMessage()]
     assert record.levelno == (logging.WARNING if method in ("omgsr", "hypir") else logging.INFO)
 

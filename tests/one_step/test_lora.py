@@ -142,6 +142,20 @@ def test_a_lora_loaded_later_does_not_replace_the_sets(unet):
     torch.testing.assert_close(output(unet), both, atol=1e-5, rtol=1e-5)
 
 
+def test_a_lora_of_other_layers_loaded_later_leaves_the_sets_active(unet):
+    sets = LoraSets.from_state_dicts({"default": (lora(unet, ["conv_in", "conv_out"], 4), 8)}).attach(unet)
+    own = LoraSets.from_state_dicts({"own": (lora(unet, ["conv_out", "mid_block.resnets.0.conv1"], 3), 3)})
+    unet.load_lora_adapter(
+        own.lora_state_dict("own"), prefix=None, adapter_name="own", metadata=own.lora_metadata("own")
+    )
+    sets.attach(unet)
+    for module in (unet.conv_in, unet.conv_out, unet.mid_block.resnets[0].conv1):
+        assert {*module.active_adapters} == {"default", "own"}
+    sets.activate(unet, [])
+    for module in (unet.conv_in, unet.conv_out, unet.mid_block.resnets[0].conv1):
+        assert module.active_adapters == ["own"]
+
+
 def test_taken_names_are_refused(unet):
     LoraSets.from_state_dicts({"pixel": (lora(unet, ["conv_out"], 3), 3)}).attach(unet)
     with pytest.raises(ValueError, match=r"has LoRAs named \['pixel'\].*another `adapter_name`"):

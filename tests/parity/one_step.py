@@ -2,9 +2,10 @@
 
 WEIGHTS_DIR has the base Stable Diffusion in `base/`, and the checkpoint under its official name: `pisa_sr.pkl`,
 `osediff.pkl`, `unet/` and `vae/` (GDPO-SR, also in `GDPOSR/`; without them `base/` stands for them),
-`unet_lora_adapter/` and `vae_encoder_lora_adapter/` (OMGSR), `HYPIR_sd2.pth`. INPUTS is `case_<name>.safetensors`, with its settings under this
-name in a `cases.json` beside it. Read of it are `input`, or `lr` without it; `prompt_embeds`, or `prompt_ids`, or the
-`prompt` of the settings; `latent_noise`, without which the latents are the posterior's mean; and GDPO-SR's `noise`.
+`unet_lora_adapter/` and `vae_encoder_lora_adapter/` (OMGSR), `HYPIR_sd2.pth`. INPUTS is `case_<name>.safetensors`,
+with its settings under this name in a `cases.json` beside it. Read of it are `input`, or `lr` without it;
+`prompt_embeds`, or `prompt_ids`, or the `prompt` of the settings; `latent_noise`, without which the latents are the
+posterior's mean; and GDPO-SR's `noise`.
 
 It gives `latent_mean`, `latent_std`, `latents`, `noisy_latents` (GDPO-SR), `model_pred`, `tile_weights`, `denoised`,
 `decoded` and the pictures `output`, `output_adain`, `output_wavelet` and `final`. A file of PiSA-SR whose name is not
