@@ -18,6 +18,7 @@ import torch
 import yaml
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
+from diffusers_sr.controlled import ControlledPipeline
 from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class
 from diffusers_sr.training.publish import trained_models
 from diffusers_sr.training.script import run_script
@@ -34,11 +35,15 @@ CALL_DEFAULTS: dict[str, Any] = {
 }
 
 
+TRAINED = [method for method in METHODS if issubclass(pipeline_class(method), ControlledPipeline)]
+"""The methods whose last training stage leaves a ControlNet and an adapter."""
+
+
 def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
     """Write the models of one method, from the output folder of its last training stage.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `TRAINED`.
         trained: holds a folder for each model of the method.
         changes: changes to the defaults of a call, which are otherwise those of the model that is replaced, or
             `CALL_DEFAULTS` if there is no such model.
@@ -74,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="output folder of train_base.py")
-    for method in METHODS:
+    for method in TRAINED:
         parser.add_argument(f"--{method}", type=Path, help=f"output folder of {method}'s last training stage")
     parser.add_argument(
         "--call",
@@ -89,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.base is not None:
         base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
         base.save_pretrained(MODELS / BASE)
-    for method in METHODS:
+    for method in TRAINED:
         if (trained := getattr(options, method)) is not None:
             embed(method, trained, dict(options.call))
     for path in MODELS.rglob("*.json"):

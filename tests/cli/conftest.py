@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusers_sr import CoSeRPipeline, PASDPipeline, SeeSRPipeline, XPSRPipeline
+from diffusers_sr import CoSeRPipeline, OneStepPipeline, PASDPipeline, SeeSRPipeline, XPSRPipeline
 from diffusers_sr.cli.main import main
 from tests.components import components
 from tests.xpsr.test_captioner import build as build_captioner
@@ -43,6 +43,14 @@ def xpsr(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def pasd(tmp_path_factory) -> str:
     return saved(tmp_path_factory, "pasd", PASDPipeline)
+
+
+@pytest.fixture(scope="session")
+def one_step(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("one_step")
+    parts = {name: part for name, part in components("one_step").items() if name not in ("text_encoder", "tokenizer")}
+    OneStepPipeline(**parts, call_defaults={"process_size": 16}).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

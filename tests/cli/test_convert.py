@@ -18,6 +18,11 @@ USAGES = {
     "scedit": "--checkpoint PATH --output PATH",
     "xpsr": "--unet PATH --controlnet PATH --output PATH [--base PATH]",
     "pasd": "--unet PATH --controlnet PATH --output PATH [--base PATH]",
+    "pisa": "--checkpoint PATH --output PATH --base PATH",
+    "osediff": "--checkpoint PATH --output PATH --base PATH [--ram PATH] [--dape PATH] [--ram-tags PATH]",
+    "gdpo": "--checkpoint PATH --output PATH --base PATH [--ram PATH] [--dape PATH] [--ram-tags PATH]",
+    "omgsr": "--checkpoint PATH --output PATH --base PATH",
+    "hypir": "--checkpoint PATH --output PATH --base PATH",
 }
 
 

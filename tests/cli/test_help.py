@@ -31,7 +31,7 @@ runpy.run_module("diffusers_sr.cli", run_name="__main__")
     ("arguments", "status", "output"),
     [
         (("--help",), 0, "describe photographs, for XPSR and PASD"),
-        (("upscale", "--help"), 0, "--method {seesr,coser,cassr,xpsr,pasd}"),
+        (("upscale", "--help"), 0, "--method {seesr,coser,cassr,xpsr,pasd,one_step}"),
         (("caption", "--help"), 0, "(HuggingFaceTB/SmolVLM-500M-Instruct)"),
         ((), 2, "the following arguments are required: COMMAND"),
         (("magic",), 2, "invalid choice: 'magic'"),
@@ -72,6 +72,7 @@ def test_options_say_which_pipelines_take_them():
         "options of CoSeR:": ["--num-references", "--cfw-weight"],
         "options of XPSR and PASD:": ["--prompts", "--captioner", "--caption-overflow"],
         "options of XPSR:": ["--low-level-prompt"],
+        "options of OneStep:": ["--pixel-scale", "--semantic-scale"],
     }
 
 

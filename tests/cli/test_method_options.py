@@ -143,6 +143,26 @@ def test_pasd_has_no_low_level_prompt(run, pasd, capsys):
     assert "is a PASDPipeline, which has no --low-level-prompt" in capsys.readouterr().err
 
 
+def test_every_option_of_a_one_step_model_reaches_the_pipeline(run, one_step):
+    tiny_image(16, 12).save("photo.png")
+
+    def result(*arguments: str) -> np.ndarray:
+        assert run("photo.png", "-o", "big.png", "--model", one_step, "--method", "one_step", *arguments) == 0
+        return pixels("big.png")
+
+    results = [result(), result("--pixel-scale", "0.5"), result("--semantic-scale", "0.5")]
+    for first, second in itertools.combinations(range(len(results)), 2):
+        assert not np.array_equal(results[first], results[second]), (first, second)
+
+
+def test_a_one_step_model_has_no_steps_and_no_guidance(run, one_step, capsys):
+    tiny_image().save("photo.png")
+    with pytest.raises(SystemExit) as exit:
+        run("photo.png", "-o", "big.png", "--model", one_step, "--steps", "4", "--guidance-scale", "2")
+    assert exit.value.code == 2
+    assert "is a OneStepPipeline, which has no --steps, --guidance-scale" in capsys.readouterr().err
+
+
 def test_which_pipelines_take_what():
     assert {name: argument.pipelines for name, argument in method_arguments().items()} == {
         "reference_images": ["CoSeR", "CasSR"],
@@ -151,6 +171,8 @@ def test_which_pipelines_take_what():
         "captioner": ["XPSR", "PASD"],
         "caption_overflow": ["XPSR", "PASD"],
         "low_level_prompt": ["XPSR"],
+        "pixel_scale": ["OneStep"],
+        "semantic_scale": ["OneStep"],
     }
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from diffusers_sr import hub
-from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, load_pipeline, pipeline_class
+from diffusers_sr.hub import BASE, BASE_COMPONENTS, load_pipeline, pipeline_class
 from tests.components import components, tiny_image
 from tests.training.runs import script
 
@@ -21,7 +21,7 @@ def embed(tmp_path, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", script("embed").TRAINED)
 def test_what_was_trained_is_a_model_of_the_package(method, embed, tmp_path):
     parts = components(method)
     stock = {name: parts[name] for name in (*BASE_COMPONENTS, "scheduler")}
