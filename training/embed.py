@@ -28,7 +28,7 @@ from diffusers_sr.training.script import run_script
 CALL_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 1,
     "guidance_scale": 1.0,
-    "tile_size": 512,
+    "tile_size": 1024,
     "tile_overlap": 128,
     "process_size": 64,
     "color_fix": "wavelet",
