@@ -89,7 +89,12 @@ def call_argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def main() -> int:
+def main() -> None:
+    """Run the command line.
+
+    Raises:
+        ImageFileError: at the end, if there are photos that cannot be measured.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of photographs")
     parser.add_argument("--list", help="file that lists the photos to measure, one name per line; all by default")
@@ -121,14 +126,14 @@ def main() -> int:
     pipeline = load_pipeline(options.model)
     pipeline.set_progress_bar_config(disable=True)
     metrics: dict[str, dict[str, list[float]]] = {"bicubic": defaultdict(list), options.model: defaultdict(list)}
-    measured = 0
+    unmeasured: list[str] = []
     for index, path in enumerate(paths):
         try:
             photo, degraded = degraded_pair(path, options.first_seed + index, options.max_size)
         except ImageFileError as error:
             print(f"{path}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            unmeasured.append(str(path))
             continue
-        measured += 1
         height, width = photo.shape[-2:]
         bicubic = resize(degraded, (height, width))
         result = pipeline(
@@ -150,16 +155,22 @@ def main() -> int:
             comparison = side_by_side([nearest, bicubic, result, photo])
             comparison.save(options.pictures / f"{names_of_pictures[path]}_{Path(options.model).name}.jpg", quality=90)
 
-    if measured == 0:
-        return 1
+    if len(unmeasured) < len(paths):
+        print_table(metrics, len(paths) - len(unmeasured))
+    if unmeasured:
+        names = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
+        raise ImageFileError(f"{len(unmeasured)} of {len(paths)} photos could not be measured: {names}")
+
+
+def print_table(metrics: dict[str, dict[str, list[float]]], count: int) -> None:
+    """Print the means of bicubic and of the model, which come in this order, and their ratios."""
     rows = {name: {metric: sum(v) / len(v) for metric, v in values.items()} for name, values in metrics.items()}
-    print(f"| {measured} photos | " + " | ".join(rows["bicubic"]) + " |")
-    print("|---|" + "---|" * len(rows["bicubic"]))
+    bicubic, model = rows.values()
+    print(f"| {count} photos | " + " | ".join(bicubic) + " |")
+    print("|---|" + "---|" * len(bicubic))
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
-    ratios = [rows[options.model][metric] / rows["bicubic"][metric] for metric in rows["bicubic"]]
-    print("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
-    return 0 if measured == len(paths) else 1
+    print("| ratio | " + " | ".join(f"{model[metric] / bicubic[metric]:.2f}" for metric in bicubic) + " |", flush=True)
 
 
 if __name__ == "__main__":

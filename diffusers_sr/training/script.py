@@ -17,14 +17,12 @@ from ..publishing.shareable import mask_credentials
 def run_script(main: Callable[[], Any]) -> None:
     """Run `main`; end with status 1 and one line if a saved model or an image cannot be used.
 
-    A whole number that `main` returns is the status.
-
     No message and no traceback shows credentials.
     """
     log_without_credentials()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request to the Hub
     try:
-        status = main()
+        main()
     except (ModelFolderError, ImageFileError) as error:
         message = mask_credentials(" ".join(str(error).split()))
         print(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {message}", file=sys.stderr)
@@ -35,8 +33,6 @@ def run_script(main: Callable[[], Any]) -> None:
             raise
         print(mask_credentials(text), file=sys.stderr)
         raise SystemExit(1) from None
-    if isinstance(status, int):
-        sys.exit(status)
 
 
 class _WithoutCredentials(logging.Formatter):

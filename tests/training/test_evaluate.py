@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusers_sr import SeeSRPipeline
+from diffusers_sr.image.decoding import ImageFileError
 from tests.components import components, tiny_image
 from tests.training.runs import script
 
@@ -22,10 +24,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *options: object) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, problem: str, *options: object) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, options)])
-    status: int = script("evaluate").main()
-    return status
+    with pytest.raises(ImageFileError, match=re.escape(problem)):
+        script("evaluate").main()
 
 
 def test_photos_that_cannot_be_measured_are_named_and_the_others_are(
@@ -36,7 +38,9 @@ def test_photos_that_cannot_be_measured_are_named_and_the_others_are(
     for name, side in (("a.png", 32), ("c.png", 11), ("d.png", 1), ("e.png", 12)):
         tiny_image(side, 32).save(folder / name)
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
-    assert run(monkeypatch, "--data", folder, "--model", model, "--pictures", tmp_path / "pictures") == 1
+    names = ", ".join(str(folder / name) for name in ("b.png", "c.png", "d.png"))
+    problem = f"3 of 5 photos could not be measured: {names}"
+    run(monkeypatch, problem, "--data", folder, "--model", model, "--pictures", tmp_path / "pictures")
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if line.startswith(str(folder))]
     assert [line.split(": ", 1)[0] for line in lines] == [str(folder / name) for name in ("b.png", "c.png", "d.png")]
@@ -51,7 +55,7 @@ def test_a_folder_of_which_no_photo_can_be_measured(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
-    assert run(monkeypatch, "--data", tmp_path, "--model", model) == 1
+    run(monkeypatch, "1 of 1 photos could not be measured", "--data", tmp_path, "--model", model)
     printed = capsys.readouterr()
     assert f"{tmp_path / 'a.png'}: cannot be read: is not an image that can be read\n" in printed.err
     assert printed.out == ""
