@@ -158,8 +158,8 @@ def main() -> None:
     if len(unmeasured) < len(paths):
         print_table(metrics, len(paths) - len(unmeasured))
     if unmeasured:
-        names = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
-        raise ImageFileError(f"{len(unmeasured)} of {len(paths)} photos could not be measured: {names}")
+        named = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
+        raise ImageFileError(f"{len(unmeasured)} of {len(paths)} photos could not be measured: {named}")
 
 
 def print_table(metrics: dict[str, dict[str, list[float]]], count: int) -> None:
