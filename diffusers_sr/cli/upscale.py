@@ -69,7 +69,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--vae-tile-size",
         type=positive_int,
-        default=1024,
+        default=768,
         help="the same for the VAE, whose tiles make no difference to the result (%(default)s)",
     )
     command.add_argument(

@@ -105,7 +105,7 @@ class Call:
         "an image with more pixels than a square of this side, a multiple of `vae_scale_factor`, is encoded and "
         "decoded in the memory that such a square needs. An `AutoencoderKL` gives the same result whatever the size; "
         "other autoencoders are tiled, and tiles that overlap by a quarter are blended.",
-        1024,
+        768,
     )
     color_fix: str | None = argument(
         '"adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.image.color`), None leaves it '

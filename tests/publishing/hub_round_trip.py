@@ -118,7 +118,7 @@ def test_pushed_pipelines_come_back(method, tmp_path):
     assert by_class.config._name_or_path == repo_id
     card = ModelCard.load(repo_id)
     card.validate()
-    assert {method, f"arxiv:{kind.paper.arxiv}"} <= set(card.data.tags)
+    assert {kind.paper.name.lower(), f"arxiv:{kind.paper.arxiv}"} <= set(card.data.tags)
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         DiffusionPipeline.from_pretrained(repo_id)
 
