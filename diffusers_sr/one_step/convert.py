@@ -14,7 +14,7 @@ from ..conversion.base import check_text_encoder, load_base
 from ..conversion.checkpoints import PathLike, new_folder
 from ..publishing.model_card import render_model_card
 from ..publishing.shareable import shareable
-from ..seesr.convert_tagger import load_tagger
+from ..seesr.convert_tagger import check_tagger_files, load_tagger
 from ..seesr.tagger import Tagger
 from .convert_gdpo import read_gdpo
 from .convert_hypir import read_hypir
@@ -185,13 +185,8 @@ def _convert(read: Read, output: PathLike, base: PathLike, tagger: Tagger | None
 
 
 def _tagger(ram: PathLike | None, dape: PathLike | None, ram_tags: PathLike | None) -> Tagger | None:
-    if (ram is None) != (ram_tags is None):
-        raise ValueError("`ram` and `ram_tags` belong together: give both (--ram FILE --ram-tags DIR), or neither.")
-    if ram is None or ram_tags is None:
-        if dape is not None:
-            raise ValueError("`dape` adapts RAM's weights: give `ram` and `ram_tags` too (--ram FILE --ram-tags DIR).")
-        return None
-    return load_tagger(ram, dape, ram_tags)
+    check_tagger_files(ram, dape, ram_tags)
+    return None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)
 
 
 def _scheduler(base: Any, converted: Converted) -> OneStepScheduler:

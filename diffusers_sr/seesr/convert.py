@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from ..conversion.base import base_unet_if_equal, load_base
 from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
 from .adapter import SeeSRAdapter
-from .convert_tagger import load_tagger, tagger_from_official
+from .convert_tagger import check_tagger_files, load_tagger, tagger_from_official
 from .pipeline import SeeSRPipeline
 
 __all__ = ["convert", "load_adapter", "load_tagger", "tagger_from_official"]
@@ -55,10 +55,7 @@ def convert(
         ValueError: if keys are missing, unexpected or mis-shaped, if a file is damaged, if parts do not belong
             together, or if one of `ram`, `dape` and `ram_tags` is given without those it needs.
     """
-    if (ram is None) != (ram_tags is None):
-        raise ValueError("`ram` and `ram_tags` belong together: give both (--ram FILE --ram-tags DIR), or neither.")
-    if dape is not None and ram is None:
-        raise ValueError("`dape` adapts RAM's weights: give `ram` and `ram_tags` as well (--ram FILE --ram-tags DIR).")
+    check_tagger_files(ram, dape, ram_tags)
     with new_folder(output) as folder:
         unet_model, controlnet_model, adapter = load_adapter(unet, controlnet)
         tagger = None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)

@@ -49,6 +49,14 @@ _RENAMED = (
 _QKV = {".attention.q_proj.": 0, ".attention.k_proj.": 1, ".attention.v_proj.": 2}
 
 
+def check_tagger_files(ram: PathLike | None, dape: PathLike | None, ram_tags: PathLike | None) -> None:
+    """Raise ValueError if only some of the files are given that a tagger is made of; `dape` may be left out."""
+    if (ram is None) != (ram_tags is None):
+        raise ValueError("`ram` and `ram_tags` belong together: give both (--ram FILE --ram-tags DIR), or neither.")
+    if dape is not None and ram is None:
+        raise ValueError("`dape` adapts RAM's weights: give `ram` and `ram_tags` as well (--ram FILE --ram-tags DIR).")
+
+
 def load_tagger(ram: PathLike, dape: PathLike | None, tags_folder: PathLike) -> Tagger:
     """Read the official files into a tagger whose DAPE matrices are merged.
 

@@ -43,14 +43,6 @@ from tests.training.runs import script
 FILES, CONTENTS = of_files(), of_contents()
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound")
-    defaults = {"num_inference_steps": 1, "guidance_scale": 1.0, "process_size": 16}
-    SeeSRPipeline(**components("seesr"), call_defaults=defaults).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def folder(sound: Path, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(sound, tmp_path / "model", copy_function=os.link)

@@ -16,19 +16,11 @@ from diffusers_sr import hub
 from diffusers_sr.cli.main import main
 from diffusers_sr.publishing.stubs import trusted_index
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from tests.components import components, tiny_image
+from tests.components import tiny_image
 from tests.permissions import without_rights
 from tests.publishing.hostile import CLASS, HOSTILE, STUB, add, move_out
 
 Place = tuple[Path, Path, Path]
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound")
-    defaults = {"num_inference_steps": 1, "guidance_scale": 1.0, "process_size": 16}
-    SeeSRPipeline(**components("seesr"), call_defaults=defaults).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
