@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import torch
@@ -23,7 +24,7 @@ from .publishing.pipeline import PublishablePipeline
 from .sampling.autoencoder import decode_latents, encode_image
 from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
-from .sampling.checks import check_multiple
+from .sampling.checks import check_multiple, check_overlap
 from .sampling.denoiser import Denoiser, guided_prediction
 from .sampling.finite import Stage, check_finite
 from .sampling.guidance import Guidance
@@ -31,6 +32,7 @@ from .sampling.loop import AfterStep, sample
 from .sampling.official import OfficialScript
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
 from .sampling.prompts import PromptEncoder
+from .sampling.schedule import start_later, timesteps_to_take
 from .sampling.state import CallState
 from .sampling.turns import turn_on
 
@@ -108,7 +110,7 @@ class SuperResolutionPipeline(
             raise ValueError(f"`call_defaults` has {unknown}, but can have only {sorted(cls._call_defaults)}.")
         try:
             call = read_call(cls.call_class, (), {}, {**cls._call_defaults, **defaults}, cls.__name__)
-            _check_overlap(call)
+            check_overlap(call.tile_overlap, call.tile_size)
         except ValueError as error:
             raise ValueError(f"`call_defaults` has a value that is not allowed: {error}") from error
 
@@ -140,9 +142,9 @@ class SuperResolutionPipeline(
             seen = {name: self._for_each_result(call, value, name, photo) for name, value in seen.items()}
             start = self.prepare_start(call, photo)
             control = self.prepare_control(call, photo, seen, guidance, start)
-            scheduler = self.prepare_scheduler(call.num_inference_steps)
+            scheduler = self.prepare_scheduler(call.num_inference_steps, call.strength)
             latents = self.prepare_latents(call, start, scheduler)
-            self._num_timesteps = len(scheduler.timesteps)
+            self._num_timesteps = len(timesteps_to_take(scheduler))
             after_step = callback_after_step(self, call, guidance)
             latents = self.denoise(call, self.denoiser(call), control, guidance, latents, scheduler, after_step)
             images: Any = latents.to(self.unet.dtype)
@@ -172,7 +174,7 @@ class SuperResolutionPipeline(
         """Raise ValueError if the components cannot do what a call asks for."""
         for name in ("tile_size", "tile_overlap", "vae_tile_size"):
             check_multiple(name, getattr(call, name), self.vae_scale_factor)
-        _check_overlap(call)
+        check_overlap(call.tile_overlap, call.tile_size)
         names = self._callback_tensor_inputs
         if unknown := [name for name in call.callback_on_step_end_tensor_inputs if name not in names]:
             raise ValueError(f"callback_on_step_end_tensor_inputs has {unknown}, but a callback can get {names}.")
@@ -281,22 +283,24 @@ class SuperResolutionPipeline(
         """
         raise NotImplementedError
 
-    def prepare_scheduler(self, num_inference_steps: int) -> Any:
+    def prepare_scheduler(self, num_inference_steps: int, strength: float = 1.0) -> Any:
         """Copy the scheduler for one sampling run and set its timesteps: a scheduler remembers what it has done."""
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        start_later(scheduler, num_inference_steps, strength)
         return scheduler
 
     def prepare_latents(self, call: CallT, start: Start, scheduler: Any) -> torch.Tensor:
         """Make latents at the first timestep: noise alone, or noise on the latents of the image.
 
         As in the official code, the image gets the noise of the last *training* timestep, although the first step may
-        be at an earlier one. Schedulers that count in sigmas have none for it: there it is that of the first step.
+        be at an earlier one. Schedulers that count in sigmas have none for it: there it is that of the first step, as
+        it is if sampling starts part-way (`strength`).
         """
         if start.image_latents is None:
             return start.noise * scheduler.init_noise_sigma
-        if hasattr(scheduler, "sigmas"):
-            timestep = scheduler.timesteps[:1]
+        if hasattr(scheduler, "sigmas") or call.strength < 1:
+            timestep = timesteps_to_take(scheduler)[:1]
         else:
             timestep = torch.tensor([scheduler.config.num_train_timesteps - 1], device=start.noise.device)
         latents: torch.Tensor = scheduler.add_noise(start.image_latents, start.noise, timestep)
@@ -343,11 +347,13 @@ class SuperResolutionPipeline(
     ) -> torch.Tensor:
         """Sample the latents `[B, channels, h, w]` of a reference in the way the result is sampled after it.
 
-        Callbacks are not called. A stop ends it, and everything after it.
+        Callbacks are not called. A stop ends it, and everything after it. It takes the whole schedule, whatever the
+        call's `strength`.
 
         Args:
             num_inference_steps: denoising steps; None for as many as the result takes.
         """
+        call = replace(call, strength=1.0)
         scheduler = self.prepare_scheduler(num_inference_steps or call.num_inference_steps)
         return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
 
@@ -388,8 +394,3 @@ class SuperResolutionPipeline(
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)
         return value.to(photo.padded.device)
-
-
-def _check_overlap(call: Call) -> None:
-    if call.tile_overlap >= call.tile_size:
-        raise ValueError(f"tile_overlap={call.tile_overlap}, expected less than tile_size={call.tile_size}.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_count, check_number
+from ..sampling.fidelity import between, sampling_meaning, sampling_values
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CasSRCall(Call):
     """The arguments of every method, and those of the reference and the activation that makes it."""
+
+    fidelity_meaning: ClassVar[str] = (
+        sampling_meaning("0.6 of the model's `strength`")
+        + " Above 0.5 `reference_conditioning_scale` decreases too, to half of the model's (1)."
+    )
 
     reference_images: ImageInput | Sequence[ImageInput] | None = argument(
         "references to use instead of activated ones, one for all images or one for each. They show the same as the "
@@ -44,6 +50,15 @@ class CasSRCall(Call):
         "weight of the reference: of its residuals, and of what the attention to it adds. With 0 no reference is made "
         "or used."
     )
+
+    @classmethod
+    def fidelity_values(cls, fidelity: float, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Call.fidelity_values` and `fidelity_meaning`."""
+        scale = values["reference_conditioning_scale"]
+        return {
+            **sampling_values(fidelity, values),
+            "reference_conditioning_scale": between(fidelity, scale, scale, 0.5 * scale),
+        }
 
     def __post_init__(self) -> None:
         super().__post_init__()

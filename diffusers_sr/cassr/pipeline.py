@@ -75,6 +75,7 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
         "guidance_scale": 5.5,
         "controlnet_conditioning_scale": 1.0,
         "start_point": "lr",
+        "strength": 1.0,
         "tile_size": 512,
         "tile_overlap": 128,
         "process_size": 512,

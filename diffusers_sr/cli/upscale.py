@@ -60,6 +60,17 @@ def add_parser(commands: Commands) -> None:
         type=float,
         help="weight of the text; at 1 or below there is no guidance (the model's default)",
     )
+    command.add_argument(
+        "--fidelity",
+        type=float,
+        help="from 0, more detail, to 1, closer to the photo; 0.5 is the model's default, and options that are given "
+        "override it",
+    )
+    command.add_argument(
+        "--strength",
+        type=float,
+        help="share of the steps that is taken, with less noise on the photo: above 0, up to 1 (the model's default)",
+    )
     command.add_argument("--prompt", help="description of the image, added to what the model sees in it")
     command.add_argument(
         "--tile-size",
@@ -214,6 +225,8 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "upscale": options.upscale,
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
+        "fidelity": options.fidelity,
+        "strength": options.strength,
         "tile_size": options.tile_size,
         "tile_overlap": options.tile_overlap,
         "vae_tile_size": options.vae_tile_size,

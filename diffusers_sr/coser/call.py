@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_count, check_fraction, check_number
+from ..sampling.fidelity import between, guidance_scale
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,10 @@ WHOLE = 8192
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CoSeRCall(Call):
     """The arguments of every method, and those of the cognitive embedding, the references and the decoder."""
+
+    fidelity_meaning: ClassVar[str] = (
+        "`cfw_weight` goes from 0 (0) to 1 (1), and `guidance_scale` from half as much again (0) to none (1)."
+    )
 
     cognitive_embedding: torch.Tensor | None = argument(
         "embedding instead of the cognitive encoder's, `[1 or images, tokens, channels]`.", per_image=True
@@ -47,6 +52,19 @@ class CoSeRCall(Call):
     def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Have no process size and no tiles, as the script that generates a reference; the other one has them."""
         return {} if given.get("reference_images") is not None else {"process_size": 0, "tile_size": WHOLE}
+
+    @classmethod
+    def fidelity_values(cls, fidelity: float, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the guidance; `default_cfw_weight` is the rest. See `Call.fidelity_values` and `fidelity_meaning`."""
+        return {"guidance_scale": guidance_scale(fidelity, values["guidance_scale"])}
+
+    def default_cfw_weight(self, default: float) -> float:
+        """Give the `cfw_weight` of a call that names none.
+
+        Args:
+            default: the model's.
+        """
+        return default if self.fidelity is None else between(self.fidelity, 0.0, default, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

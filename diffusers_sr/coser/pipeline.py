@@ -84,6 +84,7 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
         "guidance_scale": 3.0,
         "controlnet_conditioning_scale": 1.0,
         "start_point": "lr",
+        "strength": 1.0,
         "tile_size": 512,
         "tile_overlap": 256,
         "process_size": 512,
@@ -185,7 +186,7 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
         """
         weight = call.cfw_weight
         if weight is None:
-            weight = self.config.call_defaults["cfw_weight"]
+            weight = call.default_cfw_weight(self.config.call_defaults["cfw_weight"])
             if self.cfw is not None and not has_layers_to_join(self.vae):
                 kind = type(self.vae).__name__
                 logger.warning(f"`cfw` joins the layers of an AutoencoderKL; {kind} decodes without it.")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..sampling.call import Call, argument
+from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_number, check_texts
+from ..sampling.fidelity import between
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,22 +22,31 @@ class OneStepCall(Call):
         "guidance_scale": 1.0,
         "controlnet_conditioning_scale": 0.0,
         "start_point": "lr",
+        "strength": 1.0,
     }
+    fidelity_meaning: ClassVar[str] = (
+        "`semantic_scale` goes from 1.5 times the model's (0) to 0 (1), where the UNet runs once. A model without "
+        "PiSA-SR's two LoRA sets has only 0.5."
+    )
 
     tags: str | list[str] | None = argument(
         "tags instead of the tagger's, comma-separated: one text for all images or one for each.", per_image=True
     )
-    pixel_scale: float = argument(
+    pixel_scale: float = model_argument(
         "weight of what the pixel LoRA predicts (PiSA-SR): with more of it damage is removed more strongly.",
-        1.0,
-        option={"type": float, "help": "PiSA-SR: how strongly damage is removed (1)"},
+        option={"type": float, "help": "PiSA-SR: how strongly damage is removed (by default the model's)"},
     )
-    semantic_scale: float = argument(
+    semantic_scale: float = model_argument(
         "weight of what the semantic LoRA adds to that (PiSA-SR): with more of it there is more detail, which may be "
         "made up. If both weights are equal, or this one is 0, the UNet runs once, otherwise twice.",
-        1.0,
-        option={"type": float, "help": "PiSA-SR: how much detail is made up (1)"},
+        option={"type": float, "help": "PiSA-SR: how much detail is made up (by default the model's)"},
     )
+
+    @classmethod
+    def fidelity_values(cls, fidelity: float, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Call.fidelity_values` and `fidelity_meaning`."""
+        scale = values["semantic_scale"]
+        return {"semantic_scale": between(fidelity, 1.5 * scale, scale, 0.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -75,6 +75,8 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         "tile_overlap": 256,
         "process_size": 512,
         "color_fix": "adain",
+        "pixel_scale": 1.0,
+        "semantic_scale": 1.0,
     }
 
     def __init__(
@@ -106,22 +108,22 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         """Check also that the dials have LoRA sets to act on.
 
         Raises:
-            ValueError: if the dials differ and there are no such sets, or they are fused.
+            ValueError: if the dials are not 1 and there are no such sets, or they differ and the sets are fused.
         """
         super().check_components(self._with_stored_prompt(call))
-        if call.pixel_scale != call.semantic_scale:
-            dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
-            sets = set() if self.lora is None else set(self.lora.names)
-            if not {PIXEL, SEMANTIC} <= sets:
-                raise ValueError(
-                    f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave "
-                    "both out, or make them equal."
-                )
-            if any(layer.merged for layer in self.unet.modules() if isinstance(layer, BaseTunerLayer)):
-                raise ValueError(
-                    f"{dials} need the LoRA sets one by one, but they are fused: call unfuse_lora(), or make both "
-                    "equal."
-                )
+        dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
+        if call.fidelity is not None:
+            dials += f" (fidelity={call.fidelity})"
+        sets = set() if self.lora is None else set(self.lora.names)
+        if not (call.pixel_scale == call.semantic_scale == 1 or {PIXEL, SEMANTIC} <= sets):
+            raise ValueError(
+                f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave "
+                "these arguments out."
+            )
+        if call.pixel_scale != call.semantic_scale and self._is_fused():
+            raise ValueError(
+                f"{dials} need the LoRA sets one by one, but they are fused: call unfuse_lora(), or make both equal."
+            )
 
     def describe(self, image: torch.Tensor, call: OneStepCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Tag the enlarged images, as the official codes do, unless the call has tags or embeddings."""
@@ -177,6 +179,9 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         """Remove the LoRAs that were loaded besides the model's own."""
         super().unload_lora_weights()
         self._attach()
+
+    def _is_fused(self) -> bool:
+        return any(layer.merged for layer in self.unet.modules() if isinstance(layer, BaseTunerLayer))
 
     def _attach(self) -> None:
         if self.lora is not None:

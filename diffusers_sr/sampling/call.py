@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from typing_extensions import TypeVar  # typing's own has no default yet
 
-from .checks import check_choice, check_count, check_flag, check_number, check_texts, is_number
+from .checks import check_choice, check_count, check_flag, check_fraction, check_number, check_texts, is_number
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +61,14 @@ class Call:
 
     Attributes:
         fixed: the arguments that this method does not take, and the values that stand for them.
+        fidelity_meaning: which arguments `fidelity` changes in this method, and how, for the pipeline's documentation.
 
     Raises:
         ValueError: if an argument has a value that is not allowed, or two do not go together.
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {}
+    fidelity_meaning: ClassVar[str] = "those that the method says."
 
     image: ImageInput | Sequence[ImageInput] = argument(
         "the image to enlarge, or several of the same size; see `read_images` of `diffusers_sr.image.pixels` for the "
@@ -152,6 +154,14 @@ class Call:
         "it, images whose sides are not multiples of 8 are not stretched, and small ones are resized only once.",
         False,
     )
+    strength: float = model_argument(
+        'the share of the steps that is taken with `start_point="lr"`, above 0 and up to 1. With less than 1 the '
+        "image gets less noise and sampling starts later, which keeps more of the image and takes less time."
+    )
+    fidelity: float | None = argument(
+        "a dial from detailed (0) to faithful (1). At 0.5 every argument has the model's own value. Elsewhere these, "
+        "unless they are given, have other values: "
+    )
 
     def __post_init__(self) -> None:
         check_texts("prompt", self.prompt, self.prompt_embeds)
@@ -165,6 +175,13 @@ class Call:
         if not is_number(self.process_size) or self.process_size < 0:
             raise ValueError(f"process_size={self.process_size!r}, expected a number of pixels from 0 upwards.")
         check_choice("start_point", self.start_point, START_POINTS)
+        if not is_number(self.strength) or not 0 < self.strength <= 1:
+            raise ValueError(f"strength={self.strength!r}, expected a number above 0, up to 1.")
+        if self.strength < 1 and self.start_point == "noise":
+            raise ValueError(
+                f"strength={self.strength} starts from the image under less noise, but start_point='noise' from noise "
+                "alone: give start_point='lr', or leave strength out."
+            )
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
         check_flag("official_preprocessing", self.official_preprocessing)
@@ -188,6 +205,18 @@ class Call:
             given: the arguments of the call that were given.
         """
         return {}
+
+    @classmethod
+    def fidelity_values(cls, fidelity: float, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the values that a fidelity gives to arguments that the model has defaults for.
+
+        They take the place of the model's defaults, which they are equal to at a fidelity of 0.5.
+
+        Args:
+            fidelity: from 0 to 1.
+            values: those of the arguments that were given, and the model's of all others.
+        """
+        raise NotImplementedError
 
     @property
     def lora_scale(self) -> float | None:
@@ -231,6 +260,10 @@ def read_call(
         given["color_fix"] = defaults["color_fix"]
     if given.get("official_preprocessing") is True:
         defaults = {**defaults, **kind.official_values(given)}
+    if (fidelity := given.get("fidelity")) is not None:
+        check_fraction("fidelity", fidelity)
+        explicit = {name: value for name, value in given.items() if value is not None}
+        defaults = {**defaults, **kind.fidelity_values(fidelity, {**defaults, **explicit, **kind.fixed})}
     given |= kind.fixed
     for each in dataclasses.fields(kind):
         # Embeddings, if given, take the place of a default text.
@@ -278,6 +311,7 @@ def with_arguments_of(kind: type[Call]) -> Callable[[Function], Function]:
 
 def _documentation(kind: type[Call]) -> str:
     helps = {each.name: each.metadata["help"] for each in dataclasses.fields(kind)}
+    helps["fidelity"] += kind.fidelity_meaning
     lines = [
         line
         for name in call_signature(kind).parameters

@@ -53,6 +53,12 @@ def check_multiple(name: str, value: Any, unit: int) -> None:
         raise ValueError(f"{name}={value!r}, expected a multiple of {unit}, the pixels per latent.")
 
 
+def check_overlap(tile_overlap: int, tile_size: int) -> None:
+    """Raise ValueError unless tiles overlap by less than their size."""
+    if tile_overlap >= tile_size:
+        raise ValueError(f"tile_overlap={tile_overlap}, expected less than tile_size={tile_size}.")
+
+
 def check_timestep(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a whole number from 0 upwards; the scheduler knows how many there are."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from tqdm.auto import tqdm
 
+from .schedule import timesteps_to_take
+
 if TYPE_CHECKING:
     from .call import Generators
 
@@ -29,7 +31,7 @@ def sample(
     after_step: AfterStep | None = None,
     progress_bar: Callable[..., Any] = tqdm,
 ) -> torch.Tensor:
-    """Denoise latents over the timesteps of a scheduler.
+    """Denoise latents over the timesteps of a scheduler, from its start on.
 
     Args:
         predict_noise: the prediction that the scheduler's steps are computed from.
@@ -43,10 +45,11 @@ def sample(
     Returns:
         Denoised latents, `[B, channels, H, W]`.
     """
+    timesteps = timesteps_to_take(scheduler)
     draws = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": generator} if draws else {}
-    with progress_bar(total=len(scheduler.timesteps)) as bar:
-        for step, timestep in enumerate(scheduler.timesteps):
+    with progress_bar(total=len(timesteps)) as bar:
+        for step, timestep in enumerate(timesteps):
             if is_interrupted():
                 break
             noise = predict_noise(scheduler.scale_model_input(latents, timestep), timestep)

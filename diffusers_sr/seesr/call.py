@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..sampling.call import Call, argument
 from ..sampling.checks import check_texts
+from ..sampling.fidelity import sampling_meaning, sampling_values
 
 if TYPE_CHECKING:
     import torch
@@ -16,12 +18,19 @@ if TYPE_CHECKING:
 class SeeSRCall(Call):
     """The arguments of every method, and those that replace what the tagger says about the image."""
 
+    fidelity_meaning: ClassVar[str] = sampling_meaning("0.6 of the model's `strength`")
+
     tags: str | list[str] | None = argument(
         "tags instead of the tagger's, comma-separated: one text for all images or one for each.", per_image=True
     )
     representation: torch.Tensor | None = argument(
         "representation instead of the tagger's, `[1 or images, tokens, representation_dim]`.", per_image=True
     )
+
+    @classmethod
+    def fidelity_values(cls, fidelity: float, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Call.fidelity_values` and `fidelity_meaning`."""
+        return sampling_values(fidelity, values)
 
     def __post_init__(self) -> None:
         super().__post_init__()

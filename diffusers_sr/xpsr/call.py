@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from typing_extensions import TypeVar
 
 from ..sampling.call import Call, argument, model_argument
 from ..sampling.checks import check_choice, check_flag, check_texts, check_timestep
+from ..sampling.fidelity import sampling_meaning, sampling_values
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -27,7 +28,13 @@ PASDCallT = TypeVar("PASDCallT", bound="PASDCall", default="PASDCall")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PASDCall(Call):
-    """The arguments of every method, and those of the high-level prompt and the start."""
+    """The arguments of every method, and those of the high-level prompt and the start.
+
+    There is no `strength`: `added_noise_level` says how much of the image the start keeps.
+    """
+
+    fixed: ClassVar[Mapping[str, Any]] = {"strength": 1.0}
+    fidelity_meaning: ClassVar[str] = sampling_meaning("half of the model's `added_noise_level`")
 
     high_level_prompt: str | list[str] | None = argument(
         "what the image shows, one text for all images or one for each.", per_image=True
@@ -57,6 +64,13 @@ class PASDCall(Call):
     def official_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Cut prompts that are too long."""
         return {"caption_overflow": "cut"}
+
+    @classmethod
+    def fidelity_values(cls, fidelity: float, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Call.fidelity_values` and `fidelity_meaning`."""
+        dialled = sampling_values(fidelity, values, "added_noise_level", 0.5)
+        level = dialled.get("added_noise_level", values["added_noise_level"])
+        return {**dialled, "added_noise_level": round(level)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -341,7 +341,8 @@ def test_converted_pipelines(models, base, method, settings, defaults, tmp_path)
     config = pipeline.scheduler.config
     assert (config.timestep, config.noise_timestep, config.prediction) == settings
     assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.00085, 0.012, "scaled_linear")
-    expected = {"tile_size": 768, "tile_overlap": 256, "process_size": 512, "color_fix": "adain", **defaults}
+    expected = {"tile_size": 768, "tile_overlap": 256, "process_size": 512, "color_fix": "adain"}
+    expected |= {"pixel_scale": 1.0, "semantic_scale": 1.0, **defaults}
     assert pipeline.config.call_defaults == expected
     has_text_encoder = method not in ("pisa", "omgsr")
     assert (pipeline.text_encoder is not None) == (pipeline.tokenizer is not None) == has_text_encoder

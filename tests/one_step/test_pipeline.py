@@ -92,6 +92,21 @@ def test_no_more_passes_than_the_dials_need(
     assert sorted(pipeline.unet.active_adapters()) == ["pixel", "semantic"]
 
 
+def test_fidelity_turns_the_semantic_dial(pipeline: OneStepPipeline) -> None:
+    passes = count_passes(pipeline)
+    assert difference(run(pipeline, fidelity=0.5), run(pipeline)) == 0
+    assert passes == [["pixel", "semantic"]] * 2
+    passes.clear()
+    faithful = run(pipeline, fidelity=1.0)
+    assert passes == [["pixel"]]
+    assert difference(faithful, run(pipeline, semantic_scale=0.0)) == 0
+    assert difference(run(pipeline, fidelity=0.0), run(pipeline, semantic_scale=1.5)) == 0
+    assert difference(run(pipeline, fidelity=0.0, semantic_scale=0.0), faithful) == 0
+    with pytest.raises(ValueError, match=r"semantic_scale=0\.0 \(fidelity=1\.0\) weigh the LoRA sets"):
+        run(pisa(lora=None), fidelity=1.0)
+    assert np.isfinite(run(pisa(lora=None), fidelity=0.5)).all()
+
+
 def test_dials_weigh_predictions(pipeline: OneStepPipeline) -> None:
     """0.5 · e_pixel + 2 · (e_both - e_pixel), of latents in which the result is `z - e`."""
 
@@ -188,3 +203,5 @@ def test_its_arguments(pipeline: OneStepPipeline) -> None:
     without = pisa(lora=None)
     with pytest.raises(ValueError, match="weigh the LoRA sets 'pixel' and 'semantic', but the model has"):
         run(without, semantic_scale=0.5)
+    with pytest.raises(ValueError, match="weigh the LoRA sets 'pixel' and 'semantic', but the model has"):
+        run(without, pixel_scale=0.5, semantic_scale=0.5)

@@ -99,5 +99,5 @@ def test_arguments_can_be_checked_without_a_call(method):
 
 
 def test_an_unknown_argument(pipeline, method):
-    with pytest.raises(TypeError, match="strength"):
-        run(pipeline, method, strength=0.5)
+    with pytest.raises(TypeError, match="sharpness"):
+        run(pipeline, method, sharpness=0.5)

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said_before_any_model_runs(method, arguments, message)
 
 
 @pytest.mark.parametrize("method", PIPELINES)
-@pytest.mark.parametrize("name", ["noise", "size", "sampling", "strength", "low_resolution", "call"])
+@pytest.mark.parametrize("name", ["noise", "size", "sampling", "sharpness", "low_resolution", "call"])
 def test_an_unknown_argument_names_those_that_there_are(method, name):
     pipeline = build(method)
     with pytest.raises(TypeError) as raised:
