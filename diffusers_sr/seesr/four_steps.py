@@ -15,6 +15,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..sampling.closed_form import add_noise, alpha_bar, as_fine_as, without_noise
+
 MAX_STEPS = 4
 DEFAULT_PSR_WEIGHT = 0.4
 """The weight that the official code always uses: the 0.5 of its command line never reaches the sampler."""
@@ -82,8 +84,13 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Give latents the noise of a timestep: √ᾱ·z + √(1 - ᾱ)·n."""
         (timestep,) = {int(each) for each in timesteps}
-        signal, deviation = self._levels(timestep, original_samples.dtype)
-        return signal * original_samples + deviation * noise
+        return add_noise(original_samples, noise, alpha_bar(self, timestep))
+
+    def predict_original(
+        self, model_output: torch.Tensor, timestep: torch.Tensor | int, sample: torch.Tensor
+    ) -> torch.Tensor:
+        """Solve for the image's latents, with roots of ᾱ as fine as the latents (the official `get_z0`)."""
+        return without_noise(sample, model_output, as_fine_as(sample, alpha_bar(self, int(timestep))))
 
     def step(
         self,
@@ -100,8 +107,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
             generator: draws the new noise.
             noise: the new noise, if it was drawn already.
         """
-        signal, deviation = self._levels(int(timestep), sample.dtype)
-        original = (sample - deviation * model_output) / signal
+        original = self.predict_original(model_output, timestep, sample)
         following = self.timesteps[self.timesteps < int(timestep)]
         result = original
         if len(following):
@@ -109,11 +115,6 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
                 noise = randn_tensor(original.shape, generator=generator, device=original.device, dtype=original.dtype)
             result = self.add_noise(original, noise, following[:1])
         return FourStepOutput(result, original) if return_dict else (result, original)
-
-    def _levels(self, timestep: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give √ᾱ and √(1 - ᾱ) of a timestep, tensors without axes, in float32 or a finer type of the latents."""
-        alpha = self.alphas_cumprod[timestep].to(torch.promote_types(dtype, torch.float32))
-        return alpha.sqrt(), (1 - alpha).sqrt()
 
 
 def refined_condition(image: torch.Tensor, decoded: torch.Tensor, weight: float = DEFAULT_PSR_WEIGHT) -> torch.Tensor:
