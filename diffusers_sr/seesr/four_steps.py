@@ -1,7 +1,8 @@
-"""AddSR's sampler: SeeSR's networks, distilled to four steps, with the condition refined between them.
+"""AddSR's sampler: SeeSR's networks, distilled to four steps.
 
 AddSR (arXiv:2404.01717) has SeeSR's parameters under SeeSR's names. What differs is how they are sampled with:
-`pipelines/pipeline_addsr.py` and `utils/scheduling_ddpm.py` of the official code.
+`pipelines/pipeline_addsr.py` and `utils/scheduling_ddpm.py` of the official code. A `SeeSRPipeline` with this
+scheduler also refines the condition between the steps (`diffusers_sr.seesr.refinement`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..sampling.closed_form import add_noise, alpha_bar, as_fine_as, without_noise
 
 MAX_STEPS = 4
-DEFAULT_PSR_WEIGHT = 0.4
-"""The weight that the official code always uses: the 0.5 of its command line never reaches the sampler."""
 
 
 @dataclass
@@ -28,7 +27,7 @@ class FourStepOutput(BaseOutput):
 
     Args:
         prev_sample: the latents of the next step, or after the last one the image's.
-        pred_original_sample: the image's latents as far as this step knows them; PSR reads them.
+        pred_original_sample: the image's latents as far as this step knows them.
     """
 
     prev_sample: torch.Tensor
@@ -69,11 +68,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if there are not as many.
         """
-        if not 1 <= num_inference_steps <= MAX_STEPS:
-            raise ValueError(
-                f"num_inference_steps={num_inference_steps}, but AddSR was trained for {MAX_STEPS} timesteps: choose "
-                f"1 to {MAX_STEPS}."
-            )
+        check_steps(num_inference_steps)
         last, spacing = self.config.num_train_timesteps - 1, self.config.num_train_timesteps // MAX_STEPS
         self.timesteps = torch.tensor([last - step * spacing for step in range(num_inference_steps)], device=device)
 
@@ -117,15 +112,10 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
         return FourStepOutput(result, original) if return_dict else (result, original)
 
 
-def refined_condition(image: torch.Tensor, decoded: torch.Tensor, weight: float = DEFAULT_PSR_WEIGHT) -> torch.Tensor:
-    """Blend the enlarged photo with the image that a step predicted: AddSR's prediction-based self-refinement (PSR).
-
-    The ControlNet and the tagger see the result in the next step. It is the photo that is blended each time, not the
-    condition of the step before; the tags of the prompt stay those of the photo.
-
-    Args:
-        image: the photo, `[B, 3, H, W]` in [0, 1].
-        decoded: what the VAE decodes of the step's latents, in [-1, 1] or beyond.
-        weight: that of the prediction.
-    """
-    return weight * (decoded.clamp(-1, 1) / 2 + 0.5) + (1 - weight) * image
+def check_steps(num_inference_steps: int) -> None:
+    """Raise ValueError unless AddSR has as many timesteps."""
+    if not 1 <= num_inference_steps <= MAX_STEPS:
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps}, but AddSR was trained for {MAX_STEPS} timesteps: choose 1 to "
+            f"{MAX_STEPS}."
+        )
