@@ -207,7 +207,7 @@ def test_official_preprocessing(pipeline):
 def test_a_given_representation_stays(pipeline):
     counts = Counts(pipeline)
     representation = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
-    given = {"tags": "cat", "representation": representation, **UNSCALED}
+    given: dict[str, Any] = {"tags": "cat", "representation": representation, **UNSCALED}
     refined = run(pipeline, **given)
     assert "tagger" not in counts.batches
     assert counts.batches["condition"] == [1] * 4
