@@ -197,7 +197,7 @@ def test_official_preprocessing(pipeline):
         pipeline, tiny_image(18, 17), upscale=2, process_size=32, official_preprocessing=True, output_type="np"
     )
     assert image.shape == (1, 34, 36, 3)
-    without = {"upscale": 2, "process_size": 32, "output_type": "np"}
+    without: dict[str, Any] = {"upscale": 2, "process_size": 32, "output_type": "np"}
     assert difference(image, run(pipeline, tiny_image(18, 17), **without)) > 1e-3
 
 
