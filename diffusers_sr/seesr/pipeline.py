@@ -43,11 +43,12 @@ class SeeSRPipeline(ControlledPipeline[SeeSRCall]):
     `--prompt None`, which puts the word into every prompt ("tags, None,clean, high-resolution, 8k"). Without a prompt
     its place stays empty.
 
-    With a `FourStepScheduler` it is AddSR (https://arxiv.org/abs/2404.01717), whose weights SeeSR's were distilled to:
-    up to 4 steps, and before each but the first the image predicted so far enters what ControlNet and tagger see, with
-    `psr_weight`. The official code draws its noise from the global generator, here it comes from `generator`; with
-    guidance, or in tiles, the official code fails. `diffusers-sr convert addsr` sets the defaults: 4 steps without
-    guidance, and tiles as SeeSR's.
+    With a `FourStepScheduler` it is AddSR (https://arxiv.org/abs/2404.01717), which is SeeSR distilled to 4 steps.
+    Before each step but the first, the image predicted so far is blended into what ControlNet and tagger see, with the
+    weight `psr_weight`. Fewer steps end with what the last of them predicts. Noise comes from `generator`, where the
+    official code takes the global one; guidance and tiles work, where it fails. `diffusers-sr convert addsr` sets the
+    defaults: those of the official code, 4 steps without guidance, but SeeSR's tiles (the official ones have 320 × 320
+    latents).
 
     Args:
         tagger: may be None, if that is given explicitly (`from_pretrained(..., tagger=None)`), for calls with
