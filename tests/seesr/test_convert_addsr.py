@@ -46,17 +46,8 @@ def test_converted_pipeline(official, original, tmp_path, is_foreign, caplog):
     assert torch.equal(pipeline.unet.conv_in.bias, torch.ones(8))
     assert torch.equal(pipeline.unet.conv_in.weight, original["unet"].conv_in.weight)
     assert pipeline.tagger.config.tags == TAGS
-    assert pipeline.config.call_defaults == {
-        "negative_prompt": "dotted, noise, blur, lowres, smooth",
-        "num_inference_steps": 4,
-        "guidance_scale": 1.0,
-        "controlnet_conditioning_scale": 1.0,
-        "start_point": "lr",
-        "tile_size": 768,
-        "tile_overlap": 32,
-        "process_size": 512,
-        "color_fix": "adain",
-    }
+    addsr = {"num_inference_steps": 4, "guidance_scale": 1.0}
+    assert pipeline.config.call_defaults == {**SeeSRPipeline._call_defaults, **addsr}
     assert pipeline.write_prompt(None, tags="cat") == [PROMPT]
     timesteps = []
 
