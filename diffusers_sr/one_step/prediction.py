@@ -1,38 +1,23 @@
-"""The formulas of one-step restoration: where the UNet's input comes from, and what its output says of the image.
+"""What a one-step model's UNet predicts, and what that says of the image.
 
-ᾱ is the scheduler's cumulative product of alphas at a timestep (DDPM, arXiv:2006.11239, equation 4), a float32 number.
-For float64 latents its roots are taken in float64 where noise is added and in float32 where it is removed, as the
-`DDPMScheduler` of the official codes does: x0 depends on it in the sixth digit.
+Noise and x0 are those of `diffusers_sr.sampling.closed_form`. For float64 latents the roots of ᾱ are taken in float64
+where noise is added and in float32 where it is removed, as the `DDPMScheduler` of the official codes does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
+
+from ..sampling.closed_form import without_noise
 
 Prediction = Literal["residual", "x0"]
 """What the UNet's output is: the residual between the photo's latents and the image's, or noise at a timestep."""
 
 PIXEL, SEMANTIC = "pixel", "semantic"
 """PiSA-SR's two LoRA sets."""
-
-
-def alpha_bar(scheduler: Any, timestep: int) -> torch.Tensor:
-    """Give ᾱ of a timestep, a tensor without axes."""
-    alpha: torch.Tensor = scheduler.alphas_cumprod[timestep]
-    return alpha
-
-
-def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Add noise to latents, √ᾱ·z + √(1 - ᾱ)·n: the UNet's input in GDPO-SR (`GDPOSRTest.forward`).
-
-    Args:
-        alpha: ᾱ of the noise timestep, which in GDPO-SR is later than the UNet's own.
-    """
-    alpha = alpha.to(torch.promote_types(latents.dtype, alpha.dtype))
-    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 
 def without_residual(latents: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -43,20 +28,12 @@ def without_residual(latents: torch.Tensor, residual: torch.Tensor) -> torch.Ten
     return latents - residual
 
 
-def without_noise(latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Solve for the image without its noise, (z - √(1 - ᾱ)·ε) / √ᾱ (OSEDiff, arXiv:2406.08177, equation 3).
-
-    This is what one `DDPMScheduler.step` gives for the official codes of OSEDiff and GDPO-SR, and what OMGSR and HYPIR
-    write out. A scheduler with one timestep refuses the step in newer diffusers, and would add its noise.
-
-    Args:
-        alpha: ᾱ of the UNet's timestep.
-    """
-    return (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-
-
 def denoise(prediction: Prediction, latents: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Compute the image's latents from the UNet's input and output.
+
+    "x0" is what one `DDPMScheduler.step` gives for the official codes of OSEDiff (arXiv:2406.08177, equation 3) and
+    GDPO-SR, and what OMGSR and HYPIR write out. A scheduler with one timestep refuses the step in newer diffusers, and
+    would add its noise.
 
     Args:
         alpha: ᾱ of the UNet's timestep; a residual does not depend on it.

@@ -9,7 +9,8 @@ from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
-from .prediction import Prediction, add_noise, alpha_bar, denoise
+from ..sampling.closed_form import add_noise, alpha_bar
+from .prediction import Prediction, denoise
 
 
 class OneStepScheduler(SchedulerMixin, ConfigMixin):
@@ -61,7 +62,10 @@ class OneStepScheduler(SchedulerMixin, ConfigMixin):
         return sample
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Give the latents that the UNet sees: the image's, with the noise of `noise_timestep` if there is one."""
+        """Give the latents that the UNet sees: the image's, with the noise of `noise_timestep` if there is one.
+
+        In GDPO-SR (`GDPOSRTest.forward`) that timestep is later than the UNet's own.
+        """
         if self.config.noise_timestep is None:
             return image_latents
         return add_noise(image_latents, noise, alpha_bar(self, self.config.noise_timestep))

@@ -16,6 +16,7 @@ from huggingface_hub import CommitInfo
 from ..pretrained.files import ModelFolderError
 from ..pretrained.loading import INDEX_FILE, check_loaded, explained, read_pipeline_index
 from .model_card import CardDetails, picture_paths, render_model_card
+from .origin import card_details_of
 from .paper import Paper
 from .repository import create_repository, folder_files, upload_files
 from .stubs import PIPELINE_FILE, index_class_name, trusted_index, write_stubs
@@ -40,8 +41,8 @@ class PublishablePipeline(DiffusionPipeline):
 
     @property
     def card_details(self) -> CardDetails:
-        """The details of the model card, if none are given."""
-        return CardDetails()
+        """The details of the model card, if none are given: where converted weights come from, and their licence."""
+        return card_details_of(self.config.get("origin"))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:

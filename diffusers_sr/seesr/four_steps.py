@@ -1,7 +1,8 @@
-"""AddSR's sampler: SeeSR's networks, distilled to four steps, with the condition refined between them.
+"""AddSR's sampler: SeeSR's networks, distilled to four steps.
 
 AddSR (arXiv:2404.01717) has SeeSR's parameters under SeeSR's names. What differs is how they are sampled with:
-`pipelines/pipeline_addsr.py` and `utils/scheduling_ddpm.py` of the official code.
+`pipelines/pipeline_addsr.py` and `utils/scheduling_ddpm.py` of the official code. A `SeeSRPipeline` with this
+scheduler also refines the condition between the steps (`diffusers_sr.seesr.refinement`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..sampling.closed_form import add_noise, alpha_bar, as_fine_as, without_noise
+
 MAX_STEPS = 4
-DEFAULT_PSR_WEIGHT = 0.4
-"""The weight that the official code always uses: the 0.5 of its command line never reaches the sampler."""
 
 
 @dataclass
@@ -26,7 +27,7 @@ class FourStepOutput(BaseOutput):
 
     Args:
         prev_sample: the latents of the next step, or after the last one the image's.
-        pred_original_sample: the image's latents as far as this step knows them; PSR reads them.
+        pred_original_sample: the image's latents as far as this step knows them.
     """
 
     prev_sample: torch.Tensor
@@ -67,11 +68,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if there are not as many.
         """
-        if not 1 <= num_inference_steps <= MAX_STEPS:
-            raise ValueError(
-                f"num_inference_steps={num_inference_steps}, but AddSR was trained for {MAX_STEPS} timesteps: choose "
-                f"1 to {MAX_STEPS}."
-            )
+        check_steps(num_inference_steps)
         last, spacing = self.config.num_train_timesteps - 1, self.config.num_train_timesteps // MAX_STEPS
         self.timesteps = torch.tensor([last - step * spacing for step in range(num_inference_steps)], device=device)
 
@@ -82,8 +79,13 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Give latents the noise of a timestep: √ᾱ·z + √(1 - ᾱ)·n."""
         (timestep,) = {int(each) for each in timesteps}
-        signal, deviation = self._levels(timestep, original_samples.dtype)
-        return signal * original_samples + deviation * noise
+        return add_noise(original_samples, noise, alpha_bar(self, timestep))
+
+    def predict_original(
+        self, model_output: torch.Tensor, timestep: torch.Tensor | int, sample: torch.Tensor
+    ) -> torch.Tensor:
+        """Solve for the image's latents, with roots of ᾱ as fine as the latents (the official `get_z0`)."""
+        return without_noise(sample, model_output, as_fine_as(sample, alpha_bar(self, int(timestep))))
 
     def step(
         self,
@@ -100,8 +102,7 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
             generator: draws the new noise.
             noise: the new noise, if it was drawn already.
         """
-        signal, deviation = self._levels(int(timestep), sample.dtype)
-        original = (sample - deviation * model_output) / signal
+        original = self.predict_original(model_output, timestep, sample)
         following = self.timesteps[self.timesteps < int(timestep)]
         result = original
         if len(following):
@@ -110,21 +111,11 @@ class FourStepScheduler(SchedulerMixin, ConfigMixin):
             result = self.add_noise(original, noise, following[:1])
         return FourStepOutput(result, original) if return_dict else (result, original)
 
-    def _levels(self, timestep: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give √ᾱ and √(1 - ᾱ) of a timestep, tensors without axes, in float32 or a finer type of the latents."""
-        alpha = self.alphas_cumprod[timestep].to(torch.promote_types(dtype, torch.float32))
-        return alpha.sqrt(), (1 - alpha).sqrt()
 
-
-def refined_condition(image: torch.Tensor, decoded: torch.Tensor, weight: float = DEFAULT_PSR_WEIGHT) -> torch.Tensor:
-    """Blend the enlarged photo with the image that a step predicted: AddSR's prediction-based self-refinement (PSR).
-
-    The ControlNet and the tagger see the result in the next step. It is the photo that is blended each time, not the
-    condition of the step before; the tags of the prompt stay those of the photo.
-
-    Args:
-        image: the photo, `[B, 3, H, W]` in [0, 1].
-        decoded: what the VAE decodes of the step's latents, in [-1, 1] or beyond.
-        weight: that of the prediction.
-    """
-    return weight * (decoded.clamp(-1, 1) / 2 + 0.5) + (1 - weight) * image
+def check_steps(num_inference_steps: int) -> None:
+    """Raise ValueError unless AddSR has as many timesteps."""
+    if not 1 <= num_inference_steps <= MAX_STEPS:
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps}, but AddSR was trained for {MAX_STEPS} timesteps: choose 1 to "
+            f"{MAX_STEPS}."
+        )

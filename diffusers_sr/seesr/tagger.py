@@ -127,7 +127,7 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
             dropout=dropout,
         )
 
-    def preprocess(self, image: torch.Tensor, antialias: bool = True) -> torch.Tensor:
+    def preprocess(self, image: torch.Tensor, antialias: bool = True, mode: str = "bilinear") -> torch.Tensor:
         """Resize to the tagger's square and normalise.
 
         Bilinear with antialiasing, as torchvision's `Resize` in the official inference does it today. The aspect
@@ -136,6 +136,7 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Args:
             image: [B, 3, H, W] in [0, 1], any size.
             antialias: whether a larger image is antialiased; it was not with the torchvision of the official code.
+            mode: "bilinear", or "bicubic", which may leave [0, 1] and is not clamped.
 
         Returns:
             `pixel_values` [B, 3, image_size, image_size] for `forward`, in the dtype of the tagger.
@@ -143,7 +144,7 @@ class Tagger(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"`image` has shape {list(image.shape)}, but has to be [B, 3, H, W]: an RGB batch.")
         size = (self.config.image_size, self.config.image_size)
-        resized = F.interpolate(image.float(), size=size, mode="bilinear", antialias=antialias)
+        resized = F.interpolate(image.float(), size=size, mode=mode, antialias=antialias)
         mean = resized.new_tensor(IMAGE_MEAN).view(3, 1, 1)
         std = resized.new_tensor(IMAGE_STD).view(3, 1, 1)
         return ((resized - mean) / std).to(self.dtype)

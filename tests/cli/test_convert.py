@@ -14,6 +14,7 @@ from tests.cli.photos import files
 # Those without brackets are required.
 USAGES = {
     "seesr": "--unet PATH --controlnet PATH --output PATH [--ram PATH] [--dape PATH] [--ram-tags PATH] [--base PATH]",
+    "addsr": "--unet PATH --controlnet PATH --output PATH [--ram PATH] [--dape PATH] [--ram-tags PATH] [--base PATH]",
     "coser": "--checkpoint PATH --qformer PATH --output PATH [--cfw PATH] [--base PATH] [--clip PATH]",
     "scedit": "--checkpoint PATH --output PATH",
     "xpsr": "--unet PATH --controlnet PATH --output PATH [--base PATH]",

@@ -165,6 +165,7 @@ def test_a_one_step_model_has_no_steps_and_no_guidance(run, one_step, capsys):
 
 def test_which_pipelines_take_what():
     assert {name: argument.pipelines for name, argument in method_arguments().items()} == {
+        "psr_weight": ["SeeSR"],
         "reference_images": ["CoSeR", "CasSR"],
         "num_references": ["CoSeR"],
         "cfw_weight": ["CoSeR"],

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusers_sr.one_step.prediction import Pass, add_noise, denoise, dial_passes, weighted_sum
+from diffusers_sr.one_step.prediction import Pass, denoise, dial_passes, weighted_sum
 
 BOTH, PIXEL = ("pixel", "semantic"), ("pixel",)
 
 
 def test_formulas():
     latents, noise, alpha = torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor(0.64)
-    assert add_noise(latents, noise, alpha).item() == pytest.approx(0.8 * 2 + 0.6 * 3)
     assert denoise("residual", latents, noise, alpha).item() == -1
     assert denoise("x0", latents, noise, alpha).item() == pytest.approx((2 - 0.6 * 3) / 0.8, rel=1e-6)
 

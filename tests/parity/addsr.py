@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from diffusers_sr.image.tiling import Window
+from diffusers_sr.seesr.call import DEFAULT_PSR_WEIGHT
 from diffusers_sr.seesr.denoiser import SeeSRControl, SeeSRDenoiser
-from diffusers_sr.seesr.four_steps import DEFAULT_PSR_WEIGHT, MAX_STEPS, FourStepScheduler, refined_condition
+from diffusers_sr.seesr.four_steps import MAX_STEPS, FourStepScheduler
+from diffusers_sr.seesr.refinement import refined_condition
 from diffusers_sr.seesr.tagger import IMAGE_MEAN, IMAGE_STD
 from tests.parity.one_step_case import Tensors, read_case
 from tests.parity.seesr import load_networks
@@ -50,7 +52,7 @@ def forward(weights: Path, inputs: Path, dtype: torch.dtype, cases: Path | None)
         latents = result.prev_sample
         if step + 1 < MAX_STEPS:
             weight = case.settings.get("psr_weight", DEFAULT_PSR_WEIGHT)
-            condition = refined_condition(image, decoded, weight)
+            condition = refined_condition(image, decoded / 2 + 0.5, weight)
             outputs[f"condition.{step + 1}"] = condition
             outputs[f"tagger_input_48.{step + 1}"] = tagger_input(condition)
         else:

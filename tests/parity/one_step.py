@@ -33,7 +33,8 @@ from diffusers_sr.one_step.convert_lora import Converted
 from diffusers_sr.one_step.convert_omgsr import read_omgsr
 from diffusers_sr.one_step.convert_osediff import read_osediff
 from diffusers_sr.one_step.convert_pisa import read_pisa
-from diffusers_sr.one_step.prediction import PIXEL, add_noise, alpha_bar, denoise, dial_passes, weighted_sum
+from diffusers_sr.one_step.prediction import PIXEL, denoise, dial_passes, weighted_sum
+from diffusers_sr.sampling.closed_form import add_noise, alpha_bar
 from tests.parity.one_step_case import Case, Tensors, picture, pictures, prompt_embeds, read_case
 from tests.parity.one_step_tiles import official_windows, predict_tiled, tile_weights
 

@@ -22,7 +22,8 @@ from diffusers import DDPMScheduler
 
 from diffusers_sr.image.color import wavelet
 from diffusers_sr.image.tiling import Window, tile_starts
-from diffusers_sr.one_step.prediction import alpha_bar, denoise
+from diffusers_sr.one_step.prediction import denoise
+from diffusers_sr.sampling.closed_form import alpha_bar
 from tests.parity.one_step import load
 from tests.parity.one_step_case import Tensors, prompt_embeds, read_case
 from tests.parity.one_step_tiles import tile_weights

@@ -20,6 +20,7 @@ DEFAULT_TILE_SIZE = 768
 OWN_ARGUMENTS = [
     "tags",
     "representation",
+    "psr_weight",
 ]
 
 

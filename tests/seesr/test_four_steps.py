@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from diffusers_sr.sampling.loop import sample
-from diffusers_sr.seesr.four_steps import FourStepScheduler, refined_condition
-from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from tests.components import components, tiny_image
+from diffusers_sr.seesr.four_steps import FourStepScheduler
 
 
 def test_timesteps():
@@ -56,22 +54,3 @@ def test_it_reads_the_schedule_of_a_base_and_saves_it(tmp_path):
     scheduler.save_pretrained(tmp_path)
     loaded = FourStepScheduler.from_pretrained(tmp_path)
     assert torch.equal(loaded.alphas_cumprod, scheduler.alphas_cumprod)
-
-
-def test_seesr_samples_with_it_also_in_tiles_and_with_guidance(tmp_path):
-    """Where the official code fails."""
-    pipeline = SeeSRPipeline(**{**components("seesr"), "scheduler": FourStepScheduler()})
-    pipeline.set_progress_bar_config(disable=True)
-    call = {"upscale": 4, "tags": "cat", "num_inference_steps": 4, "process_size": 32, "output_type": "pil"}
-    for more in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0, "tile_size": 32, "tile_overlap": 16}):
-        image = pipeline(tiny_image(), **call, **more, generator=torch.Generator().manual_seed(0)).images[0]
-        assert image.size == (64, 64)
-    pipeline.save_pretrained(tmp_path)
-    assert isinstance(SeeSRPipeline.from_pretrained(tmp_path).scheduler, FourStepScheduler)
-
-
-def test_the_condition_is_a_blend_with_the_photo():
-    photo, decoded = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.5, 4.0, -4.0])
-    blend = refined_condition(photo, decoded, 0.25)
-    assert blend.tolist() == pytest.approx([0.25 * 0.75 + 0.375, 0.25 + 0.375, 0.375])
-    assert torch.equal(refined_condition(photo, decoded, 0.0), photo)

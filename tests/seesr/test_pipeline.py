@@ -166,6 +166,7 @@ def test_official_defaults():
         "guidance_scale": 5.5,
         "controlnet_conditioning_scale": 1.0,
         "start_point": "lr",
+        "strength": 1.0,
         "tile_size": 768,
         "tile_overlap": 32,
         "process_size": 512,
