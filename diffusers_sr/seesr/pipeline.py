@@ -55,7 +55,10 @@ class SeeSRPipeline(ControlledPipeline[SeeSRCall]):
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
     paper: ClassVar[Paper] = Paper("SeeSR", "2311.16518")
     official_script = SCRIPT
-    converters: ClassVar[dict[str, str]] = {"seesr": "diffusers_sr.seesr.convert.convert"}
+    converters: ClassVar[dict[str, str]] = {
+        "seesr": "diffusers_sr.seesr.convert.convert",
+        "seesr-turbo": "diffusers_sr.seesr.convert.convert_turbo",
+    }
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",
         "num_inference_steps": 50,

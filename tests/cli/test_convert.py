@@ -14,6 +14,8 @@ from tests.cli.photos import files
 # Those without brackets are required.
 USAGES = {
     "seesr": "--unet PATH --controlnet PATH --output PATH [--ram PATH] [--dape PATH] [--ram-tags PATH] [--base PATH]",
+    "seesr-turbo": "--unet PATH --controlnet PATH --output PATH --base PATH [--ram PATH] [--dape PATH] "
+    "[--ram-tags PATH]",
     "coser": "--checkpoint PATH --qformer PATH --output PATH [--cfw PATH] [--base PATH] [--clip PATH]",
     "scedit": "--checkpoint PATH --output PATH",
     "xpsr": "--unet PATH --controlnet PATH --output PATH [--base PATH]",
