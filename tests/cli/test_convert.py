@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_every_converter_is_offered(capsys):
         main(["convert", "--help"])
     assert exit.value.code == 0
     output = capsys.readouterr().out
-    assert [line.split()[0] for line in output.splitlines() if " Write a folder for" in line] == list(USAGES)
+    assert re.findall(r"^ {4}(\S+)\s+Write a folder for", output, re.MULTILINE) == list(USAGES)
     assert list(USAGES) == [name for method in hub.METHODS for name in hub.pipeline_class(method).converters]
 
 

@@ -140,7 +140,7 @@ def test_turbo_takes_the_bases_unet_and_two_steps(official, original, tmp_path):
 
 def test_turbo_with_a_base_of_other_shapes(official, tmp_path):
     tiny_unet(layers_per_block=2).save_pretrained(official / "base" / "unet")
-    with pytest.raises(ValueError, match="The keys of the UNet of '.*base' are not those of its architecture"):
+    with pytest.raises(ValueError, match=r"The keys of the UNet of '.*base' are not those of its architecture"):
         convert_turbo(official / "unet", official / "controlnet", tmp_path / "output", base=official / "base")
     assert not (tmp_path / "output").exists()
 
