@@ -20,7 +20,6 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError,
     GatedRepoError,
     HfHubHTTPError,
     HTTPError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -174,11 +173,13 @@ def _no_connection(source: HubFiles, error: Exception) -> ReleasedModelError:
         return ReleasedModelError(
             f"{source.repo} has to be downloaded from the Hub, but HF_HUB_OFFLINE is set: unset it once."
         )
-    if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-        reason = f"the Hub answered {error.response.status_code}"
-    else:
-        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
-        reason = (str(cause) or type(cause).__name__).partition("\n")[0]
+    if isinstance(error, HfHubHTTPError):
+        return ReleasedModelError(
+            f"{source.repo} could not be downloaded from the Hub, which answered {error.response.status_code}: try "
+            "again later. Files that are complete are kept."
+        )
+    cause = error.__cause__ or error
+    reason = (str(cause) or type(cause).__name__).partition("\n")[0]
     return ReleasedModelError(
         f"{source.repo} has to be downloaded from the Hub, which could not be reached ({reason}): check the "
         "connection and try again. Files that are complete are kept."

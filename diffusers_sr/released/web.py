@@ -14,7 +14,6 @@ from .errors import ReleasedModelError
 from .locking import locked
 from .sources import WebFile
 
-_BLOCK = 1 << 16
 _TIMEOUT = 60  # seconds in which nothing comes
 
 
@@ -74,7 +73,7 @@ def _write(response: Any, part: Path, start: int, name: str) -> None:
     ):
         output.seek(start)
         try:
-            for block in response.iter_bytes(_BLOCK):
+            for block in response.iter_bytes():
                 output.write(block)
                 progress.update(len(block))
         except OSError:  # a full disk
