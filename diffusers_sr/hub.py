@@ -136,6 +136,10 @@ def _pipeline_name(model: str) -> str:
         name = read_pipeline_index(folder)["_class_name"]
     elif model.count("/") > 1 or model.startswith((".", "/", "~")):
         raise ModelFolderError(f"There is no folder {model}, and it is not a Hub id either: give a pipeline's folder.")
+    elif "/" not in model:
+        raise ModelFolderError(
+            f"There is no folder {model}, and no model of this name: `diffusers-sr models` lists the names."
+        )
     else:
         name = DiffusionPipeline.load_config(model).get("_class_name")
     if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and the class

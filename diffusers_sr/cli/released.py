@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from ..hub import BASE, METHODS, MODELS, embedded_models
+from ..publishing.shareable import mask_credentials
 from ..released.catalogue import ELSEWHERE, RELEASED, by_hand
 from .parser import Commands
 
@@ -14,8 +16,7 @@ DESCRIPTION = """\
 List the models that `diffusers-sr upscale --model` takes by name.
 
 A released model is downloaded and converted the first time it is used, into the folder of the Hub's cache. Its size is
-measured on the disk once it is here; the Hub is not asked. Below the table is how the models are obtained that cannot
-be downloaded by name.
+measured on the disk once it is here. Below the table is how the models are obtained that cannot be downloaded by name.
 """
 
 UNKNOWN = "?"
@@ -30,12 +31,20 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
+    command.add_argument(
+        "--sizes", action="store_true", help="ask the Hub how much has to be downloaded for those that are not here"
+    )
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr models`."""
     header = ("NAME", "METHOD", "BASE", "STATE", "SIZE", "LICENCE")
-    rows = [header, *map(_embedded, embedded_models()), *map(_released, RELEASED), *map(_elsewhere, ELSEWHERE)]
+    rows = [
+        header,
+        *map(_embedded, embedded_models()),
+        *(_released(name, options.sizes) for name in RELEASED),
+        *map(_elsewhere, ELSEWHERE),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -51,12 +60,18 @@ def _embedded(name: str) -> tuple[str, ...]:
     return name, method, BASE, "in the package", _size(MODELS / name), "apache-2.0"
 
 
-def _released(name: str) -> tuple[str, ...]:
+def _released(name: str, ask: bool) -> tuple[str, ...]:
     """Describe a model that can be downloaded."""
-    from ..released.cache import model_folder
+    from ..released.cache import missing_bytes, model_folder
+    from ..released.errors import ReleasedModelError, size_text
 
     model, folder = RELEASED[name], model_folder(name)
     state, size = ("here", _size(folder)) if folder.is_dir() else ("to download", UNKNOWN)
+    if ask and not folder.is_dir():
+        try:
+            size = size_text(missing_bytes(name))
+        except ReleasedModelError as error:
+            print(f"diffusers-sr: {name}: {mask_credentials(str(error))}", file=sys.stderr)
     return name, model.method, _short(model.base), state, size, model.license
 
 

@@ -81,13 +81,24 @@ def fetch_and_convert(name: str, converter: Callable[..., None]) -> Path:
     return folder
 
 
+def missing_bytes(name: str) -> int:
+    """Ask the Hub how many bytes would have to be downloaded for a model, without what is not on the Hub.
+
+    Raises:
+        ReleasedModelError: if the Hub cannot be asked, or lacks a file.
+    """
+    return sum(listing.missing_bytes() for listing in _read_listings(RELEASED[name]).values())
+
+
+def _read_listings(model: Released) -> dict[str, Listing]:
+    return repository.read_listings(
+        {argument: source for argument, source in model.sources.items() if isinstance(source, HubFiles)}
+    )
+
+
 def _fetch(name: str, model: Released) -> tuple[dict[str, Path], dict[str, Any]]:
     """Fetch everything a model is made of: the converter's arguments, and what was fetched for each."""
-    listings = {
-        argument: repository.read_listing(source)
-        for argument, source in model.sources.items()
-        if isinstance(source, HubFiles)
-    }
+    listings = _read_listings(model)
     missing = sum(listing.missing_bytes() for listing in listings.values())
     check_room(cache_folder(), missing)
     if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,10 +31,10 @@ from .sources import HubFiles
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a repository: its size in bytes, and its digest as in `has_digest`."""
+    """A file in a repository: its size in bytes, and its digest as in `has_digest`, None if that is not known."""
 
     size: int
-    digest: str
+    digest: str | None
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,25 @@ class Listing:
         return sum(entry.size for path, entry in self.entries.items() if self.cached(path) is None)
 
 
-def read_listing(source: HubFiles) -> Listing:
-    """Ask the Hub for the files of a source; without a connection, look for them in the Hub's cache.
+def read_listings(sources: Mapping[str, HubFiles]) -> dict[str, Listing]:
+    """Ask the Hub for the files of sources, once for each repository, so that all its files are of one commit.
+
+    Without a connection they are looked for in the Hub's cache.
 
     Raises:
-        ReleasedModelError: if the repository or a file cannot be found, or if there is no connection.
+        ReleasedModelError: if a repository or a file cannot be found, or if there is no connection.
     """
+    read: dict[tuple[str, str | None], tuple[str, dict[str, Entry]]] = {}
+    listings = {}
+    for name, source in sources.items():
+        commit, entries = read.get((source.repo, source.revision)) or _read_entries(source)
+        read[source.repo, source.revision] = commit, entries
+        listings[name] = Listing(source, commit, _select(source, entries))
+    return listings
+
+
+def _read_entries(source: HubFiles) -> tuple[str, dict[str, Entry]]:
+    """Read the commit and all files of a source's repository."""
     try:
         info = HfApi().repo_info(
             source.repo, revision=source.revision, repo_type=source.repo_type, files_metadata=True
@@ -68,17 +81,17 @@ def read_listing(source: HubFiles) -> Listing:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise _absent(source, error) from error
     except (HTTPError, OSError) as error:
-        listing = _cached_listing(source)
-        if listing is None:
+        cached = _read_cached(source)
+        if cached is None:
             raise _no_connection(source, error) from error
-        return listing
+        return cached
     entries = {
         sibling.rfilename: Entry(
             sibling.size or 0, f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git:{sibling.blob_id}"
         )
         for sibling in getattr(info, "siblings", None) or ()
     }
-    return Listing(source, str(info.sha), _select(source, entries))
+    return str(info.sha), entries
 
 
 def fetch(listing: Listing) -> Path:
@@ -104,7 +117,7 @@ def fetch(listing: Listing) -> Path:
                 f"{path} of {source.repo} did not arrive whole: check the connection and try again. "
                 f"({str(error).partition(chr(10))[0]})"
             ) from error
-        if not has_digest(local, entry.digest):
+        if entry.digest is not None and not has_digest(local, entry.digest):
             kind = kind_of(local)
             for damaged in (local.resolve(), local):
                 damaged.unlink(missing_ok=True)
@@ -136,23 +149,25 @@ def _fitting(name: str, entries: dict[str, Entry]) -> list[str]:
     return sorted(path for path in entries if fnmatchcase(path, name))
 
 
-def _cached_listing(source: HubFiles) -> Listing | None:
-    """List the files of a source in the Hub's cache, where a file has its digest as its name; None if one lacks."""
+def _read_cached(source: HubFiles) -> tuple[str, dict[str, Entry]] | None:
+    """Read what the Hub's cache has of a repository; None if a file is missing.
+
+    The names of what its links lead to are the files' digests. On disks without links there are none.
+    """
     try:
         root = Path(
             snapshot_download(source.repo, revision=source.revision, repo_type=source.repo_type, local_files_only=True)
         )
+        entries = {}
+        for path in root.rglob("*"):
+            if path.is_file():
+                kind = {64: "sha256", 40: "git"}.get(len(path.resolve().name)) if path.is_symlink() else None
+                digest = None if kind is None else f"{kind}:{path.resolve().name}"
+                entries[path.relative_to(root).as_posix()] = Entry(path.stat().st_size, digest)
+        _select(source, entries)
     except (OSError, ValueError):
         return None
-    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    entries = {}
-    for name, path in paths.items():
-        blob = os.path.basename(os.path.realpath(path))
-        entries[name] = Entry(path.stat().st_size, f"{'sha256' if len(blob) == 64 else 'git'}:{blob}")
-    try:
-        return Listing(source, root.name, _select(source, entries))
-    except ReleasedModelError:
-        return None
+    return root.name, entries
 
 
 def _absent(source: HubFiles, error: Exception) -> ReleasedModelError:

@@ -28,11 +28,12 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-def test_by_name(tmp_path):
+def test_with_a_hub(tmp_path):
     """In a process of its own: huggingface_hub reads where the Hub is when it is imported."""
     command = [sys.executable, "-c", RUN_WITH_STUB, "--noconftest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "tests.released.stubbed"]
     run = subprocess.run(
-        [*command, "tests/released/by_name.py"],
+        [*command, *(f"tests/released/{name}.py" for name in ("by_name", "gone_wrong", "processes"))],
         cwd=ROOT,
         env={**os.environ, "HF_HOME": str(tmp_path)},
         capture_output=True,
