@@ -50,6 +50,7 @@ class HubStub(ThreadingHTTPServer):
         requests: the method, the path and the range of every request.
         web: the files under `/web/`, by their paths after it.
         tampered: what is sent for a path instead of its content.
+        gated: the repositories whose files are only for those who have accepted terms, which nobody has.
         cut: the number of bytes after which the connection ends at the next request for a path.
     """
 
@@ -64,6 +65,7 @@ class HubStub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str, str | None]] = []
         self.web: dict[str, bytes] = {}
         self.tampered: dict[str, bytes] = {}
+        self.gated: set[str] = set()
         self.cut: dict[str, int] = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -257,6 +259,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, repo_id: str, revision: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         sha, files = self._commit(repo_id, revision)
+        if repo_id in self.server.gated:
+            raise _Refusal(403, "GatedRepo", "Access to this model is restricted.")
         if path not in files:
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         content = files[path]

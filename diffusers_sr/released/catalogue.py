@@ -2,7 +2,7 @@
 
 No file is taken on trust: the commits named here fix what is fetched (others, who had the files, recorded them), the
 Hub states size and hash of every file, and the converters account for every key. Where no commit is known, the newest
-one is taken and written down in the converted model's folder. Sizes that are not known are not named.
+one is taken and written down beside the converted model. Sizes that are not known are not named.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def _read_entries(source: HubFiles) -> tuple[str, dict[str, Entry]]:
     except (HTTPError, OSError) as error:
         cached = _read_cached(source)
         if cached is None:
-            raise _no_connection(source, error) from error
+            raise _not_downloaded(source, error) from error
         return cached
     entries = {
         sibling.rfilename: Entry(
@@ -109,7 +109,7 @@ def fetch(listing: Listing) -> Path:
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise _absent(source, error) from error
         except (EntryNotFoundError, HTTPError) as error:
-            raise _no_connection(source, error) from error
+            raise _not_downloaded(source, error) from error
         except OSError as error:
             if error.errno is not None:  # the disk's
                 raise
@@ -136,8 +136,8 @@ def _select(source: HubFiles, entries: dict[str, Entry]) -> dict[str, Entry]:
         found = next((fitting for name in names if (fitting := _fitting(name, entries))), None)
         if found is None:
             raise ReleasedModelError(
-                f"The repository {_url(source)} has no {' or '.join(names)}: it is not what it was, so the model "
-                "cannot be fetched by name. Convert it with `diffusers-sr convert` from files that you have."
+                f"The repository {_url(source)} has no {' or '.join(names)}: it has changed, and the model "
+                "cannot be fetched by name any more. Convert it with `diffusers-sr convert` from files that you have."
             )
         selected |= {path: entries[path] for path in found}
     return selected
@@ -173,7 +173,7 @@ def _read_cached(source: HubFiles) -> tuple[str, dict[str, Entry]] | None:
 def _absent(source: HubFiles, error: Exception) -> ReleasedModelError:
     if isinstance(error, GatedRepoError):
         return ReleasedModelError(
-            f"{_url(source)} is open to those only who accept its terms: accept them there, log in with `hf auth "
+            f"{_url(source)} is open only to those who accept its terms: accept them there, log in with `hf auth "
             "login`, and try again."
         )
     revision = f" with the commit {source.revision}" if isinstance(error, RevisionNotFoundError) else ""
@@ -183,7 +183,7 @@ def _absent(source: HubFiles, error: Exception) -> ReleasedModelError:
     )
 
 
-def _no_connection(source: HubFiles, error: Exception) -> ReleasedModelError:
+def _not_downloaded(source: HubFiles, error: Exception) -> ReleasedModelError:
     if is_offline_mode():
         return ReleasedModelError(
             f"{source.repo} has to be downloaded from the Hub, but HF_HUB_OFFLINE is set: unset it once."

@@ -69,7 +69,7 @@ def _write(response: Any, part: Path, start: int, name: str) -> None:
     total = None if length is None else start + int(length)
     with (
         part.open("r+b" if start else "wb") as output,
-        tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True) as progress,
+        tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, disable=None) as progress,
     ):
         output.seek(start)
         try:

@@ -73,6 +73,12 @@ def test_a_base_that_is_gone(hub):
     assert not sent(hub)
 
 
+def test_a_repository_that_has_to_be_asked_for(hub):
+    """Listed for all, but its files are only for those who have accepted its terms."""
+    hub.gated.add("lxq007/HYPIR")
+    says("hypir", "/lxq007/HYPIR is open only to those who accept its terms: accept them there, log in with `hf auth")
+
+
 def test_a_commit_that_is_gone(hub):
     base = source("hypir", "base")
     hub.repositories[base.repo] = hub.repositories["lxq007/HYPIR"]
@@ -81,7 +87,7 @@ def test_a_commit_that_is_gone(hub):
 
 def test_a_repository_without_the_file(hub):
     hub.repositories["lxq007/HYPIR"] = hub.repositories["Joypop/GDPO"]
-    says("hypir", r"/lxq007/HYPIR has no HYPIR_sd2\.pth: it is not what it was")
+    says("hypir", r"/lxq007/HYPIR has no HYPIR_sd2\.pth: it has changed")
 
 
 class Huge(bytes):

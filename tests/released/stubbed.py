@@ -29,6 +29,7 @@ def hub(repositories, tmp_path, monkeypatch):
     """The stub with everything on it and no memory of requests, and an empty cache."""
     running.repositories = dict(repositories)
     running.requests, running.tampered, running.cut = [], {}, {}
+    running.gated = set()
     running.refuse = lambda method, path: False
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
