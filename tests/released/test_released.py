@@ -73,7 +73,8 @@ def test_the_command_for_what_has_to_be_downloaded_is_one(name, capsys, tmp_path
 
 def test_no_name_stands_for_two_models():
     assert not RELEASED.keys() & ELSEWHERE.keys()
-    assert {model.method for model in (*RELEASED.values(), *ELSEWHERE.values())} <= set(hub.METHODS)
+    assert {model.method for model in RELEASED.values()} <= set(hub.METHODS)
+    assert {model.method for model in ELSEWHERE.values()} <= set(hub.METHODS)
     assert not {*RELEASED, *ELSEWHERE} & set(hub.embedded_models())
 
 
