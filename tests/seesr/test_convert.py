@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from diffusers_sr import SeeSRPipeline
 from diffusers_sr.cli.main import main
 from diffusers_sr.conversion.checkpoints import read_state_dict
-from diffusers_sr.seesr.convert import convert, load_adapter
+from diffusers_sr.seesr.convert import convert, convert_turbo, load_adapter
 from diffusers_sr.seesr.convert_tagger import load_tagger
-from tests.components import inputs
+from tests.components import inputs, tiny_unet
 from tests.seesr.components import REPRESENTATION_DIM
 from tests.seesr.official_files import TAGS, WEIGHTS, change, convert_all
 
@@ -123,6 +123,26 @@ def test_other_base_keeps_the_checkpoint_and_says_so(official, original, tmp_pat
     assert f"is kept: 2 of its {count} tensors differ (conv_in.bias, conv_out.bias)" in caplog.text
     unet = SeeSRPipeline.from_pretrained(tmp_path / "output").unet
     assert torch.equal(unet.conv_in.bias, torch.ones(8))
+
+
+def test_turbo_takes_the_bases_unet_and_two_steps(official, original, tmp_path):
+    change(official / "unet", **{"conv_in.bias": torch.ones(8)})
+    arguments = {"ram": official / "ram.pth", "dape": official / "DAPE.pth", "ram_tags": official / "tags"}
+    convert_turbo(official / "unet", official / "controlnet", tmp_path / "output", base=official / "base", **arguments)
+    pipeline = SeeSRPipeline.from_pretrained(tmp_path / "output")
+    assert torch.equal(pipeline.unet.conv_in.bias, original["unet"].conv_in.bias)
+    adapter, expected = pipeline.adapter.state_dict(), original["adapter"].state_dict()
+    assert all(torch.equal(adapter[key], expected[key]) for key in expected)
+    defaults = pipeline.config.call_defaults
+    assert (defaults["num_inference_steps"], defaults["guidance_scale"], defaults["tile_overlap"]) == (2, 1.0, 256)
+    assert pipeline.tagger.config.tags == TAGS
+
+
+def test_turbo_with_a_base_of_other_shapes(official, tmp_path):
+    tiny_unet(layers_per_block=2).save_pretrained(official / "base" / "unet")
+    with pytest.raises(ValueError, match=r"The keys of the UNet of '.*base' are not those of its architecture"):
+        convert_turbo(official / "unet", official / "controlnet", tmp_path / "output", base=official / "base")
+    assert not (tmp_path / "output").exists()
 
 
 def test_base_with_another_text_encoder(official, original, tmp_path):

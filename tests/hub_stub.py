@@ -1,8 +1,9 @@
 """A stand-in for the Hub on the loopback: as much of its HTTP API as uploads and downloads of models take.
 
 It keeps every commit of every repository in memory, tells files from large files, checks their hashes and tokens, and
-validates the metadata of model cards. `serve()` starts one and points huggingface_hub at it, which reads where the Hub
-is when it is imported: call it before.
+validates the metadata of model cards. It serves parts of files, and files that are no repository's under `/web/`.
+`serve()` starts one and points huggingface_hub at it, which reads where the Hub is when it is imported: call it
+before.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class HubStub(ThreadingHTTPServer):
 
     Args:
         refuse: given the method and path of a request, says whether it is to fail with status 403.
+        requests: the method, the path and the range of every request.
+        web: the files under `/web/`, by their paths after it.
+        tampered: what is sent for a path instead of its content.
+        gated: the repositories whose files are only for those who have accepted terms, which nobody has.
+        cut: the number of bytes after which the connection ends at the next request for a path.
     """
 
     daemon_threads = True
@@ -56,6 +62,11 @@ class HubStub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.refuse: Callable[[str, str], bool] = lambda method, path: False
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.web: dict[str, bytes] = {}
+        self.tampered: dict[str, bytes] = {}
+        self.gated: set[str] = set()
+        self.cut: dict[str, int] = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def files(self, repo_id: str) -> dict[str, bytes]:
@@ -104,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = b"".join(iter(self._read_chunk, b""))
         path = unquote(urlsplit(self.path).path)
+        self.server.requests.append((self.command, path, self.headers.get("Range")))
         try:
             if self.server.refuse(self.command, path):
                 raise _Refusal(403, message="The stub was told to refuse this.")
@@ -111,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         except _Refusal as refusal:
             status, content = refusal.status, json.dumps({"error": refusal.message}).encode()
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
+        if self.command == "GET" and status == 200:
+            status, content, headers = self._part(self.server.tampered.get(path, content), headers)
         self.send_response(status)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}
         for name, value in headers.items():
@@ -118,7 +132,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            cut = self.server.cut.pop(path, None) if self.command == "GET" else None
+            self.wfile.write(content[:cut])
+            self.close_connection = self.close_connection or cut is not None
+
+    def _part(self, content: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+        """Take the range that was asked for."""
+        if not (asked := self.headers.get("Range")):
+            return 200, content, headers
+        start = int(asked.removeprefix("bytes=").partition("-")[0])
+        if start >= len(content):
+            return 416, b"", headers
+        return 206, content[start:], {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
 
     def _read_chunk(self) -> bytes:
         size = int(self.rfile.readline().partition(b";")[0], 16)
@@ -138,8 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refusal(400, message="The content is not of this hash.")
             self.server.large_files[path.rpartition("/")[2]] = body
             return 200, b"", {}
+        if path.startswith("/web/"):
+            if path.removeprefix("/web/") not in self.server.web:
+                raise _Refusal(404)
+            return 200, self.server.web[path.removeprefix("/web/")], {"Content-Type": "application/octet-stream"}
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if parts[0] == "spaces":
+            parts = parts[1:]
+        if parts[:2] in (["api", "models"], ["api", "spaces"]):
             repo_id, what, rest = "/".join(parts[2:4]), parts[4] if len(parts) > 4 else "revision", parts[5:]
             return self._api(repo_id, what, rest[0] if rest else "main", body)
         if path.endswith(".git/info/lfs/objects/batch"):
@@ -185,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "revision":
             sha, files = self._commit(repo_id, revision)
             answer = {"id": repo_id, "sha": sha, "private": self._repository(repo_id).private, "tags": []}
-            answer["siblings"] = [{"rfilename": path} for path in files]
+            answer["siblings"] = [_sibling(path, content) for path, content in files.items()]
         elif what == "tree":
             answer = [_tree_entry(path, content) for path, content in self._commit(repo_id, revision)[1].items()]
         elif what == "preupload":
@@ -228,6 +259,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, repo_id: str, revision: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         sha, files = self._commit(repo_id, revision)
+        if repo_id in self.server.gated:
+            raise _Refusal(403, "GatedRepo", "Access to this model is restricted.")
         if path not in files:
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         content = files[path]
@@ -265,6 +298,13 @@ def card_errors(text: str) -> list[str]:
                 if not isinstance(metric.get("type"), str) or not isinstance(metric.get("value"), (int, float)):
                     errors.append(f"model-index has a metric without type or value: {metric}")
     return errors
+
+
+def _sibling(path: str, content: bytes) -> dict[str, Any]:
+    sibling = {"rfilename": path, "size": len(content), "blobId": _git_hash(content)}
+    if _is_regular(path):
+        return sibling
+    return {**sibling, "lfs": {"sha256": _sha256(content), "size": len(content), "pointerSize": 1}}
 
 
 def _tree_entry(path: str, content: bytes) -> dict[str, Any]:
