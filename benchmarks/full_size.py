@@ -26,10 +26,11 @@ from diffusers_sr.seesr.tagger import Tagger, dape_lora_config
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.cassr import TrainableCasSR, TrainableSCEdit
 from diffusers_sr.training.coser import TrainableCoSeR
-from diffusers_sr.training.distillation import ClassifierScoreDistillation, GuidedTeacher
+from diffusers_sr.training.distillation import ClassifierScoreDistillation, GuidedTeacher, VariationalScoreDistillation
 from diffusers_sr.training.lora import ALPHA, new_set
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.one_step import OneStepLoss, TrainableOneStep
+from diffusers_sr.training.osediff import TrainableOSEDiff, regulariser_of
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import TrainableDenoiser
 from diffusers_sr.training.xpsr import TrainableXPSR
@@ -187,23 +188,40 @@ def _pisa_pixel(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
     return OneStepLoss(_one_step(base, arguments, (PIXEL,)))
 
 
-def _pisa(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
+def _teacher(base: StableDiffusionPipeline, guidance_scale: float) -> GuidedTeacher:
     with torch.device("cpu"):  # a scheduler's tables have to have data
         scheduler = DDPMScheduler.from_config(base.scheduler.config)
     negative_prompt = StoredPrompt.from_text(base.tokenizer, base.text_encoder, "a b c")
-    teacher = GuidedTeacher(
-        UNet2DConditionModel(**UNETS["2"]), negative_prompt, scheduler, arguments.csd_guidance_scale
+    return GuidedTeacher(UNet2DConditionModel(**UNETS["2"]), negative_prompt, scheduler, guidance_scale)
+
+
+def _pisa(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
+    return OneStepLoss(
+        _one_step(base, arguments, (PIXEL, SEMANTIC)),
+        perceptual=PerceptualVGG(),
+        perceptual_weight=arguments.lpips_weight,
+        distillation=ClassifierScoreDistillation(_teacher(base, arguments.csd_guidance_scale)),
     )
-    denoiser = _one_step(base, arguments, (PIXEL, SEMANTIC))
+
+
+def _osediff(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
+    regulariser = regulariser_of(base.unet, arguments.lora_rank)
+    with torch.device("cpu"):
+        scheduler = OneStepScheduler(timestep=999, prediction="x0")
+    denoiser = TrainableOSEDiff(base, scheduler, arguments.lora_rank)
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+        regulariser.enable_gradient_checkpointing()
+    teacher = _teacher(base, arguments.vsd_guidance_scale)
     return OneStepLoss(
         denoiser,
         perceptual=PerceptualVGG(),
         perceptual_weight=arguments.lpips_weight,
-        distillation=ClassifierScoreDistillation(teacher),
+        distillation=VariationalScoreDistillation(teacher, regulariser),
     )
 
 
-_ONE_STEP = {"pisa_pixel": _pisa_pixel, "pisa": _pisa}
+_ONE_STEP = {"pisa_pixel": _pisa_pixel, "pisa": _pisa, "osediff": _osediff}
 """The functions that build the loss of a stage of one-step models, by the stage's name."""
 
 

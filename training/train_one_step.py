@@ -21,7 +21,7 @@ from diffusers_sr.data.degradation_settings import DEGRADATIONS
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.prediction import Prediction
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.publishing.paper import Paper
+from diffusers_sr.training import osediff
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.one_step import OneStepArguments, OneStepLoss, TrainableOneStep, one_step_scheduler_of
@@ -32,7 +32,7 @@ from diffusers_sr.training.ranges import CountFromZero, OneOf, Share, Weight
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
-PAPERS = {"residual": OneStepPipeline.paper, "x0": Paper("OSEDiff", "2406.08177")}
+PAPERS = {"residual": OneStepPipeline.paper, "x0": osediff.PAPER}
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""What a frozen Stable Diffusion teaches a one-step model about its latents: classifier score distillation."""
+"""What a frozen Stable Diffusion teaches a one-step model about its latents: score distillation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..one_step.stored_prompt import StoredPrompt
 from ..sampling.denoiser import StockDenoiser, in_one_batch
-from .losses import draw_noise, draw_timesteps, predicted_latents
+from .losses import denoising_loss, draw_noise, draw_timesteps, predicted_latents
 
 
 def distillation_gradient(latents: Tensor, fake: Tensor, real: Tensor) -> Tensor:
@@ -97,3 +97,56 @@ class ClassifierScoreDistillation(nn.Module):
         unguided, guided = self.teacher(noisy, timesteps, text)
         gradient = distillation_gradient(latents.detach(), unguided, guided)
         return {"csd": self.weight * distillation_loss(latents, gradient)}
+
+
+class VariationalScoreDistillation(nn.Module):
+    """Variational score distillation (VSD, arXiv:2305.16213), as OSEDiff uses it: `OSEDiff_reg` of its code.
+
+    The latents get noise of a random timestep. What the teacher predicts with guidance, less what a second UNet
+    predicts, says how the latents of photos differ from those that are restored: the second one, the regulariser,
+    learns all the while to denoise the restored ones. One sum serves both, as neither loss has a gradient in the
+    other's parameters.
+
+    Args:
+        teacher: the frozen Stable Diffusion.
+        regulariser: a UNet, part of which is trained.
+        weight: that of the loss of the latents.
+        regulariser_weight: that of the regulariser's own loss.
+    """
+
+    TIMESTEPS = (20, 980)
+
+    def __init__(
+        self,
+        teacher: GuidedTeacher,
+        regulariser: UNet2DConditionModel,
+        weight: float = 1.0,
+        regulariser_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.regulariser = regulariser
+        self.weight = weight
+        self.regulariser_weight = regulariser_weight
+
+    def forward(self, latents: Tensor, text: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        """Compute the losses by name. See `ClassifierScoreDistillation`."""
+        scheduler = self.teacher.scheduler
+        start, end = self.TIMESTEPS
+        timesteps = draw_timesteps(seeds, end, latents.device, start, purpose="distillation timestep")
+        noise = draw_noise(seeds, latents.shape[1:], latents.device, purpose="distillation noise")
+        noisy = scheduler.add_noise(latents.detach(), noise, timesteps)
+        _, real = self.teacher(noisy, timesteps, text)
+        with torch.no_grad():
+            fake = predicted_latents(scheduler, self._predict(noisy, timesteps, text).float(), noisy, timesteps)
+        loss = distillation_loss(latents, distillation_gradient(latents.detach(), fake, real))
+
+        timesteps = draw_timesteps(seeds, scheduler.config.num_train_timesteps, latents.device)
+        noise = draw_noise(seeds, latents.shape[1:], latents.device)
+        prediction = self._predict(scheduler.add_noise(latents.detach(), noise, timesteps), timesteps, text)
+        own = denoising_loss(scheduler, prediction, latents.detach(), noise, timesteps)
+        return {"vsd": self.weight * loss, "regulariser": self.regulariser_weight * own}
+
+    def _predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        (prediction,) = StockDenoiser(self.regulariser).predict(noisy, timesteps, [text])
+        return prediction

@@ -59,6 +59,7 @@ class TrainableOneStep(TrainableDenoiser):
         null_text_ratio: share of batches that get the empty prompt; with 1 no tags are needed.
         call_defaults: the pipeline's, where they differ from those of its class.
         base_name: folder or Hub id of the base, for the model card.
+        frozen: further models of the pipeline, which are not trained.
     """
 
     stored_prompt: StoredPrompt
@@ -73,9 +74,10 @@ class TrainableOneStep(TrainableDenoiser):
         null_text_ratio: float = 0.5,
         call_defaults: Mapping[str, Any] | None = None,
         base_name: str | None = None,
+        frozen: Mapping[str, nn.Module] | None = None,
     ) -> None:
         stored_prompt = StoredPrompt.from_text(base.tokenizer, base.text_encoder)
-        super().__init__(base, {}, {"stored_prompt": stored_prompt})
+        super().__init__(base, {}, {"stored_prompt": stored_prompt, **(frozen or {})})
         self.scheduler = scheduler
         self.paper = paper
         self.null_text_ratio = null_text_ratio
@@ -110,8 +112,7 @@ class TrainableOneStep(TrainableDenoiser):
 
     def encode_photo(self, image: Tensor, seeds: Tensor) -> Tensor:
         """Draw scaled latents [B, C, h, w] of `image` [B, 3, H, W] in [0, 1] from the posterior, in float32."""
-        with torch.no_grad():
-            posterior = self.vae.encode(image * 2 - 1).latent_dist
+        posterior = self.vae.encode(image * 2 - 1).latent_dist
         noise = draw_noise(seeds, posterior.mean.shape[1:], image.device, purpose="posterior")
         latents: Tensor = (posterior.mean.float() + posterior.std.float() * noise) * self.vae.config.scaling_factor
         return latents
@@ -128,6 +129,10 @@ class TrainableOneStep(TrainableDenoiser):
         texts = [f"{tags}, " if tags else "" for tags in batch["tags"]]
         return encode_texts(texts, self.tokenizer, self.text_encoder, batch["target"].device)
 
+    def prompt_components(self) -> dict[str, Any]:
+        """Give the components of the pipeline that its prompt comes from."""
+        return {"stored_prompt": self.stored_prompt}
+
     def pipeline(self, lora: LoraSets | None = None) -> OneStepPipeline:
         """Make the pipeline of the models as they are.
 
@@ -139,7 +144,7 @@ class TrainableOneStep(TrainableDenoiser):
             unet=self.unet,
             scheduler=self.scheduler,
             lora=lora,
-            stored_prompt=self.stored_prompt,
+            **self.prompt_components(),
             call_defaults=self.call_defaults,
             origin={
                 "paper": [self.paper.name, self.paper.arxiv],

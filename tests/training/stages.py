@@ -24,11 +24,16 @@ from diffusers_sr.training.adversarial import AdversarialLoss
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.cassr import TrainableCasSR, TrainableSCEdit
 from diffusers_sr.training.coser import TrainableCoSeR
-from diffusers_sr.training.distillation import ClassifierScoreDistillation, GuidedTeacher
+from diffusers_sr.training.distillation import (
+    ClassifierScoreDistillation,
+    GuidedTeacher,
+    VariationalScoreDistillation,
+)
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.lora import new_set
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.one_step import OneStepLoss, TrainableOneStep
+from diffusers_sr.training.osediff import TrainableOSEDiff, regulariser_of
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import TrainableDenoiser
 from diffusers_sr.training.xpsr import TrainableXPSR
@@ -224,10 +229,10 @@ def one_step_model(trained: tuple[str, ...] = (), null_text_ratio: float = 0.5) 
     return TrainableOneStep(base, OneStepScheduler(), OneStepPipeline.paper, lora, trained, null_text_ratio)
 
 
-def distillation() -> ClassifierScoreDistillation:
+def teacher() -> GuidedTeacher:
     base = base_of(components("seesr"))
     negative = StoredPrompt.from_text(base.tokenizer, base.text_encoder, "blurred")
-    return ClassifierScoreDistillation(GuidedTeacher(base.unet, negative, scheduler(), 7.5), weight=1e-3)
+    return GuidedTeacher(base.unet, negative, scheduler(), 7.5)
 
 
 def of_lora(module: OneStepLoss, trained: str, counted: tuple[str, ...] | None = None) -> Stage:
@@ -243,7 +248,10 @@ def pisa_pixel() -> Stage:
 
 def pisa() -> Stage:
     module = OneStepLoss(
-        one_step_model((SEMANTIC,)), perceptual=Features(), perceptual_weight=2.0, distillation=distillation()
+        one_step_model((SEMANTIC,)),
+        perceptual=Features(),
+        perceptual_weight=2.0,
+        distillation=ClassifierScoreDistillation(teacher(), weight=1e-3),
     )
     return of_lora(module, SEMANTIC, counted=("l2",))
 
@@ -251,6 +259,33 @@ def pisa() -> Stage:
 def one_step_unet() -> Stage:
     module = OneStepLoss(one_step_model(null_text_ratio=1.0), l2_weight=0.0, l1_weight=1.0, latent_weight=0.1)
     return Stage(module, ("denoiser.unet.",), images=Images(reachable=True), unused=("reference",))
+
+
+def random_sets(model: nn.Module) -> None:
+    """Draw the weights of LoRAs that are zero, as nothing before them has a gradient."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+
+
+def osediff() -> Stage:
+    base = base_of(components("seesr"))
+    regulariser = regulariser_of(base.unet, 2)
+    denoiser = TrainableOSEDiff(base, OneStepScheduler(timestep=300, prediction="x0"), 2)
+    for model in (denoiser, regulariser):
+        random_sets(model)
+    module = OneStepLoss(
+        denoiser,
+        perceptual=Features(),
+        perceptual_weight=2.0,
+        distillation=VariationalScoreDistillation(teacher(), regulariser, weight=1e-3),
+    )
+    names = (
+        *(name for name, _ in module.named_parameters() if ".lora_" in name),
+        "denoiser.unet.conv_in.base_layer.",
+    )
+    return Stage(module, names, images=Images(reachable=True), unused=("reference",), counted=("l2",))
 
 
 def autoencoder() -> Stage:
@@ -322,6 +357,7 @@ STAGES: dict[str, Callable[[], Stage]] = {
     "pisa_pixel": pisa_pixel,
     "pisa": pisa,
     "one_step": one_step_unet,
+    "osediff": osediff,
     "seesr_adversarial": lambda: one_step(seesr(), "controlnet", "adapter"),
     "coser_adversarial": lambda: one_step(coser(with_cfw=True), "controlnet", "adapter", "cfw", frozen=UNREAD),
     "scedit_adversarial": lambda: one_step(scedit(), "activation"),

@@ -1,4 +1,4 @@
-"""Classifier score distillation, in numbers worked out by hand and against its formula written out."""
+"""Score distillation, in numbers worked out by hand and against its formulas written out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from diffusers_sr.one_step.stored_prompt import StoredPrompt
 from diffusers_sr.training.distillation import (
     ClassifierScoreDistillation,
     GuidedTeacher,
+    VariationalScoreDistillation,
     distillation_gradient,
     distillation_loss,
 )
+from diffusers_sr.training.lora import lora_layers
 from diffusers_sr.training.losses import draw_noise, draw_timesteps
-from tests.components import TEXT_DIM, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet
+from diffusers_sr.training.osediff import regulariser_of
+from tests.components import STABLE_DIFFUSION_2, TEXT_DIM, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet
 
 ANYWHERE = torch.device("cpu")
 
@@ -100,3 +103,54 @@ def test_the_teacher_guides_away_from_the_negative_prompt(kind: str) -> None:
         if kind == "v_prediction":
             clean = alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
         torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-5)
+
+
+def constant_unet(value: float) -> UNet2DConditionModel:
+    """A UNet that predicts the same number everywhere, whatever it is given."""
+    unet = tiny_unet().eval()
+    with torch.no_grad():
+        unet.conv_out.weight.zero_()
+        unet.conv_out.bias.fill_(value)
+    return unet
+
+
+def test_variational_distillation_in_numbers() -> None:
+    """The regulariser predicts noise of 0.5, so that its x0 is 0.5 · √(1 - ᾱ) / √ᾱ below the noisy latents / √ᾱ.
+
+    The teacher says 0. With latents of 2 the gradient is half of that x0.
+    """
+    torch.manual_seed(0)
+    teacher = Answers()
+    vsd = VariationalScoreDistillation(teacher, constant_unet(0.5), 3.0, 5.0)  # type: ignore[arg-type]
+    latents = torch.full((2, 4, 4, 4), 2.0, requires_grad=True)
+    seeds = torch.tensor([5, 6])
+    losses = vsd(latents, torch.zeros(2, 7, TEXT_DIM), seeds)
+
+    assert teacher.timesteps.equal(draw_timesteps(seeds, 980, ANYWHERE, 20, "distillation timestep"))
+    alphas = teacher.scheduler.alphas_cumprod[teacher.timesteps].view(2, 1, 1, 1)
+    fake = (teacher.noisy - 0.5 * (1 - alphas).sqrt()) / alphas.sqrt()
+    torch.testing.assert_close(losses["vsd"], 3 * (fake / 2).square().mean())
+    noise = draw_noise(seeds, (4, 4, 4), ANYWHERE)
+    torch.testing.assert_close(losses["regulariser"], 5 * (0.5 - noise).square().mean())
+
+    (own,) = torch.autograd.grad(losses["vsd"], latents, retain_graph=True)
+    torch.testing.assert_close(own, 3 * 2 * (fake / 2) / latents.numel())
+    parameters = [*vsd.regulariser.parameters()]
+    assert torch.autograd.grad(losses["regulariser"], latents, allow_unused=True, retain_graph=True) == (None,)
+    gradients = torch.autograd.grad(losses["regulariser"], parameters, allow_unused=True)
+    assert any(gradient is not None and gradient.any() for gradient in gradients)
+    assert torch.autograd.grad(
+        vsd(latents, torch.zeros(2, 7, TEXT_DIM), seeds)["vsd"], parameters, allow_unused=True
+    ) == (None,) * len(parameters)
+
+
+def test_the_regulariser_has_a_lora_in_the_mid_block_alone() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**STABLE_DIFFUSION_2)
+    assert len(lora_layers(unet, "mid_block.")) == 16
+    small = tiny_unet()
+    regulariser = regulariser_of(small, 3)
+    trained = {name for name, parameter in regulariser.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 2 * len(lora_layers(small, "mid_block."))
+    assert all(name.startswith("mid_block.") and ".lora_" in name for name in trained)
+    assert not any("lora" in name for name in small.state_dict())

@@ -17,6 +17,7 @@ from diffusers_sr.one_step.scheduler import OneStepScheduler
 from diffusers_sr.texts import encode_texts
 from diffusers_sr.training.losses import drops_texts
 from diffusers_sr.training.one_step import OneStepLoss, one_step_scheduler_of
+from diffusers_sr.training.osediff import TrainableOSEDiff
 from diffusers_sr.training.script import run_script
 from tests.components import scheduler
 from tests.training.runs import script
@@ -87,6 +88,14 @@ def test_the_share_of_batches_without_tags() -> None:
     assert all(drops_texts(torch.tensor([first]), 1.0) for first in range(100))
 
 
+def test_osediff_has_the_tags_as_they_are(batch: dict[str, Any]) -> None:
+    denoiser = build("osediff").denoiser.eval()
+    assert isinstance(denoiser, TrainableOSEDiff)
+    texts = encode_texts(["cat, tree", ""], denoiser.tokenizer, denoiser.text_encoder, torch.device("cpu"))
+    torch.testing.assert_close(denoiser.text(batch), texts)
+    torch.testing.assert_close(denoiser.tags(batch), texts)
+
+
 class Difference(nn.Module):
     """Distances of pictures that are known: the mean difference of each pair."""
 
@@ -134,11 +143,11 @@ def test_the_scheduler_has_the_noise_schedule_of_the_base() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lpips") is not None, reason="lpips is installed")
-@pytest.mark.parametrize("stage", ["pisa", "one_step"])
+@pytest.mark.parametrize("stage", ["pisa", "one_step", "osediff"])
 def test_without_lpips_a_run_that_needs_it_ends_in_one_line(
     stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"pisa": ["--pixel", "pixel"], "one_step": ["--lpips_weight", "1"]}[stage]
+    options = {"pisa": ["--pixel", "pixel"], "one_step": ["--lpips_weight", "1"], "osediff": []}[stage]
     monkeypatch.setattr(sys, "argv", [f"train_{stage}.py", "--output_dir", "runs", *options])
     with pytest.raises(SystemExit) as ended:
         run_script(script(f"train_{stage}").main)

@@ -10,7 +10,7 @@ from tests.training.stages import STAGES, Stage, build
 
 WITH_ADAPTER = [name for name in STAGES if name.split("_")[0] in ("seesr", "coser", "scedit", "cassr", "xpsr")]
 
-ONE_STEP = ["pisa_pixel", "pisa", "one_step"]
+ONE_STEP = ["pisa_pixel", "pisa", "one_step", "osediff"]
 
 
 def gradients(stage: Stage, between: Callable[[], None] = lambda: None) -> dict[str, torch.Tensor]:
