@@ -132,7 +132,7 @@ def test_osediff_is_saved_with_its_encoder_merged(runs: Path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     assert (pipeline.scheduler.config.prediction, pipeline.scheduler.config.timestep) == ("x0", 999)
     assert pipeline.stored_prompt is None and pipeline.tagger is None and pipeline.lora.names == ["default"]
-    assert pipeline.card_details.paper.name == "OSEDiff"
+    assert pipeline.card_details.paper is not None and pipeline.card_details.paper.name == "OSEDiff"
     assert all(tensor.any() for tensor in pipeline.lora.lora_state_dict("default").values())
     unet = changed(runs / "base/unet" / WEIGHTS, runs / "osediff/unet" / WEIGHTS)
     assert unet == {"conv_in.weight", "conv_in.bias"}
