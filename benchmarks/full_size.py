@@ -208,7 +208,7 @@ def _osediff(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
     regulariser = regulariser_of(base.unet, arguments.lora_rank)
     with torch.device("cpu"):
         scheduler = OneStepScheduler(timestep=999, prediction="x0")
-    denoiser = TrainableOSEDiff(base, scheduler, arguments.lora_rank)
+    denoiser = TrainableOSEDiff(base, scheduler, arguments.lora_rank, ram())
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
         regulariser.enable_gradient_checkpointing()

@@ -68,6 +68,11 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     perceptual = load_lpips() if arguments.lpips_weight else None
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
+    if (kind := base.scheduler.config.prediction_type) != "epsilon":
+        raise ValueError(
+            f"--pretrained_model_name_or_path {arguments.pretrained_model_name_or_path} was trained to predict "
+            f"{kind!r}, but OSEDiff needs a base that predicts noise: give Stable Diffusion 2.1-base."
+        )
     tagger = None if arguments.tagger is None else load_pretrained(Tagger, arguments.tagger)
     distillation = None
     if arguments.vsd_weight:

@@ -157,6 +157,16 @@ def test_osediff_takes_a_tagger_along(runs: Path, run: Callable[..., Path]) -> N
     assert pipeline(tiny_image(9, 8)).images[0].size == (36, 32)
 
 
+def test_osediff_needs_a_base_that_predicts_noise(runs: Path, run: Callable[..., Path], tmp_path: Path) -> None:
+    base = StableDiffusionPipeline.from_pretrained(runs / "base")
+    base.scheduler.register_to_config(prediction_type="v_prediction")
+    base.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="trained to predict 'v_prediction', but OSEDiff needs a base that predicts no"
+    ):
+        run("osediff", "refused", lpips_weight=0, pretrained_model_name_or_path=tmp_path)
+
+
 def test_the_formula_of_osediff(runs: Path, run: Callable[..., Path]) -> None:
     output = run("one_step", "x0", prediction="x0", timestep=999, max_train_steps=1)
     pipeline = OneStepPipeline.from_pretrained(output)
