@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.recipes import trainer
@@ -16,12 +16,21 @@ from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
+from diffusers_sr.one_step.lora import LoraSets
+from diffusers_sr.one_step.pipeline import OneStepPipeline
+from diffusers_sr.one_step.prediction import PIXEL, SEMANTIC
+from diffusers_sr.one_step.scheduler import OneStepScheduler
+from diffusers_sr.one_step.stored_prompt import StoredPrompt
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.cassr import TrainableCasSR, TrainableSCEdit
 from diffusers_sr.training.coser import TrainableCoSeR
+from diffusers_sr.training.distillation import ClassifierScoreDistillation, GuidedTeacher, VariationalScoreDistillation
+from diffusers_sr.training.lora import ALPHA, new_set
 from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.one_step import OneStepLoss, TrainableOneStep
+from diffusers_sr.training.osediff import TrainableOSEDiff, regulariser_of
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import TrainableDenoiser
 from diffusers_sr.training.xpsr import TrainableXPSR
@@ -94,6 +103,8 @@ def build(stage: str, arguments: Any) -> nn.Module:
             encoder.enable_gradient_checkpointing()
         loss = trainer(stage).CognitiveEncoderLoss(encoder, base.text_encoder, base.tokenizer)
         return loss
+    if stage in _ONE_STEP:
+        return _ONE_STEP[stage](base, arguments)
     denoiser = _DENOISERS[stage](base, arguments)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
@@ -134,6 +145,84 @@ _DENOISERS: dict[str, Callable[[StableDiffusionPipeline, Any], TrainableDenoiser
     make.__name__.removeprefix("_"): make for make in (_seesr, _coser, _scedit, _cassr, _xpsr)
 }
 """The functions that build the denoiser of a stage, by the stage's name."""
+
+
+class PerceptualVGG(nn.Module):
+    """A distance of pictures by the features of VGG-16 before each of its poolings, as LPIPS has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+        self.levels = nn.ModuleList()
+        channels = 3
+        for level in widths:
+            layers: list[nn.Module] = [] if channels == 3 else [nn.MaxPool2d(2)]
+            for width in level:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = width
+            self.levels.append(nn.Sequential(*layers))
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        distance = torch.zeros((), device=image.device)
+        for level in self.levels:
+            image, target = level(image), level(target)
+            ours, theirs = (nn.functional.normalize(features, dim=1) for features in (image, target))
+            distance = distance + (ours - theirs).square().sum(1).mean()
+        return distance
+
+
+def _one_step(base: StableDiffusionPipeline, arguments: Any, names: tuple[str, ...]) -> TrainableOneStep:
+    """Make a model with these LoRA sets, whose last one is trained."""
+    sets = {name: (new_set(base.unet, arguments.lora_rank), ALPHA) for name in names}
+    with torch.device("cpu"):
+        scheduler = OneStepScheduler()
+    denoiser = TrainableOneStep(
+        base, scheduler, OneStepPipeline.paper, LoraSets.from_state_dicts(sets), names[-1:], arguments.null_text_ratio
+    )
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    return denoiser
+
+
+def _pisa_pixel(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
+    return OneStepLoss(_one_step(base, arguments, (PIXEL,)))
+
+
+def _teacher(base: StableDiffusionPipeline, guidance_scale: float) -> GuidedTeacher:
+    with torch.device("cpu"):  # a scheduler's tables have to have data
+        scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    negative_prompt = StoredPrompt.from_text(base.tokenizer, base.text_encoder, "a b c")
+    return GuidedTeacher(UNet2DConditionModel(**UNETS["2"]), negative_prompt, scheduler, guidance_scale)
+
+
+def _pisa(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
+    return OneStepLoss(
+        _one_step(base, arguments, (PIXEL, SEMANTIC)),
+        perceptual=PerceptualVGG(),
+        perceptual_weight=arguments.lpips_weight,
+        distillation=ClassifierScoreDistillation(_teacher(base, arguments.csd_guidance_scale)),
+    )
+
+
+def _osediff(base: StableDiffusionPipeline, arguments: Any) -> nn.Module:
+    regulariser = regulariser_of(base.unet, arguments.lora_rank)
+    with torch.device("cpu"):
+        scheduler = OneStepScheduler(timestep=999, prediction="x0")
+    denoiser = TrainableOSEDiff(base, scheduler, arguments.lora_rank, ram())
+    if arguments.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+        regulariser.enable_gradient_checkpointing()
+    teacher = _teacher(base, arguments.vsd_guidance_scale)
+    return OneStepLoss(
+        denoiser,
+        perceptual=PerceptualVGG(),
+        perceptual_weight=arguments.lpips_weight,
+        distillation=VariationalScoreDistillation(teacher, regulariser),
+    )
+
+
+_ONE_STEP = {"pisa_pixel": _pisa_pixel, "pisa": _pisa, "osediff": _osediff}
+"""The functions that build the loss of a stage of one-step models, by the stage's name."""
 
 
 def synthetic_batch(arguments: TrainingArguments) -> dict[str, Any]:

@@ -31,6 +31,7 @@ LONGEST = (
     "tests/attention/test_adapter_execution.py",
     "tests/publishing/test_publishing.py",
     "tests/training/test_scripts.py",
+    "tests/training/test_one_step_scripts.py",
     "tests/training/test_distributed.py",
     "tests/training/test_ending.py",
     "tests/test_readme.py",

@@ -39,6 +39,9 @@ OPTIONS = {
     "train_scedit": SMALL,
     "train_cassr": SMALL,
     "train_xpsr": SMALL,
+    "train_pisa_pixel": SMALL,
+    "train_pisa": [*SMALL, "--lpips_weight", "0"],
+    "train_osediff": [*SMALL, "--lpips_weight", "0"],
 }
 """The scripts of `training/` that blocks may run, and the options that are added there."""
 

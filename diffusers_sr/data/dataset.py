@@ -41,9 +41,9 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     A sample holds
     - `target`: [3, crop_size, crop_size] in [0, 1];
     - `degraded` (with `degradation`, or for photos that have a low-resolution version): [3, crop_size / scale,
-      crop_size / scale]. It is made by degrading the crop: in SeeSR's official training data the USM-sharpened crop,
-      which is then the target too. Or it is cut from the photo's low-resolution version, and the target is not
-      sharpened;
+      crop_size / scale], or as large as the target if the degradation `enlarges`. It is made by degrading the crop:
+      in SeeSR's official training data the USM-sharpened crop, which is then the target too. Or it is cut from the
+      photo's low-resolution version, and the target is not sharpened;
     - `reference` (with `references`, and `degraded`): a crop of another photo, of the size of the target, and
       sharpened if the target is;
     - `tags`: the tags listed for the photo's name, or else those stored with the photo, or "";

@@ -168,7 +168,7 @@ def degrade(
             longer than everything else does on a GPU. By default they come from `generator`.
 
     Returns:
-        [3, height / scale, width / scale] in [0, 1], multiples of 1/255.
+        [3, height / scale, width / scale] in [0, 1], multiples of 1/255; [3, height, width] if `config.enlarges`.
 
     Raises:
         ValueError: if the image does not have three channels, or its sides are not multiples of `scale`.
@@ -195,6 +195,8 @@ def degrade(
         image = blur(image, sinc_kernel(size, _uniform(generator, math.pi / 3, math.pi)))
     if jpeg_last:
         image = jpeg(image, quality)
+    if config.enlarges:
+        image = resize(image, (height, width), generator)
     return (image * 255).round().clamp(0, 255) / 255
 
 
@@ -217,7 +219,8 @@ def degrade_batch(
         config, scale: as in `degrade`.
 
     Returns:
-        [batch, 3, height / scale, width / scale] in [0, 1], multiples of 1/255.
+        [batch, 3, height / scale, width / scale] in [0, 1], multiples of 1/255; as large as `images` if
+        `config.enlarges`.
 
     Raises:
         ValueError: as `degrade` does.

@@ -1,9 +1,12 @@
-"""Settings of the degradation: strengths and probabilities, checked; the defaults are SeeSR's."""
+"""Settings of the degradation: strengths and probabilities, checked; the defaults are SeeSR's.
+
+`DEGRADATIONS` has those of SeeSR and of the one-step models by name.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 Range = tuple[float, float]
 
@@ -126,7 +129,40 @@ class DegradationConfig:
     """Chance of a sinc filter at the final size, cutoff pi/3..pi."""
     final_kernel_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21)
     """Sides of the final sinc filters in pixels, odd, equally likely."""
+    enlarges: bool = False
+    """Whether the result is enlarged to the original's size, area, bilinear or bicubic with equal chances."""
 
     def __post_init__(self) -> None:
         _check_probability("final_sinc_probability", self.final_sinc_probability)
         _check_kernel_sizes("final_kernel_sizes", self.final_kernel_sizes)
+
+
+OSEDIFF = DegradationConfig(
+    second=replace(DegradationConfig().second, kernel_sizes=DegradationOrder().kernel_sizes), enlarges=True
+)
+"""The settings of OSEDiff (arXiv:2406.08177; `params_realesrgan.yml` of its code), which are Real-ESRGAN's.
+
+Its code does not sharpen the original, and enlarges the degraded image before it rounds to 8 bits.
+"""
+
+PISA = replace(
+    OSEDIFF,
+    first=DegradationOrder(
+        resize_factor=(0.3, 1.5),
+        gaussian_noise_sigma=(1.0, 15.0),
+        poisson_noise_scale=(0.05, 2.0),
+        jpeg_quality=(60.0, 95.0),
+    ),
+    second=replace(
+        OSEDIFF.second,
+        blur_probability=0.5,
+        resize_factor=(0.6, 1.2),
+        gaussian_noise_sigma=(1.0, 12.0),
+        poisson_noise_scale=(0.05, 1.0),
+        jpeg_quality=(60.0, 100.0),
+    ),
+)
+"""The settings of PiSA-SR (arXiv:2412.03017; `params.yml` of its code): as OSEDiff's, but milder."""
+
+DEGRADATIONS = {"seesr": DegradationConfig(), "osediff": OSEDIFF, "pisa": PISA}
+"""The settings that trainers know by name."""

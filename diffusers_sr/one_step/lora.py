@@ -154,10 +154,11 @@ class LoraSets(ModelMixin, ConfigMixin):
 
     def _load(self, unet: Any, name: str) -> None:
         weights = self.lora_state_dict(name)
+        device, dtype = unet.device, unet.dtype  # diffusers looks them up in every module
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # several sets are meant
             unet.load_lora_adapter(
-                {key: tensor.to(unet.device, unet.dtype) for key, tensor in weights.items()},
+                {key: tensor.to(device, dtype) for key, tensor in weights.items()},
                 prefix=None,
                 adapter_name=name,
                 metadata=self.lora_metadata(name),

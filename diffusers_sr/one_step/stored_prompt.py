@@ -32,6 +32,6 @@ class StoredPrompt(ModelMixin, ConfigMixin):
     def from_text(cls, tokenizer: Any, text_encoder: Any, prompt: str = "") -> Self:
         """Encode a prompt as the text encoder's own pipelines do, with the tokenizer's own padding."""
         embedding = encode_texts([prompt], tokenizer, text_encoder, text_encoder.device)
-        model = cls(embedding.shape[1], embedding.shape[2], prompt).to(embedding.device, embedding.dtype)
-        model.embedding.copy_(embedding)
+        model = cls(embedding.shape[1], embedding.shape[2], prompt)
+        model.embedding = nn.Parameter(embedding, requires_grad=False)
         return model.eval()

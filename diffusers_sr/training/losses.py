@@ -14,22 +14,27 @@ from ..data.seeds import sample_generator
 from .trainable import TrainableDenoiser
 
 
-def draw_noise(seeds: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Draw standard normal noise [B, *shape], float32, for each sample from its own seed."""
-    generators = [sample_generator(int(seed), "noise") for seed in seeds]
+def draw_noise(seeds: Tensor, shape: Sequence[int], device: torch.device, purpose: str = "noise") -> Tensor:
+    """Draw standard normal noise [B, *shape], float32, for each sample from its own seed, other for each purpose."""
+    generators = [sample_generator(int(seed), purpose) for seed in seeds]
     return randn_tensor((len(seeds), *shape), generator=generators, device=device)
 
 
-def draw_timesteps(seeds: Tensor, num_train_timesteps: int, device: torch.device) -> Tensor:
-    """Draw uniform timesteps [B] in 0 .. num_train_timesteps - 1, for each sample from its own seed."""
-    generators = [sample_generator(int(seed), "timestep") for seed in seeds]
-    return torch.stack([torch.randint(num_train_timesteps, (), generator=g) for g in generators]).to(device)
+def draw_timesteps(seeds: Tensor, end: int, device: torch.device, start: int = 0, purpose: str = "timestep") -> Tensor:
+    """Draw uniform timesteps [B] in start .. end - 1, for each sample from its own seed, others for each purpose."""
+    generators = [sample_generator(int(seed), purpose) for seed in seeds]
+    return torch.stack([torch.randint(start, end, (), generator=g) for g in generators]).to(device)
 
 
 def drop_texts(seeds: Tensor, texts: Sequence[str], ratio: float) -> list[str]:
     """Replace a share of `ratio` of the texts by empty ones, each chosen by its sample's own seed."""
     chances = [torch.rand((), generator=sample_generator(int(seed), "text")) for seed in seeds]
     return ["" if chance < ratio else text for chance, text in zip(chances, texts, strict=True)]
+
+
+def drops_texts(seeds: Tensor, ratio: float) -> bool:
+    """Whether a batch is one of the share of `ratio` that is trained without texts, by its first sample's seed."""
+    return bool(torch.rand((), generator=sample_generator(int(seeds[0]), "text")) < ratio)
 
 
 def predicted_latents(scheduler: DDPMScheduler, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:

@@ -137,10 +137,14 @@ def photo_crops(
     return PhotoCrops(photos, arguments.resolution, arguments.seed, tags=tags, **options)
 
 
-def degraded_crops(arguments: RestorationArguments, references: References | None = None) -> PhotoCrops:
+def degraded_crops(
+    arguments: RestorationArguments,
+    references: References | None = None,
+    degradation: DegradationConfig = DegradationConfig(),
+) -> PhotoCrops:
     """Make the run's samples with their tags, and with references if they are given.
 
-    They are the user's own pairs, or crops that are degraded by the Real-ESRGAN recipe of SeeSR.
+    They are the user's own pairs, or crops that are degraded by a Real-ESRGAN recipe, by default that of SeeSR.
 
     Raises:
         ValueError: if the degradation device is unknown, or `photo_crops` or `PhotoCrops` raises it.
@@ -153,7 +157,7 @@ def degraded_crops(arguments: RestorationArguments, references: References | Non
         arguments,
         arguments.train_lr_dir,
         arguments.tags_file,
-        degradation=DegradationConfig(),
+        degradation=degradation,
         sharpen_target=arguments.sharpen_target,
         references=references,
         degrade_later=device == "accelerator",

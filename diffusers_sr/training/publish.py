@@ -6,7 +6,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,30 +23,15 @@ from ..publishing.repository import create_repository, folder_files, upload_file
 from ..publishing.shareable import is_hub_id
 from .adversarial import ONE_STEP_CALL, one_step_scheduler
 from .arguments import option
+from .upload import UploadArguments, uploader
 
 CONTENTS = ("pipeline", "adapter")
 
 
-class _HubToken:
-    """A slot that keeps the token out of `vars(arguments)`, which goes into files, trackers and the model card."""
-
-    __slots__ = ("hub_token",)
-    hub_token: str | None
-
-
 @dataclass(kw_only=True)
-class HubArguments(_HubToken):
-    """The options of the trainers whose models make a pipeline."""
+class HubArguments(UploadArguments):
+    """The options of the trainers whose models make a pipeline with the base."""
 
-    push_to_hub: bool = option(False, "Upload the result, with a model card, when the training is over.")
-    hub_model_id: str | None = option(None, "Repository to upload to; by default it has the output folder's name.")
-    # With a factory the class has no attribute of this name, and the value goes to the slot.
-    hub_token: str | None = field(
-        default_factory=lambda: None,
-        repr=False,
-        metadata={"help": "Token for writing to the Hub; by default that of `hf auth login`."},
-    )
-    hub_private_repo: bool = option(False, "Create a private repository.")
     hub_content: str = option(
         "pipeline",
         "What to upload: pipeline (with the base) or adapter (only the models that are used with the base).",
@@ -59,9 +44,7 @@ def publisher(
     call_defaults: Mapping[str, Any] | None = None,
     scheduler: SchedulerMixin | None = None,
 ) -> Callable[[Path], None] | None:
-    """Make the function that uploads the result of a training; None without `push_to_hub`.
-
-    The repository is created now, so that a wrong token is noticed before the training and not after it.
+    """Make the function that uploads the result of a training; None without `push_to_hub`. See `uploader`.
 
     Args:
         arguments: `HubArguments` that are `TrainingArguments` too, and have a `pretrained_model_name_or_path`.
@@ -73,38 +56,36 @@ def publisher(
         ValueError: if the token could be seen in Weights & Biases, or `hub_content` is unknown.
         HfHubHTTPError: if the token does not allow creating the repository.
     """
-    if arguments.hub_token is not None and {"wandb", "all"} & set(arguments.report_to):
-        raise ValueError(
-            "--report_to wandb with --hub_token would show the token, as Weights & Biases keeps the command line: "
-            "use `hf auth login` instead of --hub_token."
-        )
     if arguments.hub_content not in CONTENTS:
         raise ValueError(f"--hub_content {arguments.hub_content!r}, expected one of {', '.join(CONTENTS)}.")
-    if not arguments.push_to_hub:
-        return None
-    token = arguments.hub_token
-    name = arguments.hub_model_id or Path(arguments.output_dir).resolve().name
-    repo_id = create_repository(name, arguments.hub_private_repo or None, token)
 
-    def publish_result(output_dir: Path) -> None:
-        try:
-            publish(
-                output_dir,
-                pipeline_class,
-                arguments.pretrained_model_name_or_path,
-                repo_id,
-                content=arguments.hub_content,
-                call_defaults=call_defaults,
-                scheduler=scheduler,
-                token=token,
-            )
-        except Exception as error:  # the errors of a network are not a closed set
-            raise RuntimeError(
-                f"The finished weights are in {output_dir}, but could not be uploaded to {repo_id}. Run the same "
-                f"command with --resume_from_checkpoint latest to try only that again. ({error})"
-            ) from error
+    def upload(output_dir: Path, repo_id: str) -> None:
+        publish(
+            output_dir,
+            pipeline_class,
+            arguments.pretrained_model_name_or_path,
+            repo_id,
+            content=arguments.hub_content,
+            call_defaults=call_defaults,
+            scheduler=scheduler,
+            token=arguments.hub_token,
+        )
 
-    return publish_result
+    return uploader(arguments, upload)
+
+
+def pipeline_publisher(arguments: Any, pipeline_class: type[SuperResolutionPipeline]) -> Callable[[Path], None] | None:
+    """Make a `publisher` for trainers whose output folder is that of a whole pipeline."""
+
+    def upload(output_dir: Path, repo_id: str) -> None:
+        base, token = arguments.pretrained_model_name_or_path, arguments.hub_token
+        pipeline = pipeline_class.from_pretrained(output_dir)
+        details = _complete(pipeline.card_details, output_dir, base, token)
+        # What is trained started from the base's weights, and is under their licence.
+        details = replace(details, license=details.license or details.base_license)
+        pipeline.push_to_hub(repo_id, token=token, card=details)
+
+    return uploader(arguments, upload)
 
 
 def one_step_publisher(

@@ -12,10 +12,11 @@ from typing import Any
 from ..image.decoding import ImageFileError
 from ..pretrained.files import ModelFolderError
 from ..publishing.shareable import mask_credentials
+from .perceptual import MissingPackageError
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Run `main`; end with status 1 and one line if a saved model or an image cannot be used.
+    """Run `main`; end with status 1 and one line if a saved model, an image or a package cannot be used.
 
     No message and no traceback shows credentials.
     """
@@ -23,7 +24,7 @@ def run_script(main: Callable[[], Any]) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request to the Hub
     try:
         main()
-    except (ModelFolderError, ImageFileError) as error:
+    except (ModelFolderError, ImageFileError, MissingPackageError) as error:
         message = mask_credentials(" ".join(str(error).split()))
         print(f"{Path(sys.argv[0]).name}: {type(error).__name__}: {message}", file=sys.stderr)
         raise SystemExit(1) from error

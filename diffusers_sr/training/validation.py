@@ -42,7 +42,11 @@ def enlarge_with(
     """
     names = inspect.signature(pipeline_class).parameters
     models = {name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)}
-    pipeline = pipeline_class(**{**models, "scheduler": DDPMScheduler.from_config(scheduler.config)})
+    return enlarge_by(pipeline_class(**{**models, "scheduler": DDPMScheduler.from_config(scheduler.config)}), **call)
+
+
+def enlarge_by(pipeline: SuperResolutionPipeline, **call: Any) -> Enlarge:
+    """Make a function that enlarges images by a pipeline, with arguments of its call."""
     pipeline.set_progress_bar_config(disable=True)
 
     def enlarge(images: Sequence[Image.Image]) -> list[Image.Image]:

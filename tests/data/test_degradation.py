@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from diffusers_sr.data import degradation
@@ -148,6 +149,34 @@ def test_sizes_of_the_three_resizes(photo: torch.Tensor, monkeypatch: pytest.Mon
     for seed in range(50):  # one pixel, where a factor would leave none
         degrade(photo[:, :4, :4], generator(seed))
     assert set(sizes[1::3]) == set(sizes[2::3]) == {(1, 1)}
+
+
+def test_the_result_is_enlarged_before_it_is_rounded(photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else is as without, so that it is the small image by one of three interpolations, clamped and rounded."""
+    small = [degrade(photo, generator(seed)) for seed in range(12)]
+    unrounded: list[torch.Tensor] = []
+    original = degradation.resize
+
+    def record(image: torch.Tensor, size: tuple[int, int], source: torch.Generator) -> torch.Tensor:
+        if size == photo.shape[1:]:
+            unrounded.append(image)
+        return original(image, size, source)
+
+    monkeypatch.setattr(degradation, "resize", record)
+    kinds, fractions = set(), 0
+    for seed, expected in enumerate(small):
+        unrounded.clear()
+        result = degrade(photo, generator(seed), replace(DegradationConfig(), enlarges=True))
+        assert result.shape == photo.shape
+        torch.testing.assert_close((result * 255).round() / 255, result)
+        before = unrounded[-1]
+        assert ((before * 255).round().clamp(0, 255) / 255).equal(expected)
+        fractions += not before.equal(expected)  # otherwise JPEG came last, which rounds
+        for mode in ("area", "bilinear", "bicubic"):
+            enlarged = functional.interpolate(before[None], photo.shape[1:], mode=mode)[0]
+            if ((enlarged * 255).round().clamp(0, 255) / 255).equal(result):
+                kinds.add(mode)
+    assert kinds == {"area", "bilinear", "bicubic"} and fractions > 0
 
 
 def test_the_final_sinc_filter_moves_the_image(photo: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusers_sr.data.degradation_settings import DegradationConfig, DegradationOrder
+from diffusers_sr.data.degradation_settings import DEGRADATIONS, DegradationConfig, DegradationOrder
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,38 @@ def test_the_settings_of_seesr() -> None:
         },
         "final_sinc_probability": 0.8,
         "final_kernel_sizes": sizes,
+        "enlarges": False,
+    }
+
+
+def differences(settings: DegradationConfig) -> dict[str, Any]:
+    """The settings that are not SeeSR's."""
+    found, seesr = ({**asdict(each)} for each in (settings, DegradationConfig()))
+    for name in ("first", "second"):
+        found[name] = {key: value for key, value in found[name].items() if value != seesr[name][key]}
+    return {name: value for name, value in found.items() if value != seesr[name] and value != {}}
+
+
+def test_the_settings_of_the_one_step_models() -> None:
+    """Those of `params_realesrgan.yml` of OSEDiff's code and of `params.yml` of PiSA-SR's."""
+    sizes = (7, 9, 11, 13, 15, 17, 19, 21)
+    assert DEGRADATIONS.keys() == {"seesr", "osediff", "pisa"}
+    assert differences(DEGRADATIONS["seesr"]) == {}
+    assert differences(DEGRADATIONS["osediff"]) == {"second": {"kernel_sizes": sizes}, "enlarges": True}
+    assert differences(DEGRADATIONS["pisa"]) == {
+        "first": {
+            "resize_factor": (0.3, 1.5),
+            "gaussian_noise_sigma": (1.0, 15.0),
+            "poisson_noise_scale": (0.05, 2.0),
+            "jpeg_quality": (60.0, 95.0),
+        },
+        "second": {
+            "blur_probability": 0.5,
+            "kernel_sizes": sizes,
+            "resize_factor": (0.6, 1.2),
+            "gaussian_noise_sigma": (1.0, 12.0),
+            "poisson_noise_scale": (0.05, 1.0),
+            "jpeg_quality": (60.0, 100.0),
+        },
+        "enlarges": True,
     }

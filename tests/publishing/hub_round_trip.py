@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from diffusers_sr.hub import METHODS, load_pipeline, pipeline_class
+from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.publishing.model_card import RENDERED, CardDetails, eval_results
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.training.publish import HubArguments, one_step_publisher, publisher
@@ -238,6 +239,42 @@ def test_a_training_script_publishes(base, tmp_path):
     assert "constraint" not in {path.partition("/")[0] for path in files}, "only training needs it"
     written = {str(path): path.read_bytes() for path in output_dir.rglob("*") if path.is_file()} | files
     assert [path for path, content in written.items() if TOKEN.encode() in content] == []
+
+
+def test_a_one_step_training_publishes_the_whole_pipeline(base, tmp_path, monkeypatch):
+    photos, output_dir = tmp_path / "photos", tmp_path / "one_step"
+    photos.mkdir()
+    tiny_image(48, 48).save(photos / "photo.png")
+    options = {
+        "pretrained_model_name_or_path": base,
+        "train_data_dir": photos,
+        "output_dir": output_dir,
+        "resolution": 32,
+        "max_train_steps": 1,
+        "train_batch_size": 1,
+        "validation_images": photos,
+        "hub_model_id": "one-step",
+        "hub_token": TOKEN,
+    }
+    script("train_one_step").main(
+        ["--push_to_hub", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    )
+    repo_id = f"{OWNER}/one-step"
+    loaded = OneStepPipeline.from_pretrained(repo_id)
+    assert loaded.config.call_defaults["process_size"] == 32
+    for name, parameter in OneStepPipeline.from_pretrained(output_dir).unet.state_dict().items():
+        assert torch.equal(loaded.unet.state_dict()[name], parameter)
+    files = running.files(repo_id)
+    assert {path.partition("/")[0] for path in files} == {
+        ".gitattributes", "README.md", "model_index.json", "pipeline.py", "pictures", "scheduler", "stored_prompt",
+        "unet", "vae",
+    }  # fmt: skip
+    card = ModelCard(files["README.md"].decode())
+    assert isinstance(card.data, ModelCardData)
+    assert (card.data.license, card.data.base_model) == ("openrail++", base)
+    assert "max_train_steps: 1\n" in card.text and "ControlNet" not in card.text
+    assert run_example(repo_id, tmp_path, monkeypatch)["image"].size == (64, 64)
+    assert [path for path, content in files.items() if TOKEN.encode() in content] == []
 
 
 def test_a_pipeline_file_that_was_changed_is_not_run(pipeline, tmp_path):

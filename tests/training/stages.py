@@ -10,17 +10,30 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import CLIPConfig, CLIPModel
 
+from diffusers_sr.one_step.lora import LoraSets
+from diffusers_sr.one_step.pipeline import OneStepPipeline
+from diffusers_sr.one_step.prediction import PIXEL, SEMANTIC
+from diffusers_sr.one_step.scheduler import OneStepScheduler
+from diffusers_sr.one_step.stored_prompt import StoredPrompt
 from diffusers_sr.seesr.tagger import dape_lora_config
 from diffusers_sr.training.adversarial import AdversarialLoss
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.cassr import TrainableCasSR, TrainableSCEdit
 from diffusers_sr.training.coser import TrainableCoSeR
+from diffusers_sr.training.distillation import (
+    ClassifierScoreDistillation,
+    GuidedTeacher,
+    VariationalScoreDistillation,
+)
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.lora import new_set
 from diffusers_sr.training.losses import DenoisingLoss
+from diffusers_sr.training.one_step import OneStepLoss, TrainableOneStep
+from diffusers_sr.training.osediff import TrainableOSEDiff, regulariser_of
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import TrainableDenoiser
 from diffusers_sr.training.xpsr import TrainableXPSR
@@ -96,7 +109,7 @@ class Stage:
     @property
     def denoiser(self) -> TrainableDenoiser:
         """The part that predicts, in the stages of a method on a frozen Stable Diffusion."""
-        assert isinstance(self.module, (DenoisingLoss, AdversarialLoss))
+        assert isinstance(self.module, (DenoisingLoss, AdversarialLoss, OneStepLoss))
         return self.module.denoiser
 
     def batch(self) -> dict[str, Any]:
@@ -192,6 +205,89 @@ def one_step(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...]
     )
 
 
+class Features(nn.Module):
+    """A distance of pictures as LPIPS is one, of the features of a small convolutional network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Dropout(), nn.Conv2d(8, 8, 3, 2))
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        return (self.layers(image) - self.layers(target)).square().mean((1, 2, 3), keepdim=True)
+
+
+def one_step_model(trained: tuple[str, ...] = (), null_text_ratio: float = 0.5) -> TrainableOneStep:
+    """A model with both LoRA sets, or one whose UNet is trained whole if no set is."""
+    base = base_of(components("seesr"))
+    lora = None
+    if trained:
+        sets = {name: new_set(base.unet, rank) for name, rank in ((PIXEL, 3), (SEMANTIC, 2))}
+        random = {
+            name: {key: 0.1 * torch.randn_like(tensor) for key, tensor in each.items()} for name, each in sets.items()
+        }
+        lora = LoraSets.from_state_dicts({name: (each, 8.0) for name, each in random.items()})
+    return TrainableOneStep(base, OneStepScheduler(), OneStepPipeline.paper, lora, trained, null_text_ratio)
+
+
+def teacher() -> GuidedTeacher:
+    base = base_of(components("seesr"))
+    negative = StoredPrompt.from_text(base.tokenizer, base.text_encoder, "blurred")
+    return GuidedTeacher(base.unet, negative, scheduler(), 7.5)
+
+
+def of_lora(module: OneStepLoss, trained: str, counted: tuple[str, ...] | None = None) -> Stage:
+    names = tuple(
+        name for name, _ in module.named_parameters() if f".lora_A.{trained}." in name or f".lora_B.{trained}." in name
+    )
+    return Stage(module, names, images=Images(reachable=True), unused=("reference",), counted=counted)
+
+
+def pisa_pixel() -> Stage:
+    return of_lora(OneStepLoss(one_step_model((PIXEL,))), PIXEL)
+
+
+def pisa() -> Stage:
+    module = OneStepLoss(
+        one_step_model((SEMANTIC,)),
+        perceptual=Features(),
+        perceptual_weight=2.0,
+        distillation=ClassifierScoreDistillation(teacher(), weight=1e-3),
+    )
+    return of_lora(module, SEMANTIC, counted=("l2",))
+
+
+def one_step_unet() -> Stage:
+    module = OneStepLoss(one_step_model(null_text_ratio=1.0), l2_weight=0.0, l1_weight=1.0, latent_weight=0.1)
+    return Stage(module, ("denoiser.unet.",), images=Images(reachable=True), unused=("reference",))
+
+
+def random_sets(model: nn.Module) -> None:
+    """Draw the weights of LoRAs that are zero, as nothing before them has a gradient."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+
+
+def osediff() -> Stage:
+    base = base_of(components("seesr"))
+    regulariser = regulariser_of(base.unet, 2)
+    denoiser = TrainableOSEDiff(base, OneStepScheduler(timestep=300, prediction="x0"), 2)
+    for model in (denoiser, regulariser):
+        random_sets(model)
+    module = OneStepLoss(
+        denoiser,
+        perceptual=Features(),
+        perceptual_weight=2.0,
+        distillation=VariationalScoreDistillation(teacher(), regulariser, weight=1e-3),
+    )
+    names = (
+        *(name for name, _ in module.named_parameters() if ".lora_" in name),
+        "denoiser.unet.conv_in.base_layer.",
+    )
+    return Stage(module, names, images=Images(reachable=True), unused=("reference",), counted=("l2",))
+
+
 def autoencoder() -> Stage:
     return Stage(script("train_autoencoder").AutoencoderLoss(tiny_vae(), 1e-6), ("vae.",))
 
@@ -258,6 +354,10 @@ STAGES: dict[str, Callable[[], Stage]] = {
     "scedit": lambda: denoising(scedit(), "activation"),
     "cassr": lambda: denoising(cassr(), "controlnet", "adapter"),
     "xpsr": lambda: denoising(xpsr(with_constraint=True), "controlnet", "adapter", "constraint"),
+    "pisa_pixel": pisa_pixel,
+    "pisa": pisa,
+    "one_step": one_step_unet,
+    "osediff": osediff,
     "seesr_adversarial": lambda: one_step(seesr(), "controlnet", "adapter"),
     "coser_adversarial": lambda: one_step(coser(with_cfw=True), "controlnet", "adapter", "cfw", frozen=UNREAD),
     "scedit_adversarial": lambda: one_step(scedit(), "activation"),

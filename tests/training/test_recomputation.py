@@ -10,6 +10,8 @@ from tests.training.stages import STAGES, Stage, build
 
 WITH_ADAPTER = [name for name in STAGES if name.split("_")[0] in ("seesr", "coser", "scedit", "cassr", "xpsr")]
 
+ONE_STEP = ["pisa_pixel", "pisa", "one_step", "osediff"]
+
 
 def gradients(stage: Stage, between: Callable[[], None] = lambda: None) -> dict[str, torch.Tensor]:
     stage.module.train()
@@ -49,6 +51,26 @@ def test_gradient_checkpointing_gives_equal_gradients(name: str) -> None:
     nothing_is_left()
     # The conditioning is needed: the adapter's own gradients come from it.
     assert any(gradient.any() for each, gradient in plain.items() if ".adapter." in each or ".activation." in each)
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_one_step_models_recompute_their_autoencoder_too(name: str) -> None:
+    stage = build(name)
+    made: list[str] = []
+    for part, module in (
+        ("unet", stage.denoiser.unet.up_blocks[-1]),
+        ("vae", stage.denoiser.vae.decoder.up_blocks[-1]),
+    ):
+        module.resnets[0].register_forward_pre_hook(lambda *_, part=part: made.append(part))
+    plain = gradients(stage)
+    once = made.copy()
+    made.clear()
+    stage.denoiser.enable_gradient_checkpointing()
+    recomputed = gradients(stage)
+    assert sorted(made) == sorted(2 * once) == ["unet", "unet", "vae", "vae"]
+    assert plain.keys() == recomputed.keys()
+    for each, gradient in plain.items():
+        torch.testing.assert_close(recomputed[each], gradient, rtol=1e-5, atol=1e-7, msg=each)
 
 
 def test_a_recomputation_has_the_conditioning_of_its_first_computation() -> None:
