@@ -11,7 +11,7 @@ import torch
 
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.scheduler import OneStepScheduler
-from tests.components import tiny_image, tiny_unet
+from tests.components import scheduler, tiny_image, tiny_unet
 from tests.one_step.components import lora_set, pisa, with_text_encoder
 from tests.seesr.components import tiny_tagger
 
@@ -188,3 +188,17 @@ def test_its_arguments(pipeline: OneStepPipeline) -> None:
     without = pisa(lora=None)
     with pytest.raises(ValueError, match="weigh the LoRA sets 'pixel' and 'semantic', but the model has"):
         run(without, semantic_scale=0.5)
+
+
+def test_prompts_can_be_encoded_without_a_negative_one() -> None:
+    """The default of other methods, which are guided, is in their pipelines' configuration."""
+    texts = with_text_encoder()
+    positive, negative = texts.encode_prompt("a cat")
+    assert torch.equal(negative, texts.encode_prompt("", do_classifier_free_guidance=False)[0])
+    assert difference(run(texts, prompt_embeds=positive), run(texts, prompt="a cat")) == 0
+
+
+def test_another_scheduler_is_refused(pipeline: OneStepPipeline) -> None:
+    pipeline.scheduler = scheduler()
+    with pytest.raises(ValueError, match="is of DDPMScheduler, expected OneStepScheduler"):
+        run(pipeline)
