@@ -68,6 +68,8 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
     """
 
     call_class = OneStepCall
+    model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["stored_prompt"]  # it is read, never run: no hook brings it in
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "lora", "stored_prompt", "tagger"]
     paper: ClassVar[Paper] = Paper("PiSA-SR", "2412.03017")
     converters: ClassVar[dict[str, str]] = {
