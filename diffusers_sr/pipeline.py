@@ -135,7 +135,7 @@ class SuperResolutionPipeline(
         with turn_on(self.unet, self):
             self._start_call(call)
             photo = self.prepare_image(call)
-            texts, seen = self.describe(photo.low_resolution, call)
+            texts, seen = self.describe(self.shown(photo), call)
             guidance = self.prepare_guidance(call, texts, len(photo.low_resolution))
             seen = {name: self._for_each_result(call, value, name, photo) for name, value in seen.items()}
             start = self.prepare_start(call, photo)
@@ -199,11 +199,15 @@ class SuperResolutionPipeline(
         """Enlarge images `[images, 3, height, width]` in [0, 1] to `size` as those of the training were enlarged."""
         return resize(image, size)
 
+    def shown(self, photo: Photo) -> torch.Tensor:
+        """Choose the images that `describe` looks at: those that were given, not enlarged."""
+        return photo.low_resolution
+
     def describe(self, image: torch.Tensor, call: CallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Look at the images once: tag them, embed them, or have them described.
 
         Args:
-            image: the images themselves, not enlarged, `[images, 3, height, width]` in [0, 1].
+            image: the images as `shown` gives them, `[images, 3, height, width]` in [0, 1].
             call: the call, with what the caller already knows about the images.
 
         Returns:

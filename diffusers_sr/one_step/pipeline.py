@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..image.pixels import working_size
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.model_card import CardDetails
 from ..publishing.paper import Paper
@@ -135,13 +134,15 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
                     "equal."
                 )
 
+    def shown(self, photo: Photo) -> torch.Tensor:
+        """Choose the enlarged images, which the official codes tag."""
+        return photo.enlarged
+
     def describe(self, image: torch.Tensor, call: OneStepCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Tag the enlarged images, as the official codes do, unless the call has tags or embeddings."""
+        """Tag the images, unless the call has tags or embeddings."""
         if self.tagger is None or call.tags is not None or call.prompt_embeds is not None:
             return {"tags": call.tags}, {}
-        height, width = image.shape[-2:]
-        size = working_size(height, width, call.upscale, call.process_size)
-        pixels = self.tagger.preprocess(self.enlarge(image, size))
+        pixels = self.tagger.preprocess(image)
         seen = Stage("tagging", self.tagger).run(lambda: self.tagger(pixels))
         return {"tags": [", ".join(names) for names in self.tagger.tags(seen.logits)]}, {}
 

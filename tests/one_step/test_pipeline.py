@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import logging
 
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.scheduler import OneStepScheduler
@@ -202,3 +203,15 @@ def test_another_scheduler_is_refused(pipeline: OneStepPipeline) -> None:
     pipeline.scheduler = scheduler()
     with pytest.raises(ValueError, match="is of DDPMScheduler, expected OneStepScheduler"):
         run(pipeline)
+
+
+def test_a_thin_photo_is_enlarged_once(caplog) -> None:
+    """The tagger sees the enlarged photo, too, and the warning of its size is said once."""
+    tagged = with_text_encoder(stored_prompt=None, tagger=tiny_tagger())
+    sizes = []
+    tagged.enlarge = lambda image, size: sizes.append(size) or type(tagged).enlarge(tagged, image, size)  # type: ignore[method-assign, func-returns-value]
+    logging.enable_propagation()
+    run(tagged, image=tiny_image(4, 68), process_size=32, upscale=1)
+    logging.disable_propagation()
+    assert len(sizes) == 1
+    assert caplog.text.count("more than 16 times as long as it is wide") == 1
