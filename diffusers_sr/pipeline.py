@@ -30,6 +30,7 @@ from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, sample
 from .sampling.official import OfficialScript
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
+from .sampling.placement import Placement, model_dtype
 from .sampling.prompts import PromptEncoder
 from .sampling.state import CallState
 from .sampling.turns import turn_on
@@ -39,7 +40,13 @@ if TYPE_CHECKING:
 
 
 class SuperResolutionPipeline(
-    CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Generic[CallT]
+    CallState,
+    Placement,
+    PromptEncoder,
+    PublishablePipeline,
+    StableDiffusionMixin,
+    StableDiffusionLoraLoaderMixin,
+    Generic[CallT],
 ):
     """Super-resolution with Stable Diffusion.
 
@@ -117,14 +124,6 @@ class SuperResolutionPipeline(
         """Pixels per latent along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    @property
-    def sampling_dtype(self) -> torch.dtype:
-        """The type of noise, latents and the scheduler's arithmetic: float32 for models in half precision too.
-
-        Sums over the steps need it, and the noise of a seed is then the same whatever the models' type.
-        """
-        return torch.promote_types(self.unet.dtype, torch.float32)
-
     @with_arguments_of(Call)
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,7 +144,7 @@ class SuperResolutionPipeline(
             self._num_timesteps = len(scheduler.timesteps)
             after_step = callback_after_step(self, call, guidance)
             latents = self.denoise(call, self.denoiser(call), control, guidance, latents, scheduler, after_step)
-            images: Any = latents.to(self.unet.dtype)
+            images: Any = latents.to(model_dtype(self.unet))
             if call.output_type != "latent":
                 images = self.finish(call, photo, self.decode(call, photo, latents))
             self.maybe_free_model_hooks()

@@ -105,27 +105,31 @@ class LoraSets(ModelMixin, ConfigMixin):
             ValueError: if the UNet has another LoRA with the name of a set, or does not have the layers of a set.
         """
         unet = unwrap_module(unet)
-        if missing := self._missing(unet):
+        layers = lora_layers(unet)
+        if missing := self._missing(layers):
             self._check_layers(unet)
             if taken := sorted({*missing} & {*getattr(unet, "peft_config", {})}):
                 raise ValueError(
                     f"The UNet has LoRAs named {taken}, which are the names of this model's own sets: load yours "
                     "under another `adapter_name`."
                 )
-            active = active_loras(unet)
+            active = active_loras(layers.values())
             for name in missing:
                 self._load(unet, name)
             unet.set_adapter([*(name for name in active if name not in self.names), *self.names])
         else:
-            self.activate(unet, self.names)
+            self._activate(unet, layers, self.names)
         return self
 
     def activate(self, unet: Any, names: Iterable[str]) -> None:
         """Activate these of the attached sets and deactivate the others; other LoRAs stay as they are."""
         unet = unwrap_module(unet)
-        wanted = [*(name for name in active_loras(unet) if name not in self.names), *names]
+        self._activate(unet, lora_layers(unet), names)
+
+    def _activate(self, unet: Any, layers: Mapping[str, Any], names: Iterable[str]) -> None:
+        wanted = [*(name for name in active_loras(layers.values()) if name not in self.names), *names]
         # A layer that was added later may differ.
-        if any({*layer.active_adapters} != {*wanted} for layer in lora_layers(unet).values()):
+        if any({*layer.active_adapters} != {*wanted} for layer in layers.values()):
             unet.set_adapter(wanted)
 
     def is_fused(self, unet: Any) -> bool:
@@ -135,13 +139,13 @@ class LoraSets(ModelMixin, ConfigMixin):
 
     def is_attached(self, unet: Any) -> bool:
         """Whether the UNet has all sets, on exactly their modules."""
-        return not self._missing(unet)
+        return not self._missing(lora_layers(unwrap_module(unet)))
 
-    def _missing(self, unet: Any) -> list[str]:
-        """List the sets that the UNet does not have on exactly their modules."""
+    def _missing(self, layers: Mapping[str, Any]) -> list[str]:
+        """List the sets that a UNet's layers do not have on exactly their modules."""
         found: dict[str, set[str]] = {name: set() for name in self.names}
-        for path, layer in lora_layers(unwrap_module(unet)).items():
-            for name in found.keys() & loras_of(layer):
+        for path, layer in layers.items():
+            for name in found.keys() & getattr(layer, "lora_A", {}).keys():
                 found[name].add(path)
         return [name for name in self.names if found[name] != {*self.modules_of(name)}]
 

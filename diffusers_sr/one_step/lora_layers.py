@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -10,7 +11,16 @@ from torch import nn
 
 def lora_layers(unet: nn.Module) -> dict[str, Any]:
     """List the layers that have LoRAs, by their paths."""
-    return {path: module for path, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers: dict[str, Any] = {}
+    waiting = [("", unet)]
+    while waiting:
+        path, module = waiting.pop()
+        for name, child in module.named_children():
+            if isinstance(child, BaseTunerLayer):  # whose own modules, of which there are many, have none
+                layers[path + name] = child
+            else:
+                waiting.append((f"{path}{name}.", child))
+    return layers
 
 
 def loras_of(module: nn.Module) -> set[str]:
@@ -18,12 +28,12 @@ def loras_of(module: nn.Module) -> set[str]:
     return {*module._all_available_adapter_names()} if isinstance(module, BaseTunerLayer) else set()
 
 
-def active_loras(unet: nn.Module) -> list[str]:
+def active_loras(layers: Iterable[Any]) -> list[str]:
     """List the LoRAs that are active in any layer that has them."""
-    active = (
-        name for layer in lora_layers(unet).values() for name in layer.active_adapters if name in loras_of(layer)
-    )
-    return list(dict.fromkeys(active))
+    active: dict[str, None] = {}
+    for layer in layers:
+        active |= {name: None for name in layer.active_adapters if name not in active and name in loras_of(layer)}
+    return list(active)
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -82,10 +82,11 @@ class LoraSetsLoader(StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
         What is fused stays in the weights, as with diffusers' own pipelines. If the model's own sets are, the UNet is
         the model from then on, and the pipeline has no `lora` any more.
         """
-        if self.lora is not None and self.lora.is_fused(self.unet):
-            self.lora = None
+        is_fused = self.lora is not None and self.lora.is_fused(self.unet)
         super().unload_lora_weights()
-        if self.lora is not None:
+        if is_fused:
+            self.lora = None
+        elif self.lora is not None:
             self.lora.attach(self.unet)
 
     def fuse_qkv_projections(self, unet: bool = True, vae: bool = True) -> None:

@@ -26,7 +26,7 @@ def in_use(sets: LoraSets, unet: Any, scale: float | None = None) -> Iterator[No
     unet = unwrap_module(unet)
     layers = lora_layers(unet).values()
     disabled = [layer for layer in layers if layer.disable_adapters]
-    active = active_loras(unet)
+    active = active_loras(layers)
     others = [name for name in active if name not in sets.names]
     scales = [(layer.scaling, {**layer.scaling}) for layer in layers] if scale is not None and others else []
     if disabled:

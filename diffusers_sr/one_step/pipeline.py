@@ -99,6 +99,13 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
         self.register_to_config(origin=origin)
         self._attach()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; with other LoRA sets, or None, those that were there come off the UNet."""
+        before = self.__dict__.get("lora") if name == "lora" else None
+        if before is not None and before is not value:
+            before.detach(self.unet)
+        super().__setattr__(name, value)
+
     @property
     def card_details(self) -> CardDetails:
         """The details of the model card, if none are given: where converted weights come from, and their licence."""

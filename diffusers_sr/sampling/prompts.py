@@ -20,7 +20,6 @@ class PromptEncoder(TextualInversionLoaderMixin):
     text_encoder: Any
     tokenizer: Any
     config: Any
-    _execution_device: torch.device
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -231,3 +231,22 @@ def test_what_cannot_be_saved_is_said(pipeline: OneStepPipeline, file: Path, tmp
     pipeline.unfuse_lora()
     pipeline.save_pretrained(tmp_path)
     assert difference(run(load(tmp_path)), plain) < CLOSE
+
+
+def test_sets_are_exchanged_and_left_out(pipeline: OneStepPipeline, tmp_path: Path) -> None:
+    plain, stock = run(pipeline), run(pisa(lora=None))
+    other = copy.deepcopy(pipeline.lora)
+    assert other is not None
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    expected = run(pisa(lora=copy.deepcopy(other)))
+    before, pipeline.lora = pipeline.lora, other
+    assert difference(run(pipeline), expected) < CLOSE
+    pipeline.lora = None
+    assert not layers(pipeline.unet)
+    assert difference(run(pipeline), stock) < CLOSE
+    pipeline.save_pretrained(tmp_path)
+    assert difference(run(load(tmp_path)), stock) < CLOSE
+    pipeline.lora = before
+    assert difference(run(pipeline), plain) < CLOSE

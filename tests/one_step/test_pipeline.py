@@ -195,7 +195,9 @@ def test_prompts_can_be_encoded_without_a_negative_one() -> None:
     """The default of other methods, which are guided, is in their pipelines' configuration."""
     texts = with_text_encoder()
     positive, negative = texts.encode_prompt("a cat")
-    assert torch.equal(negative, texts.encode_prompt("", do_classifier_free_guidance=False)[0])
+    assert negative is not None and torch.equal(
+        negative, texts.encode_prompt("", do_classifier_free_guidance=False)[0]
+    )
     assert difference(run(texts, prompt_embeds=positive), run(texts, prompt="a cat")) == 0
 
 
