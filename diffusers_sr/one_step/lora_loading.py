@@ -49,7 +49,7 @@ class LoraSetsLoader(StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
         Args:
             components: the models whose LoRAs are merged.
             lora_scale: what the weights of LoRAs besides the model's own are multiplied with.
-            safe_fusing: whether to keep weights that would not be finite.
+            safe_fusing: whether to raise an error if a merged weight is not finite.
             adapter_names: the LoRAs to merge besides the model's own; None for those that are active.
             kwargs: see `LoraBaseMixin.fuse_lora`.
         """
