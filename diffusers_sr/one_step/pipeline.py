@@ -100,7 +100,11 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
         self._attach()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; with other LoRA sets, or None, those that were there come off the UNet."""
+        """Set an attribute; with other LoRA sets, or None, those that were there come off the UNet.
+
+        Raises:
+            ValueError: if those are fused into the UNet's weights.
+        """
         before = self.__dict__.get("lora") if name == "lora" else None
         if before is not None and before is not value:
             before.detach(self.unet)

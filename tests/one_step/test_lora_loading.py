@@ -250,3 +250,13 @@ def test_sets_are_exchanged_and_left_out(pipeline: OneStepPipeline, tmp_path: Pa
     assert difference(run(load(tmp_path)), stock) < CLOSE
     pipeline.lora = before
     assert difference(run(pipeline), plain) < CLOSE
+
+
+def test_from_pipe_shares_the_sets_and_the_users_lora(pipeline: OneStepPipeline, file: Path) -> None:
+    pipeline.load_lora_weights(file, adapter_name="style")
+    styled = run(pipeline)
+    other = OneStepPipeline.from_pipe(pipeline)
+    other.set_progress_bar_config(disable=True)
+    assert other.unet is pipeline.unet and other.lora is pipeline.lora
+    assert difference(run(other), styled) == 0
+    assert difference(run(pipeline), styled) == 0
