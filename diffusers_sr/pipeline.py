@@ -31,6 +31,7 @@ from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, PredictNoise, sample
 from .sampling.official import OfficialScript
 from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
+from .sampling.placement import Placement, model_dtype
 from .sampling.prediction import GuidedPrediction
 from .sampling.prompts import PromptEncoder
 from .sampling.schedule import start_later, timesteps_to_take
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
 
 
 class SuperResolutionPipeline(
-    CallState, PromptEncoder, PublishablePipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Generic[CallT]
+    CallState,
+    Placement,
+    PromptEncoder,
+    PublishablePipeline,
+    StableDiffusionMixin,
+    StableDiffusionLoraLoaderMixin,
+    Generic[CallT],
 ):
     """Super-resolution with Stable Diffusion.
 
@@ -120,14 +127,6 @@ class SuperResolutionPipeline(
         """Pixels per latent along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    @property
-    def sampling_dtype(self) -> torch.dtype:
-        """The type of noise, latents and the scheduler's arithmetic: float32 for models in half precision too.
-
-        Sums over the steps need it, and the noise of a seed is then the same whatever the models' type.
-        """
-        return torch.promote_types(self.unet.dtype, torch.float32)
-
     @with_arguments_of(Call)
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -138,7 +137,7 @@ class SuperResolutionPipeline(
         with turn_on(self.unet, self):
             self._start_call(call)
             photo = self.prepare_image(call)
-            texts, seen = self.describe(photo.low_resolution, call)
+            texts, seen = self.describe(self.shown(photo), call)
             guidance = self.prepare_guidance(call, texts, len(photo.low_resolution))
             seen = {name: self._for_each_result(call, value, name, photo) for name, value in seen.items()}
             start = self.prepare_start(call, photo)
@@ -148,7 +147,7 @@ class SuperResolutionPipeline(
             self._num_timesteps = len(timesteps_to_take(scheduler))
             after_step = callback_after_step(self, call, guidance)
             latents = self.denoise(call, self.denoiser(call), control, guidance, latents, scheduler, after_step)
-            images: Any = latents.to(self.unet.dtype)
+            images: Any = latents.to(model_dtype(self.unet))
             if call.output_type != "latent":
                 images = self.finish(call, photo, self.decode(call, photo, latents))
             self.maybe_free_model_hooks()
@@ -202,11 +201,15 @@ class SuperResolutionPipeline(
         """Enlarge images `[images, 3, height, width]` in [0, 1] to `size` as those of the training were enlarged."""
         return resize(image, size)
 
+    def shown(self, photo: Photo) -> torch.Tensor:
+        """Choose the images that `describe` looks at: those that were given, not enlarged."""
+        return photo.low_resolution
+
     def describe(self, image: torch.Tensor, call: CallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Look at the images once: tag them, embed them, or have them described.
 
         Args:
-            image: the images themselves, not enlarged, `[images, 3, height, width]` in [0, 1].
+            image: the images as `shown` gives them, `[images, 3, height, width]` in [0, 1].
             call: the call, with what the caller already knows about the images.
 
         Returns:

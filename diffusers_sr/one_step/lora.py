@@ -14,8 +14,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import unwrap_module
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from .lora_layers import active_loras, lora_layers, loras_of, replace_module
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 
@@ -94,42 +97,57 @@ class LoraSets(ModelMixin, ConfigMixin):
         }
 
     def attach(self, unet: Any) -> Self:
-        """Put every set on the UNet and activate all of them with weight 1, besides the LoRAs that are active already.
+        """Put every set on the UNet and activate all of them, besides the LoRAs that are active already.
 
-        Sets that are on it are only activated: loading another LoRA deactivates them.
+        Sets that are on it are only activated, with the weight that they have: loading another LoRA deactivates them.
 
         Raises:
             ValueError: if the UNet has another LoRA with the name of a set, or does not have the layers of a set.
         """
-        if not self.is_attached(unet):
+        unet = unwrap_module(unet)
+        layers = lora_layers(unet)
+        if missing := self._missing(layers):
             self._check_layers(unet)
-            if taken := sorted({*self.names} & {*getattr(unet, "peft_config", {})}):
+            if taken := sorted({*missing} & {*getattr(unet, "peft_config", {})}):
                 raise ValueError(
                     f"The UNet has LoRAs named {taken}, which are the names of this model's own sets: load yours "
                     "under another `adapter_name`."
                 )
-            active = _active_adapters(unet)
-            for name in self.names:
+            active = active_loras(layers.values())
+            for name in missing:
                 self._load(unet, name)
-            unet.set_adapter([*active, *self.names])
+            unet.set_adapter([*(name for name in active if name not in self.names), *self.names])
         else:
-            self.activate(unet, self.names)
+            self._activate(unet, layers, self.names)
         return self
 
     def activate(self, unet: Any, names: Iterable[str]) -> None:
         """Activate these of the attached sets and deactivate the others; other LoRAs stay as they are."""
-        wanted = [*(name for name in _active_adapters(unet) if name not in self.names), *names]
-        layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
-        if any({*layer.active_adapters} != {*wanted} for layer in layers):  # a layer that was added later may differ
+        unet = unwrap_module(unet)
+        self._activate(unet, lora_layers(unet), names)
+
+    def _activate(self, unet: Any, layers: Mapping[str, Any], names: Iterable[str]) -> None:
+        wanted = [*(name for name in active_loras(layers.values()) if name not in self.names), *names]
+        # A layer that was added later may differ.
+        if any({*layer.active_adapters} != {*wanted} for layer in layers.values()):
             unet.set_adapter(wanted)
+
+    def is_fused(self, unet: Any) -> bool:
+        """Whether a set is merged into the UNet's weights."""
+        layers = lora_layers(unwrap_module(unet)).values()
+        return any({*self.names} & {*layer.merged_adapters} for layer in layers)
 
     def is_attached(self, unet: Any) -> bool:
         """Whether the UNet has all sets, on exactly their modules."""
+        return not self._missing(lora_layers(unwrap_module(unet)))
+
+    def _missing(self, layers: Mapping[str, Any]) -> list[str]:
+        """List the sets that a UNet's layers do not have on exactly their modules."""
         found: dict[str, set[str]] = {name: set() for name in self.names}
-        for path, module in unet.named_modules():
-            for name in found.keys() & _adapter_names(module):
+        for path, layer in layers.items():
+            for name in found.keys() & getattr(layer, "lora_A", {}).keys():
                 found[name].add(path)
-        return all(found[name] == {*self.modules_of(name)} for name in self.names)
+        return [name for name in self.names if found[name] != {*self.modules_of(name)}]
 
     def detach(self, unet: Any) -> Self:
         """Take the sets off the UNet, and nothing else.
@@ -141,15 +159,15 @@ class LoraSets(ModelMixin, ConfigMixin):
         """
         if not self.is_attached(unet):
             return self
-        layers = {path: module for path, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
+        unet = unwrap_module(unet)
+        layers = lora_layers(unet)
         if fused := sorted({*self.names} & {name for layer in layers.values() for name in layer.merged_adapters}):
             raise ValueError(f"The LoRA sets {fused} are fused into the UNet's weights: call `unfuse_lora()` first.")
         self.activate(unet, [])  # otherwise PEFT activates another LoRA in their place
         unet.delete_adapters(self.names)
         for path, layer in layers.items():
-            if not _adapter_names(layer):
-                parent, _, child = path.rpartition(".")
-                setattr(unet.get_submodule(parent), child, layer.get_base_layer())
+            if not loras_of(layer):
+                replace_module(unet, path, layer.get_base_layer())
         return self
 
     def _load(self, unet: Any, name: str) -> None:
@@ -237,20 +255,3 @@ def _module_sizes(name: str, weights: StateDict) -> dict[str, list[int]]:
             )
         sizes[module] = [down[0], down[1], up[0], *down[2:]]
     return sizes
-
-
-def _adapter_names(module: nn.Module) -> set[str]:
-    return {*module._all_available_adapter_names()} if isinstance(module, BaseTunerLayer) else set()
-
-
-def _active_adapters(unet: Any) -> list[str]:
-    """List the LoRAs that are active in any layer that has them."""
-    return list(
-        dict.fromkeys(
-            name
-            for module in unet.modules()
-            if isinstance(module, BaseTunerLayer)
-            for name in module.active_adapters
-            if name in _adapter_names(module)
-        )
-    )

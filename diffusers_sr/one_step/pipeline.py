@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..image.pixels import working_size
 from ..pipeline import SuperResolutionPipeline
 from ..publishing.paper import Paper
 from ..sampling.finite import Stage
@@ -21,6 +20,8 @@ from ..texts import as_texts, pair_texts
 from .call import OneStepCall
 from .denoiser import OneStepDenoiser
 from .lora import LoraSets
+from .lora_loading import LoraSetsLoader
+from .lora_use import in_use
 from .prediction import PIXEL, SEMANTIC
 from .scheduler import OneStepScheduler
 from .stored_prompt import StoredPrompt
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
     import os
 
 
-class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
+class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
     """One step: the image's latents, one pass of a stock UNet with LoRA, and a closed form for the result.
 
     There is no ControlNet, no attention adapter and no guidance. What sets the published models apart is in the
     components: the formula and the timestep in the scheduler, the LoRA sets in `lora`, and the source of the prompt:
     a stored embedding, a tagger, or the user. All LoRA sets are active on the UNet, as adapters of PEFT: `fuse_lora()`
-    makes a call faster, and LoRAs of the user's own can be loaded beside them.
+    makes a call faster. LoRAs of the user's own can be loaded besides them: `set_adapters`, `disable_lora` and the
+    scale in `cross_attention_kwargs` are for those, while the model's sets take part in every call.
 
     The official codes draw the image's latents and the noise from the global generator; here they come from
     `generator`. They stretch images to multiples of 8, and some lose the last resize; here images are padded, and the
@@ -63,6 +65,8 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
     """
 
     call_class = OneStepCall
+    model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["stored_prompt"]  # it is read, never run: no hook brings it in
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "lora", "stored_prompt", "tagger"]
     paper: ClassVar[Paper] = Paper("PiSA-SR", "2412.03017")
     converters: ClassVar[dict[str, str]] = {
@@ -95,34 +99,56 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
         self.register_to_config(origin=origin)
         self._attach()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; with other LoRA sets, or None, those that were there come off the UNet.
+
+        Raises:
+            ValueError: if those are fused into the UNet's weights.
+        """
+        before = self.__dict__.get("lora") if name == "lora" else None
+        if before is not None and before is not value:
+            before.detach(self.unet)
+        super().__setattr__(name, value)
+
     def check_components(self, call: OneStepCall) -> None:
         """Check also that the dials have LoRA sets to act on.
 
         Raises:
-            ValueError: if the dials are not 1 and there are no such sets, or they differ and the sets are fused.
+            ValueError: if the dials are not 1 and there are no such sets, if they differ and the sets are fused, or if
+                the scheduler is another one.
         """
         super().check_components(self._with_stored_prompt(call))
+        if not isinstance(self.scheduler, OneStepScheduler):
+            raise ValueError(
+                f"The scheduler is of {type(self.scheduler).__name__}, expected OneStepScheduler: a one-step model "
+                "has a formula instead of a choice of samplers. Leave it as it was loaded."
+            )
+        if call.pixel_scale == call.semantic_scale == 1:
+            return
         dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
         if call.fidelity is not None:
             dials += f" (fidelity={call.fidelity})"
-        sets = set() if self.lora is None else set(self.lora.names)
-        if not (call.pixel_scale == call.semantic_scale == 1 or {PIXEL, SEMANTIC} <= sets):
+        if self.lora is None or not {PIXEL, SEMANTIC} <= set(self.lora.names):
+            sets = [] if self.lora is None else sorted(self.lora.names)
             raise ValueError(
-                f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sorted(sets)}: leave "
-                "these arguments out."
+                f"{dials} weigh the LoRA sets {PIXEL!r} and {SEMANTIC!r}, but the model has {sets}: leave these "
+                "arguments out."
             )
-        if call.pixel_scale != call.semantic_scale and self._is_fused():
+        is_fused = self.lora.is_fused(self.unet) or self.has_fused_projections
+        if is_fused and call.pixel_scale != call.semantic_scale:
             raise ValueError(
                 f"{dials} need the LoRA sets one by one, but they are fused: call unfuse_lora(), or make both equal."
             )
 
+    def shown(self, photo: Photo) -> torch.Tensor:
+        """Choose the enlarged images, which the official codes tag."""
+        return photo.enlarged
+
     def describe(self, image: torch.Tensor, call: OneStepCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Tag the enlarged images, as the official codes do, unless the call has tags or embeddings."""
+        """Tag the images, unless the call has tags or embeddings."""
         if self.tagger is None or call.tags is not None or call.prompt_embeds is not None:
             return {"tags": call.tags}, {}
-        height, width = image.shape[-2:]
-        size = working_size(height, width, call.upscale, call.process_size)
-        pixels = self.tagger.preprocess(self.enlarge(image, size))
+        pixels = self.tagger.preprocess(image)
         seen = Stage("tagging", self.tagger).run(lambda: self.tagger(pixels))
         return {"tags": [", ".join(names) for names in self.tagger.tags(seen.logits)]}, {}
 
@@ -155,24 +181,33 @@ class OneStepPipeline(SuperResolutionPipeline[OneStepCall]):
     def denoiser(self, call: OneStepCall) -> OneStepDenoiser:
         """Make the denoiser with the dials of the call."""
         lora = None if call.pixel_scale == call.semantic_scale else self.lora
-        return OneStepDenoiser(self.unet, lora, call.pixel_scale, call.semantic_scale, call.cross_attention_kwargs)
+        kwargs = {**(call.cross_attention_kwargs or {})}
+        if self.lora is not None:
+            kwargs.pop("scale", None)  # the UNet would scale the model's own sets, too
+        return OneStepDenoiser(self.unet, lora, call.pixel_scale, call.semantic_scale, kwargs or None)
+
+    def denoise(self, call: OneStepCall, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Denoise with the LoRA sets in use. See `SuperResolutionPipeline.denoise`."""
+        with nullcontext() if self.lora is None else in_use(self.lora, self.unet, call.lora_scale):
+            return super().denoise(call, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the pipeline's folder, with a stock UNet. See `PublishablePipeline.save_pretrained`."""
+        """Write the pipeline's folder, with a stock UNet. See `PublishablePipeline.save_pretrained`.
+
+        Raises:
+            ValueError: if LoRAs are fused into the UNet, or it has LoRAs besides the model's own.
+        """
+        if others := self.other_loras:
+            raise ValueError(
+                f"The UNet has LoRAs {others} besides the model's own, which the folder of a model cannot hold: call "
+                "unload_lora_weights() first, and before that fuse_lora() if they should stay in the weights."
+            )
         if self.lora is not None:
             self.lora.detach(self.unet)
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             self._attach()
-
-    def unload_lora_weights(self) -> None:
-        """Remove the LoRAs that were loaded besides the model's own."""
-        super().unload_lora_weights()
-        self._attach()
-
-    def _is_fused(self) -> bool:
-        return any(layer.merged for layer in self.unet.modules() if isinstance(layer, BaseTunerLayer))
 
     def _attach(self) -> None:
         if self.lora is not None:

@@ -17,6 +17,7 @@ from ..image.tiling import Window, crop_tiles, tiled_map
 from .finite import in_dtype
 from .guidance import Guidance
 from .loop import PredictNoise
+from .placement import model_dtype
 
 
 class Denoiser(ABC):
@@ -165,10 +166,11 @@ def guided_prediction(
         windows: the tiles.
         tile_batch_size: tiles in a group.
     """
+    dtype = model_dtype(denoiser.unet)
 
     def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         def predict_tiles(tiles: torch.Tensor, group: int) -> torch.Tensor:
-            inputs = in_dtype((tiles, guidance.texts, controls[group]), denoiser.unet.dtype)
+            inputs = in_dtype((tiles, guidance.texts, controls[group]), dtype)
             predictions = denoiser.predict(inputs[0], timestep, *inputs[1:])
             return guidance.combine([prediction.to(tiles.dtype) for prediction in predictions])
 

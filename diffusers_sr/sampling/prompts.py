@@ -20,7 +20,6 @@ class PromptEncoder(TextualInversionLoaderMixin):
     text_encoder: Any
     tokenizer: Any
     config: Any
-    _execution_device: torch.device
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,7 +81,7 @@ class PromptEncoder(TextualInversionLoaderMixin):
         positive_texts = [] if positive is not None else as_texts(texts[0] or "")
         negative_texts = []
         if has_negative and negative is None:
-            default = self.config.call_defaults[f"negative_{name}"]
+            default = self.config.call_defaults.get(f"negative_{name}", "")  # none where nothing is guided
             negative_texts = as_texts(default if texts[1] is None else texts[1])
         if positive_texts or negative_texts:
             self._check_text_encoder(name)

@@ -23,7 +23,12 @@ def parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> dict[str, Any]:
     sets = {PIXEL: (lora_set(unet, 4), 8.0), SEMANTIC: (lora_set(unet, 2), 8.0)}
     prompt = StoredPrompt(77, TEXT_DIM)
     torch.nn.init.normal_(prompt.embedding)
-    return {"scheduler": OneStepScheduler(), "lora": LoraSets.from_state_dicts(sets), "stored_prompt": prompt}
+    return {
+        "scheduler": OneStepScheduler(),
+        "lora": LoraSets.from_state_dicts(sets),
+        "stored_prompt": prompt,
+        "tagger": None,
+    }
 
 
 def inputs() -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import logging
 
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.scheduler import OneStepScheduler
-from tests.components import tiny_image, tiny_unet
+from tests.components import scheduler, tiny_image, tiny_unet
 from tests.one_step.components import lora_set, pisa, with_text_encoder
 from tests.seesr.components import tiny_tagger
 
@@ -205,3 +206,31 @@ def test_its_arguments(pipeline: OneStepPipeline) -> None:
         run(without, semantic_scale=0.5)
     with pytest.raises(ValueError, match="weigh the LoRA sets 'pixel' and 'semantic', but the model has"):
         run(without, pixel_scale=0.5, semantic_scale=0.5)
+
+
+def test_prompts_can_be_encoded_without_a_negative_one() -> None:
+    """The default of other methods, which are guided, is in their pipelines' configuration."""
+    texts = with_text_encoder()
+    positive, negative = texts.encode_prompt("a cat")
+    assert negative is not None and torch.equal(
+        negative, texts.encode_prompt("", do_classifier_free_guidance=False)[0]
+    )
+    assert difference(run(texts, prompt_embeds=positive), run(texts, prompt="a cat")) == 0
+
+
+def test_another_scheduler_is_refused(pipeline: OneStepPipeline) -> None:
+    pipeline.scheduler = scheduler()
+    with pytest.raises(ValueError, match="is of DDPMScheduler, expected OneStepScheduler"):
+        run(pipeline)
+
+
+def test_a_thin_photo_is_enlarged_once(caplog) -> None:
+    """The tagger sees the enlarged photo, too, and the warning of its size is said once."""
+    tagged = with_text_encoder(stored_prompt=None, tagger=tiny_tagger())
+    sizes = []
+    tagged.enlarge = lambda image, size: sizes.append(size) or type(tagged).enlarge(tagged, image, size)  # type: ignore[method-assign, func-returns-value]
+    logging.enable_propagation()
+    run(tagged, image=tiny_image(4, 68), process_size=32, upscale=1)
+    logging.disable_propagation()
+    assert len(sizes) == 1
+    assert caplog.text.count("more than 16 times as long as it is wide") == 1
