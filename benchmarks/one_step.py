@@ -11,9 +11,9 @@ LoRA sets as they are loaded, then with fused ones; the bare calls are also done
 SeeSR is built on the same UNet and VAE, and is called as its users call it: with tagger, text encoder, guidance,
 ControlNet and adapter. `--steps 0` leaves it out, and from fewer steps than 50 the time of 50 is estimated.
 
-On two quiet CPU cores in float32 PiSA-SR's part takes about ten minutes, and SeeSR's 50 steps about twenty. Peak
+On two CPU cores in float32 PiSA-SR's part takes about ten minutes, and SeeSR's 50 steps about eighteen. Peak
 memory is that of the process (CPU), or what is allocated (CUDA): the weights and what the call needs. The CPU part
-needs a machine with 16 GB.
+needed 11 GB.
 """
 
 from __future__ import annotations
