@@ -52,7 +52,7 @@ def forward(method: str, weights: Path, inputs: Path, dtype: torch.dtype, cases:
     latents = outputs["latents"]
     if model.noise_timestep is not None:
         level = alpha_bar(scheduler, case.settings.get("noise_timestep", model.noise_timestep))
-        latents = outputs["noisy_latents"] = add_noise(latents, case.given["noise"].to(dtype), level)
+        latents = outputs["noisy_latents"] = add_noise(latents, case.tensor("noise").to(dtype), level)
     timestep = case.settings.get("timestep", model.timestep)
     run = partial(run_unet, model, latents, timestep, embeds, tiles_of(method, case, latents))
     if case.dials:
