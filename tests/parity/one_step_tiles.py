@@ -50,10 +50,10 @@ def predict_tiled(
     windows: list[Window],
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Predict tile by tile, and blend in float32. The result has the type of the latents again."""
+    """Predict tile by tile, and blend in float32, which the result stays in."""
     total = torch.zeros(latents.shape)
     contributors = torch.zeros(latents.shape)
     for window in windows:
         window.crop(total).add_(predict(window.crop(latents)) * weights)
         window.crop(contributors).add_(weights)
-    return (total / contributors).to(latents.dtype)
+    return total / contributors
