@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.components import TEXT_DIM, scheduler, tiny_unet, tiny_vae
 from tests.one_step import official_files
+from tests.parity.forward import main
 
 SCRIPT = Path(__file__).with_name("forward.py")
 
@@ -46,3 +48,22 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("forward.py: ")
     assert "nowhere/case_plain.safetensors" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["image", "representation.2", "initial_noise", "renoise.1"])
+def test_inputs_of_addsr_that_are_missing(name: str, tmp_path: Path) -> None:
+    """Without its noise a step would draw some."""
+    networks = Path(__file__).parent / "data" / "seesr" / "A"
+    for part in ("unet", "controlnet"):
+        (tmp_path / part).symlink_to(networks / part)
+    tiny_vae().save_pretrained(tmp_path / "vae")
+    draws = {f"renoise.{step}": torch.randn(1, 4, 8, 8) for step in range(3)}
+    seen = {f"representation.{step}": torch.randn(1, 13, 24) for step in range(4)}
+    given = {"image": torch.rand(1, 3, 64, 64), "prompt_embeds": torch.randn(1, 9, 32), **seen, **draws}
+    given["initial_noise"] = torch.randn(1, 4, 8, 8)
+    del given[name]
+    save_file(given, tmp_path / "case_plain.safetensors")
+    (tmp_path / "cases.json").write_text("{}")
+    arguments = ["addsr", str(tmp_path), str(tmp_path / "case_plain.safetensors"), str(tmp_path / "outputs")]
+    with pytest.raises(ValueError, match=f"INPUTS lack '{name}'"):
+        main(arguments)
