@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -93,10 +94,25 @@ def renamed(
         source: what errors call the checkpoint.
 
     Raises:
-        ValueError: if keys are missing, unexpected or mis-shaped; all of them are listed.
+        ValueError: if keys are missing, unexpected or mis-shaped, of which all are listed, or weights are not real.
     """
     check_keys(state_dict, {names[key]: shape for key, shape in host_shapes.items()}, source)
+    check_real(state_dict, source)
     return {key: state_dict[names[key]] for key in host_shapes}
+
+
+def check_real(state_dict: Mapping[str, torch.Tensor], source: PathLike) -> None:
+    """Raise ValueError if weights are not real numbers: whole or complex ones."""
+    if others := [f"{key}: {tensor.dtype}" for key, tensor in state_dict.items() if not tensor.is_floating_point()]:
+        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        raise ValueError(f"The weights of {source} have to be real numbers, but {len(others)} are not: {shown}.")
+
+
+def check_disjoint(lists: Iterable[Iterable[str]], source: PathLike) -> None:
+    """Raise ValueError if a module is in more than one list: in the official codes the LoRAs of both act on it."""
+    counts = Counter(name for names in lists for name in set(names))
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise ValueError(f"{source} has modules in more than one list: {twice}. Only one LoRA of a set can be read.")
 
 
 def with_adapter(key: str, adapter: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import nn
 from ..conversion.checkpoints import PathLike, read_state_dict
 from ..publishing.paper import Paper
 from .convert_lora import Converted, lora_shapes, merge, renamed
+from .convert_pickle import is_names, is_rank
 from .lora import LoraSets, layer_sizes
 
 _PREFIX = "base_model.model."
@@ -93,10 +97,42 @@ def _read_config(path: Path) -> LoraConfig:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary.")
     other = {name: content[name] for name, value in _PLAIN.items() if name in content and content[name] != value}
     needed = ("r", "lora_alpha", "target_modules")
     missing = [name for name in needed if name not in content]
     if other or missing:
         wrong = f"it has {other}" if other else f"it lacks {missing}"
         raise ValueError(f"{path} does not describe a plain LoRA with one alpha: {wrong}.")
-    return LoraConfig(**{name: content[name] for name in needed}, rank_pattern=content.get("rank_pattern") or {})
+    values = {**{name: content[name] for name in needed}, "rank_pattern": content.get("rank_pattern") or {}}
+    for name, (kind, fits) in _KINDS.items():
+        if not fits(values[name]):
+            raise ValueError(f"{path} cannot be read: {name} is not {kind}, but {values[name]!r:.80}.")
+    return LoraConfig(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (TypeError, re.error):
+        return False
+    return True
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "r": ("a positive whole number", is_rank),
+    "lora_alpha": ("a number", _is_number),
+    "target_modules": (
+        "a list of module names, or a regular expression",
+        lambda value: is_names(value) or _is_pattern(value),
+    ),
+    "rank_pattern": (
+        "a positive whole number by regular expression",
+        lambda value: isinstance(value, dict) and all(_is_pattern(k) and is_rank(v) for k, v in value.items()),
+    ),
+}

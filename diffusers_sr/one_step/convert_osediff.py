@@ -9,7 +9,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.checkpoints import PathLike, check_keys
 from ..publishing.paper import Paper
-from .convert_lora import DEFAULT_ALPHA, Converted, lora_shapes, merge, renamed, with_adapter
+from .convert_lora import (
+    DEFAULT_ALPHA,
+    Converted,
+    check_disjoint,
+    check_real,
+    lora_shapes,
+    merge,
+    renamed,
+    with_adapter,
+)
 from .convert_pickle import read_official_pickle
 from .convert_pisa import PARTS
 from .lora import LoraSets
@@ -40,6 +49,7 @@ def read_osediff(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoenco
         ["state_dict_unet", "state_dict_vae"],
     )
     state_dict: Mapping[str, torch.Tensor] = content["state_dict_unet"]
+    check_disjoint([content[name] for name in lists], checkpoint)
     names, shapes = {}, {}
     for part, modules in zip(PARTS, lists, strict=True):
         for key, shape in lora_shapes(unet, content[modules], content["rank_unet"], checkpoint).items():
@@ -51,6 +61,7 @@ def read_osediff(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoenco
         {names[key]: shape for key, shape in shapes.items()} | {own[key]: stock[key].shape for key in _CONV_IN},
         f"`state_dict_unet` of {checkpoint}",
     )
+    check_real(state_dict, f"`state_dict_unet` of {checkpoint}")
     vae_shapes = lora_shapes(vae, content["vae_lora_encoder_modules"], content["rank_vae"], checkpoint)
     vae_weights = renamed(
         content["state_dict_vae"],

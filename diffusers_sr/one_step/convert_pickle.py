@@ -9,6 +9,9 @@ import torch
 
 from ..conversion.checkpoints import PathLike, read_pickle
 
+_SHOWN = 5
+"""How many unexpected entries an error names: the files of other models have hundreds."""
+
 
 def read_official_pickle(
     path: PathLike, lists: Sequence[str], ranks: Sequence[str], state_dicts: Sequence[str]
@@ -23,12 +26,14 @@ def read_official_pickle(
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with {sorted(state_dicts)}.")
     kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        **dict.fromkeys(lists, ("a list of module names", _is_names)),
-        **dict.fromkeys(ranks, ("a positive whole number", _is_rank)),
+        **dict.fromkeys(lists, ("a list of module names", is_names)),
+        **dict.fromkeys(ranks, ("a positive whole number", is_rank)),
         **dict.fromkeys(state_dicts, ("a dictionary of tensors", _is_state_dict)),
     }
     wrong = [f"  {name} is missing" for name in kinds if name not in content]
-    wrong += [f"  {name!r} is unexpected" for name in content if name not in kinds]
+    unexpected = [f"  {name!r} is unexpected" for name in content if name not in kinds]
+    more = len(unexpected) - _SHOWN
+    wrong += [*unexpected[:_SHOWN], f"  … and {more} more are unexpected"] if more > 0 else unexpected
     wrong += [
         f"  {name} is not {kind}"
         for name, (kind, fits) in kinds.items()
@@ -39,11 +44,13 @@ def read_official_pickle(
     return content
 
 
-def _is_names(value: Any) -> bool:
+def is_names(value: Any) -> bool:
+    """Whether a value is a list of names."""
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _is_rank(value: Any) -> bool:
+def is_rank(value: Any) -> bool:
+    """Whether a value is a positive whole number."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..conversion.checkpoints import PathLike, check_keys
 from ..publishing.paper import Paper
-from .convert_lora import DEFAULT_ALPHA, Converted, lora_shapes, with_adapter
+from .convert_lora import DEFAULT_ALPHA, Converted, check_disjoint, check_real, lora_shapes, with_adapter
 from .convert_pickle import read_official_pickle
 from .lora import LoraSets
 from .prediction import PIXEL, SEMANTIC
@@ -35,12 +35,14 @@ def read_pisa(checkpoint: PathLike, unet: UNet2DConditionModel, vae: Autoencoder
     official: dict[str, dict[str, str]] = {short: {} for short in _SETS}
     expected: dict[str, torch.Size] = {}
     for short, names in official.items():
+        check_disjoint([content[f"unet_lora_{part}_modules_{short}"] for part in PARTS], checkpoint)
         for part in PARTS:
             modules: Any = content[f"unet_lora_{part}_modules_{short}"]
             for key, shape in lora_shapes(unet, modules, content[f"lora_rank_unet_{short}"], checkpoint).items():
                 names[key] = with_adapter(key, f"default_{part}_{short}")
                 expected[names[key]] = shape
     check_keys(state_dict, expected, checkpoint)
+    check_real(state_dict, checkpoint)
     sets = {
         _SETS[short]: ({key: state_dict[name] for key, name in names.items()}, DEFAULT_ALPHA)
         for short, names in official.items()

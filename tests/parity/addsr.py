@@ -28,7 +28,9 @@ from tests.parity.seesr import load_networks
 
 def forward(weights: Path, inputs: Path, dtype: torch.dtype, cases: Path | None) -> Tensors:
     case = read_case(inputs, cases)
-    given = {name: tensor.to(dtype) for name, tensor in case.given.items()}
+    draws = [f"renoise.{step}" for step in range(MAX_STEPS - 1)]
+    seen = [f"representation.{step}" for step in range(MAX_STEPS)]
+    given = {name: case.tensor(name).to(dtype) for name in ("image", "prompt_embeds", "initial_noise", *seen, *draws)}
     unet, controlnet, adapter = load_networks(weights, dtype)
     vae = AutoencoderKL.from_pretrained(weights, subfolder="vae").to(dtype)
     adapter.attach(unet).attach(controlnet)

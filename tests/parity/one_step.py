@@ -52,16 +52,18 @@ def forward(method: str, weights: Path, inputs: Path, dtype: torch.dtype, cases:
     latents = outputs["latents"]
     if model.noise_timestep is not None:
         level = alpha_bar(scheduler, case.settings.get("noise_timestep", model.noise_timestep))
-        latents = outputs["noisy_latents"] = add_noise(latents, case.given["noise"].to(dtype), level)
+        latents = outputs["noisy_latents"] = add_noise(latents, case.tensor("noise").to(dtype), level)
     timestep = case.settings.get("timestep", model.timestep)
     run = partial(run_unet, model, latents, timestep, embeds, tiles_of(method, case, latents))
     if case.dials:
-        outputs |= {"unet_pix_and_sem": run((1, 1))[0], "unet_pix_only": run((1, 0))[0]}
+        outputs |= {"unet_pix_and_sem": run((1, 1))[0].to(dtype), "unet_pix_only": run((1, 0))[0].to(dtype)}
     for suffix, dials in (case.dials or {"": dials_of(method, case)}).items():
         prediction, more = run(dials)
+        if method == "omgsr":  # only this code takes a float32 blend of tiles back to the type of its models
+            prediction = prediction.to(dtype)
         restored = denoise(model.prediction, latents, prediction, alpha_bar(scheduler, timestep))
         decoded = model.vae.decode(restored / model.vae.config.scaling_factor).sample.clamp(-1, 1)
-        results = {"model_pred": prediction, "denoised": restored, "decoded": decoded, **more}
+        results = {"model_pred": prediction.to(dtype), "denoised": restored, "decoded": decoded, **more}
         results |= pictures(decoded, source, case, is_restored=method in ("pisa", "omgsr"))
         outputs |= {f"{name}.{suffix}" if suffix else name: tensor for name, tensor in results.items()}
     return outputs
@@ -71,7 +73,7 @@ def load(method: str, weights: Path, dtype: torch.dtype) -> Converted:
     """Read the checkpoint. The base is in `dtype` before anything is merged into it."""
     if method == "gdpo":
         folders = (weights, weights / "GDPOSR", weights / "base")
-        model = read_gdpo(next(folder for folder in folders if (folder / "unet").is_dir()))
+        model = read_gdpo(next((folder for folder in folders if (folder / "unet").is_dir()), weights))
         model.unet.to(dtype), model.vae.to(dtype)
         return model
     unet = UNet2DConditionModel.from_pretrained(weights / "base", subfolder="unet").to(dtype)

@@ -44,6 +44,16 @@ class Case:
     settings: dict[str, Any]
     dials: dict[str, tuple[float, float]]
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """Give an input that there has to be.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if name not in self.given:
+            raise ValueError(f"INPUTS lack {name!r}, they have {sorted(self.given)}.")
+        return self.given[name]
+
 
 def read_case(inputs: Path, cases: Path | None) -> Case:
     """Read the inputs of `case_<name>.safetensors`, and the settings of this name, or else those of `plain`."""
@@ -71,7 +81,7 @@ def picture(case: Case) -> np.ndarray[Any, Any]:
     """
     if "input" in case.given:
         return case.given["input"].numpy()
-    photo = Image.fromarray(case.given["lr"].numpy())
+    photo = Image.fromarray(case.tensor("lr").numpy())
     factor = case.settings.get("upscale", 4)
     smallest = case.settings.get("process_size", 512) // factor
     if min(photo.size) < smallest:

@@ -5,10 +5,10 @@ WEIGHTS_DIR and INPUTS are as in `one_step`; the settings are `patch_size`, `str
 the VAE's factor; `decoder_input.<i>`; and `final` `[1, 3, H, W]` in [0, 1].
 
 Everything is the official code's (`HYPIR/enhancer/base.py`), in the type that is asked for instead of bfloat16:
-tensors instead of Pillow, a picture that is not longer than a patch enlarged to it, padding with mid grey, weights
-with their centre half a pixel below the middle, and the wavelet fix against the picture before it was enlarged. The
-VAE's posterior is its mean: the official code draws from it for each tile, which one draw for the picture cannot
-repeat.
+tensors instead of Pillow, in float32 until they are encoded; a picture that is not longer than a patch enlarged to it,
+padding with mid grey, weights with their centre half a pixel below the middle, and the wavelet fix against the picture
+before it was enlarged. The VAE's posterior is its mean: the official code draws from it for each tile, which one draw
+for the picture cannot repeat.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def forward(weights: Path, inputs: Path, dtype: torch.dtype, cases: Path | None)
         decoded: torch.Tensor = model.vae.decode(tile).sample
         return decoded
 
-    photo = case.given["lr"].permute(2, 0, 1)[None].to(dtype) / 255
+    photo = case.tensor("lr").permute(2, 0, 1)[None] / 255
     reference = F.interpolate(photo, scale_factor=case.settings.get("upscale", 4), mode="bicubic")
-    enlarged = at_least(reference, patch) * 2 - 1
+    enlarged = (at_least(reference, patch) * 2 - 1).to(dtype)
     height, width = enlarged.shape[-2:]
     padded = F.pad(enlarged, (0, -width % UNIT, 0, -height % UNIT))
     sizes = (patch // UNIT, stride // UNIT)

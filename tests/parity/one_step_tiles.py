@@ -16,10 +16,19 @@ from diffusers_sr.image.tiling import Window, tile_starts
 
 
 def official_windows(height: int, width: int, tile: int, overlap: int) -> list[Window]:
-    """List the tiles in the official order; one window is not a tile but the whole."""
+    """List the tiles in the official order; one window is not a tile but the whole.
+
+    Raises:
+        ValueError: if tiles have no more than their overlap, with which the official codes never end.
+    """
     if height * width <= tile * tile:
         return [Window(0, 0, height, width)]
     side = min(tile, height, width)
+    if side <= overlap:
+        raise ValueError(
+            f"{height} × {width} latents have tiles of {side}, no more than their overlap of {overlap}: the official "
+            "code would never end. Give a smaller overlap."
+        )
     return [
         Window(top, left, side, side)
         for left in tile_starts(width, side, overlap)
@@ -41,7 +50,7 @@ def predict_tiled(
     windows: list[Window],
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Predict tile by tile, and blend in float32."""
+    """Predict tile by tile, and blend in float32, which the result stays in."""
     total = torch.zeros(latents.shape)
     contributors = torch.zeros(latents.shape)
     for window in windows:

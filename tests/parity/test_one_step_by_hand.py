@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.components import TEXT_DIM, scheduler, tiny_unet, tiny_vae
 from tests.one_step import official_files
 from tests.one_step.official_files import Weights, by_hand
 from tests.parity.forward import main
+from tests.parity.one_step import load
 
 SETTINGS = {"process_size": 64, "default": False, "lambda_pix": 0.3, "lambda_sem": 0.9}
 
@@ -39,7 +41,9 @@ def merged(model: Any, weights: Weights, scale: float) -> Any:
     return model
 
 
-def run(method: str, models: tuple[Any, Any], folder: Path) -> dict[str, torch.Tensor]:
+def run(
+    method: str, models: tuple[Any, Any], folder: Path, settings: dict[str, Any] = SETTINGS
+) -> dict[str, torch.Tensor]:
     """Run the script on a picture of an odd size, 29 × 19, and put what it was given among the outputs."""
     for name, model in {"unet": models[0], "vae": models[1], "scheduler": scheduler()}.items():
         (model if name == "scheduler" else copy.deepcopy(model).float()).save_pretrained(folder / "base" / name)
@@ -49,7 +53,7 @@ def run(method: str, models: tuple[Any, Any], folder: Path) -> dict[str, torch.T
         "latent_noise": torch.randn(1, 4, 9, 14),
     }
     save_file(given, folder / "case_odd.safetensors")
-    (folder / "cases.json").write_text(json.dumps({"cases": {"odd": SETTINGS}}))
+    (folder / "cases.json").write_text(json.dumps({"cases": {"odd": settings}}))
     arguments = [method, str(folder), str(folder / "case_odd.safetensors"), str(folder / "outputs.safetensors")]
     main([*arguments, "--dtype", "float64"])
     return {**load_file(folder / "outputs.safetensors"), **given}
@@ -112,3 +116,70 @@ def load_input(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
     squeezed = photo.resize((112, 72), Image.Resampling.LANCZOS)
     pixels = torch.frombuffer(bytearray(squeezed.tobytes()), dtype=torch.uint8).reshape(72, 112, 3)
     return (pixels.permute(2, 0, 1)[None] / 255 * 2 - 1).double()
+
+
+def tile_by_hand(side: int, is_symmetric: bool) -> torch.Tensor:
+    """The gaussian weights of a tile, whose centre lies half a pixel below the middle unless they are symmetric."""
+    middle = (side - 1) / 2
+    rows = [math.exp(-(((y - (middle if is_symmetric else side / 2)) / side) ** 2) / 0.02) for y in range(side)]
+    columns = [math.exp(-(((x - middle) / side) ** 2) / 0.02) for x in range(side)]
+    rows, columns = ([value / (0.02 * math.pi) ** 0.5 for value in values] for values in (rows, columns))
+    return torch.tensor([[row * column for column in columns] for row in rows], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", ["pisa", "osediff", "omgsr"])
+def test_tiles(models, method, tmp_path):
+    unet, vae = models
+    settings = {"process_size": 48, "latent_tiled_size": 6, "latent_tiled_overlap": 2}  # 48 pixels are 6 latents
+    if method == "omgsr":
+        official_files.write_omgsr(tmp_path, unet, vae)
+        settings = {"process_size": 48}  # the overlap is half of it
+    else:
+        make = {"pisa": lambda: official_files.pisa(unet), "osediff": lambda: official_files.osediff(unet, vae)}
+        name = {"pisa": "pisa_sr.pkl", "osediff": "osediff.pkl"}[method]
+        torch.save(make[method](), tmp_path / name)
+    outputs = run(method, models, tmp_path, settings)
+    latents, prediction = outputs["latents"], outputs["model_pred"]
+    assert latents.shape == (1, 4, 9, 14)
+    assert prediction.dtype == outputs["denoised"].dtype == torch.float64
+    rows, columns = ([0, 3], [0, 3, 6, 8]) if method == "omgsr" else ([0, 3], [0, 4, 8])
+    loaded = load(method, tmp_path, torch.float64)
+    timestep = {"pisa": 1, "osediff": 999, "omgsr": 273}[method]
+    total, weights = torch.zeros_like(latents), torch.zeros_like(latents)
+    for top in rows:
+        for left in columns:
+            place = (..., slice(top, top + 6), slice(left, left + 6))
+            noise = predict(loaded.unet, {**outputs, "latents": latents[place]}, timestep)
+            weight = tile_by_hand(6, method == "pisa")
+            total[place] += noise * weight
+            weights[place] += weight
+    torch.testing.assert_close(prediction, total / weights, atol=1e-6, rtol=0)
+
+
+def test_tiles_that_do_not_get_anywhere(models, tmp_path):
+    torch.save(official_files.pisa(models[0]), tmp_path / "pisa_sr.pkl")
+    settings = {"process_size": 32, "latent_tiled_size": 10, "latent_tiled_overlap": 9}
+    with pytest.raises(ValueError, match=r"tiles of 9, .* overlap of 9"):
+        run("pisa", models, tmp_path, settings)
+
+
+def test_hypir_prepares_pictures_in_float32(models, tmp_path):
+    unet, vae = models
+    torch.save(official_files.hypir(unet), tmp_path / "HYPIR_sd2.pth")
+    outputs = run("hypir", models, tmp_path, {"patch_size": 64, "stride": 32, "upscale": 4})
+    photo = outputs["lr"].permute(2, 0, 1)[None].float() / 255
+    enlarged = torch.nn.functional.interpolate(photo, scale_factor=4, mode="bicubic") * 2 - 1
+    padded = torch.nn.functional.pad(enlarged, (0, 4, 0, 4)).double()  # from 76 × 116
+    with torch.no_grad():
+        first = vae.encode(padded[..., :64, :64]).latent_dist.mean
+    weights = tile_by_hand(8, is_symmetric=False)
+    only = (..., slice(0, 2), slice(0, 4))  # where there is one tile, whose weight is summed in float32
+    expected = (first * weights / weights.float())[only]
+    torch.testing.assert_close(outputs["tile_latents_unscaled.0"][only], expected, atol=1e-10, rtol=0)
+
+
+def test_an_input_that_is_missing(models, tmp_path):
+    for name, model in zip(("unet", "vae"), models, strict=True):
+        copy.deepcopy(model).float().save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="INPUTS lack 'noise'"):
+        run("gdpo", models, tmp_path)
