@@ -12,7 +12,12 @@ from .options import positive_int
 
 def report(path: Path, reason: str) -> None:
     """Print in one line what is wrong with a file, or what the user should know about it."""
-    print(f"{printable(path)}: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"{printable(path)}: {on_one_line(reason)}", file=sys.stderr)
+
+
+def on_one_line(text: str) -> str:
+    """Replace line breaks and runs of spaces in a text by single spaces."""
+    return " ".join(text.split())
 
 
 def limit_pixels(most: int | None) -> None:

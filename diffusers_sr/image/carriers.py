@@ -127,7 +127,8 @@ def _bmp(metadata: Metadata, packet: bytes | None, size: tuple[int, int]) -> Car
     return carried
 
 
-_CARRIERS = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "TIFF": _tiff, "BMP": _bmp}
+# AVIF files have the same places as WebP files.
+_CARRIERS = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "AVIF": _webp, "TIFF": _tiff, "BMP": _bmp}
 
 
 def _without_place(metadata: Metadata) -> list[str]:

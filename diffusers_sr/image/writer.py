@@ -10,7 +10,7 @@ from PIL import Image
 from .carriers import carry
 from .decoding import ImageFileError
 from .exif import add_to_tiff
-from .formats import HOLDS_METADATA, HOLDS_TRANSPARENCY, LONGEST_SIDE, WRITABLE
+from .formats import HAS_QUALITY, HOLDS_METADATA, HOLDS_TRANSPARENCY, LONGEST_SIDE, WRITABLE
 from .partial import remove_left_over, whole_file
 from .reader import Photo
 
@@ -28,6 +28,12 @@ def prepare_folder(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ImageFileError(f"nothing can be written to the folder {folder}: change its permissions, or give another")
     remove_left_over(folder)
+
+
+def can_write(suffix: str) -> bool:
+    """Whether this Pillow writes the format of a suffix of `WRITABLE`: not all do AVIF."""
+    Image.init()
+    return WRITABLE[suffix.lower()][0] in Image.SAVE
 
 
 def check_output(photo: Photo, path: Path, width: int, height: int) -> None:
@@ -58,7 +64,7 @@ def unkept(photo: Photo, path: Path, width: int, height: int) -> list[str]:
     return [f"its {', '.join(lost)}: not kept, because {name} cannot hold that"] if lost else []
 
 
-def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
+def write_photo(path: Path, image: Image.Image, photo: Photo, quality: int | None = None) -> None:
     """Write the enlarged pixels of `photo`, with its transparency (enlarged bicubically), profile and metadata.
 
     A grey photograph stays grey. The file appears once it is complete and replaces what was there.
@@ -67,11 +73,14 @@ def write_photo(path: Path, image: Image.Image, photo: Photo) -> None:
         path: output file; its suffix, one of `WRITABLE`, says which format.
         image: enlarged RGB pixels.
         photo: the photograph that the pixels were made from.
+        quality: that of the compression, from 1 to 100, or None for `WRITABLE`'s; formats without it are not affected.
 
     Raises:
         ImageFileError: if the file cannot be written.
     """
     name, options = WRITABLE[path.suffix.lower()]
+    if quality is not None and name in HAS_QUALITY:
+        options = options | {"quality": quality}
     try:
         if photo.is_grey:
             image = image.convert("L").convert(photo.mode)
