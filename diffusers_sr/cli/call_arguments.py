@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .method_options import refused_options
@@ -82,7 +83,7 @@ def check_arguments(
     parser: argparse.ArgumentParser,
     pipeline: SuperResolutionPipeline,
     options: argparse.Namespace,
-    arguments: dict[str, Any],
+    arguments: Mapping[str, Any],
 ) -> None:
     """Exit with status 2 if an argument does not suit the pipeline, whatever the image."""
     if refused := refused_options(type(pipeline).call_class, options):

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..image.formats import FORMATS, HAS_QUALITY, WRITABLE
-
-if TYPE_CHECKING:
-    from ..image.outputs import Plan
+from ..image.outputs import Naming, Plan, comparison_of, plan_outputs
 
 
 def add_file_options(command: argparse.ArgumentParser) -> None:
@@ -37,6 +34,17 @@ def add_file_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="quality of results in JPEG, WebP and AVIF, from 1 to 100 (95; 90 for AVIF)",
     )
+    command.add_argument(
+        "--strip-metadata",
+        action="store_true",
+        help="write neither what came with the photo nor the settings; its colour profile is kept",
+    )
+    command.add_argument(
+        "--compare",
+        action="store_true",
+        help="also write photo_compare.png, with the photo (enlarged bicubically) on the left and the result on the "
+        "right",
+    )
 
 
 def check_quality(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -49,10 +57,9 @@ def check_quality(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 def plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
     """Plan which file goes where; exit with status 2 if it makes no sense, or this Pillow lacks a format."""
-    from ..image.outputs import Naming, plan_outputs
     from ..image.writer import can_write
 
-    naming = Naming(options.suffix, options.format)
+    naming = Naming(options.suffix, options.format, options.compare)
     try:
         planned = plan_outputs(options.input, options.output, naming, options.recursive, options.skip_existing)
     except (ValueError, OSError) as error:
@@ -63,9 +70,10 @@ def plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
     return planned
 
 
-def is_done(target: Path) -> bool:
+def is_done(options: argparse.Namespace, target: Path) -> bool:
     """Whether the files of a result exist."""
-    return os.path.exists(target)
+    files = [target, comparison_of(target)] if options.compare else [target]
+    return all(map(os.path.exists, files))
 
 
 def _suffix(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,3 +45,15 @@ class Tally:
             print(f"Images and folders that failed: {len(self.failures)}")
             for path, reason in self.failures:
                 print(f"  {printable(path)}: {on_one_line(reason)}")
+        sys.stdout.flush()
+
+
+def summed(tallies: Iterable[Tally]) -> Tally:
+    """Add up what several processes have done."""
+    total = Tally()
+    for tally in tallies:
+        total.seconds += tally.seconds
+        total.existing += tally.existing
+        total.large += tally.large
+        total.failures += tally.failures
+    return total

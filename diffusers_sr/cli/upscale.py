@@ -8,7 +8,7 @@ from .call_arguments import add_call_options
 from .files import add_file_options, check_quality
 from .method_options import add_method_options, check_together
 from .models import add_model, choose_model
-from .options import add_device
+from .options import add_device, positive_int
 from .parser import Commands
 from .sizes import add_size_options
 from .terminal import add_max_pixels
@@ -27,7 +27,8 @@ Photos that are larger already than --long-side, --width, --megapixels or --max-
 said; only an --upscale below 1 reduces.
 
 EXIF orientation is applied; colour profile, transparency and metadata (EXIF, XMP, IPTC, comments, texts, resolution)
-are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel.
+are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel. The
+settings are recorded in the result. --strip-metadata leaves out both.
 
 A file or folder that cannot be read or written is reported, the others are still processed, and the summary at the end
 names all that failed. The exit status is 0 if all went well, 1 if something failed, 2 if the arguments make no sense,
@@ -51,6 +52,13 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)"
     )
+    command.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="neighbours of one size to enlarge at once; results are the same but for rounding (%(default)s)",
+    )
     add_max_pixels(command)
     add_device(command)
     add_method_options(command)
@@ -60,6 +68,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr upscale`."""
     check_together(parser, options)
     check_quality(parser, options)
+    if options.batch_size > 1 and options.reference is not None:
+        parser.error("argument --batch-size: not allowed with argument --reference, whose images are for each photo")
     options.model = choose_model(parser, options)
     # Imported here, and torch with it, because --help and wrong arguments need neither.
     from .upscale_run import upscale

@@ -4,119 +4,96 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from ..image.decoding import ImageFileError
+from ..image.outputs import Plan
 from ..image.partial import remove_left_over
-from ..image.pixels import output_size
-from ..image.reader import Photo, read_photo
-from ..image.transparency import under_transparency
-from ..image.writer import check_output, prepare_folder, unkept, write_photo
-from ..pipeline import SuperResolutionPipeline
 from .call_arguments import call_arguments, check_arguments
-from .captioner import MEASURED, CaptionerError, load_captioner, prompts_of
-from .enlarge import enlarge
+from .captioner import MEASURED, CaptionerError, load_captioner
+from .enlarger import Enlarger
 from .files import is_done, plan
 from .method_options import read_method_options
 from .models import load_model
 from .options import choose_device
-from .sizes import factor_for
-from .tally import Tally
+from .photos import batches, read_photos
+from .processes import Group, from_all, from_first, join_group, leave_group, own_device
+from .progress import photo_bar
+from .tally import Tally, summed
 from .terminal import limit_pixels, report
-
-
-class Work(NamedTuple):
-    """A photo to enlarge."""
-
-    source: Path
-    target: Path
-    photo: Photo
-    upscale: float
 
 
 def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run the command, and return its exit status."""
     limit_pixels(options.max_pixels)
-    outputs, failures, notes = plan(parser, options)
+    group = join_group()
+    planned = _plan(parser, options, group)
     arguments = call_arguments(options) | read_method_options(parser, options)
-    device = choose_device(parser, options.device)
-    for folder in {target.parent for _, target in outputs}:
+    device = own_device(choose_device(parser, options.device), group)
+    for folder in {target.parent for _, target in planned.outputs}:
         remove_left_over(folder)
-    for path, note in notes:
-        report(path, note)
     tally = Tally()
-    for path, reason in failures:
-        tally.fail(path, reason)
-    pipeline: SuperResolutionPipeline | None = None
+    if group.is_first:
+        for path, note in planned.notes:
+            report(path, note)
+        for path, reason in planned.failures:
+            tally.fail(path, reason)
+    own = planned.outputs[group.rank :: group.size]
+    waiting = [(source, target) for source, target in own if not (options.skip_existing and is_done(options, target))]
+    tally.existing = len(own) - len(waiting)
+    names_failures = len(planned.outputs) > 1
+    enlarger: Enlarger | None = None
     try:
-        for work in _photos(options, outputs, tally):
-            if pipeline is None:
-                pipeline = load_model(options, device)
-                if pipeline is None:
-                    return 1
-                check_arguments(parser, pipeline, options, {**arguments, "upscale": work.upscale})
-                if options.captioner is not None:
-                    is_measured = options.captioner == MEASURED
-                    arguments["captioner"] = (
-                        MEASURED if is_measured else load_captioner(options.captioner, device, options.dtype)
-                    )
-            _enlarge(pipeline, work, options, arguments, tally)
-    except CaptionerError as error:
-        print(f"diffusers-sr: {error}", file=sys.stderr)
-        return 1
-    tally.summarise(names_failures=len(outputs) > 1)
+        with photo_bar(len(waiting), group) as bar:
+            for batch in batches(read_photos(options, waiting, tally, bar), options.batch_size):
+                if enlarger is None:  # if nothing is to be enlarged, nothing is loaded
+                    arguments["upscale"] = batch[0].upscale
+                    enlarger = _load(parser, options, arguments, device, group)
+                    if enlarger is None:
+                        return 1
+                enlarger.enlarge(batch, tally)
+                bar.update(len(batch))
+    except KeyboardInterrupt:
+        tally.summarise(names_failures)
+        raise
+    tally = summed(from_all(group, tally))
+    if group.is_first:
+        tally.summarise(names_failures)
+    leave_group(group)
     return 1 if tally.failures else 0
 
 
-def _photos(options: argparse.Namespace, outputs: Sequence[tuple[Path, Path]], tally: Tally) -> Iterator[Work]:
-    """Read the photos that have to be enlarged, one after another, and make the folders of their results."""
-    prepared: set[Path] = set()
-    for source, target in outputs:
-        if options.skip_existing and is_done(target):
-            tally.existing += 1
-            continue
-        try:
-            photo = read_photo(source)
-            factor = factor_for(options, photo.image.size)
-            if factor is None:
-                tally.large += 1
-                report(source, f"has {photo.image.width}x{photo.image.height} pixels already: it is left alone")
-                continue
-            height, width = output_size(photo.image.height, photo.image.width, factor)
-            check_output(photo, target, width, height)
-            if target.parent not in prepared:
-                prepare_folder(target.parent)
-                prepared.add(target.parent)
-        except (ImageFileError, ValueError, OSError) as error:
-            tally.fail(source, str(error))
-            continue
-        for note in [*photo.notes, *unkept(photo, target, width, height)]:
-            report(source, note)
-        yield Work(source, target, photo, factor)
-
-
-def _enlarge(
-    pipeline: SuperResolutionPipeline,
-    work: Work,
-    options: argparse.Namespace,
-    arguments: dict[str, Any],
-    tally: Tally,
-) -> None:
-    """Enlarge a photo and write the result."""
-    start = time.perf_counter()
-    photo = work.photo
-    shown = photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha)
-    own: dict[str, Any] = {"upscale": work.upscale}
-    if options.prompts is not None:
-        own["captioner"] = prompts_of(work.source, options.prompts)
+def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace, group: Group) -> Plan:
+    """Plan in the first process alone: another might find results that it has written already."""
+    planned: Plan | None = None
     try:
-        (image,) = enlarge(pipeline, [shown], [work.source.name], options.seed, arguments | own)
-        write_photo(work.target, image, photo, options.quality)
-    # A ValueError is the pipeline's, about its arguments for this image.
-    except (ValueError, OSError) as error:
-        tally.fail(work.source, str(error))
-    else:
-        tally.seconds.append(time.perf_counter() - start)
+        if group.is_first:
+            planned = plan(parser, options)
+    finally:
+        planned = from_first(group, planned)
+    if planned is None:  # the first process has said why
+        sys.exit(2)
+    return planned
+
+
+def _load(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    arguments: Mapping[str, Any],
+    device: str,
+    group: Group,
+) -> Enlarger | None:
+    """Load the model, and the captioner if there is one; say why and return None if one cannot be loaded."""
+    pipeline = load_model(options, device)
+    if pipeline is None:
+        return None
+    check_arguments(parser, pipeline, options, arguments)
+    if options.captioner == MEASURED:
+        arguments = {**arguments, "captioner": MEASURED}
+    elif options.captioner is not None:
+        try:
+            arguments = {**arguments, "captioner": load_captioner(options.captioner, device, options.dtype)}
+        except CaptionerError as error:
+            print(f"diffusers-sr: {error}", file=sys.stderr)
+            return None
+    return Enlarger(pipeline, options, arguments, is_shown=group.is_first)
