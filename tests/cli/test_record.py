@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -32,7 +33,7 @@ def in_xmp(packet: bytes) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(packet).iter(SETTINGS)]
 
 
-def records(path: str | Path) -> list[dict]:
+def records(path: str | Path) -> list[dict[str, Any]]:
     with Image.open(path) as image:
         image.load()
         if image.format == "PNG":
@@ -84,7 +85,7 @@ def test_the_photos_own_xmp_stays(run, suffix):
     with Image.open(f"big.{suffix}") as image:
         packet = image.info["xmp"]
     root = ElementTree.fromstring(packet)
-    assert root.find(".//{http://purl.org/dc/elements/1.1/}source").text == "a & b"
+    assert root.findtext(".//{http://purl.org/dc/elements/1.1/}source") == "a & b"
     about = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}about"
     assert [element.get(about) for element in root.iter(DESCRIPTION)] == ["uuid:7", "uuid:7"]
     assert len(records(f"big.{suffix}")) == 1
