@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .coser.controlnet import LatentControlNetModel
     from .coser.pipeline import CoSeRPipeline
     from .hub import load_pipeline
+    from .image.sizes import upscale_for
     from .one_step.lora import LoraSets
     from .one_step.pipeline import OneStepPipeline
     from .pipeline import SuperResolutionPipeline
@@ -50,6 +51,7 @@ __all__ = [
     "XPSRAdapter",
     "XPSRPipeline",
     "load_pipeline",
+    "upscale_for",
 ]
 
 _MODULES = {
@@ -74,6 +76,7 @@ _MODULES = {
     "XPSRAdapter": ".xpsr.adapter",
     "XPSRPipeline": ".xpsr.pipeline",
     "load_pipeline": ".hub",
+    "upscale_for": ".image.sizes",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,8 @@ def load_captioner(model: str, device: str, dtype: str | None, **arguments: Any)
         raise CaptionerError(str(error)) from error
 
 
-def prompts_of(image: Path, prompts: Path) -> Callable[[Any], list[ImagePrompts]]:
-    """Make a captioner that reads the prompts for one image file from a folder of prompts."""
+def prompts_of(images: Sequence[Path], prompts: Path) -> Callable[[Any], list[ImagePrompts]]:
+    """Make a captioner that reads the prompts for these image files from a folder of prompts."""
     from ..xpsr.prompts import read_prompts
 
-    return lambda _: read_prompts(prompts, [image])
+    return lambda _: read_prompts(prompts, images)

@@ -12,7 +12,14 @@ from .options import positive_int
 
 def report(path: Path, reason: str) -> None:
     """Print in one line what is wrong with a file, or what the user should know about it."""
-    print(f"{printable(path)}: {' '.join(reason.split())}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"{printable(path)}: {on_one_line(reason)}", file=sys.stderr)  # above the bars that are shown
+
+
+def on_one_line(text: str) -> str:
+    """Replace line breaks and runs of spaces in a text by single spaces."""
+    return " ".join(text.split())
 
 
 def limit_pixels(most: int | None) -> None:

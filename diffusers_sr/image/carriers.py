@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from . import iptc, png, xmp
 from .exif import Exif, for_result, to_bytes
 from .metadata import Metadata
+from .record import KEYWORD, with_record, without_record
 
 _MOST_IN_SEGMENT = 65533
 _XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
@@ -30,16 +31,30 @@ class Carried:
     """What the format cannot carry, in words."""
 
 
-def carry(metadata: Metadata, name: str, size: tuple[int, int]) -> Carried:
+def carry(metadata: Metadata, name: str, size: tuple[int, int], record: str | None = None) -> Carried:
     """Prepare the metadata of a photograph for a result.
 
     Args:
         metadata: that of the photograph.
         name: Pillow's name of the format that is written.
         size: width and height of the result.
+        record: the settings that the result was made with, an ASCII text, instead of those of a photograph that is
+            itself a result. A PNG has it among its texts, other formats in XMP data, and a BMP nowhere.
     """
+    if record is not None:
+        metadata = without_record(metadata)
     packet = None if metadata.xmp is None else xmp.for_result(metadata.xmp, size)
-    return _CARRIERS[name](metadata, packet, size)
+    if record is None or name == "BMP":
+        return _CARRIERS[name](metadata, packet, size)
+    if name == "PNG":
+        text = (b"tEXt", KEYWORD + b"\0" + record.encode("ascii"))
+        return _png(replace(metadata, texts=[*metadata.texts, text]), packet, size)
+    recorded = with_record(packet, record)
+    if recorded is None or (name == "JPEG" and len(_XMP_IN_JPEG + recorded) > _MOST_IN_SEGMENT):
+        carried = _CARRIERS[name](metadata, packet, size)
+        carried.lost.append("record of the settings")
+        return carried
+    return _CARRIERS[name](metadata, recorded, size)
 
 
 def _png(metadata: Metadata, packet: bytes | None, size: tuple[int, int]) -> Carried:
@@ -127,7 +142,8 @@ def _bmp(metadata: Metadata, packet: bytes | None, size: tuple[int, int]) -> Car
     return carried
 
 
-_CARRIERS = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "TIFF": _tiff, "BMP": _bmp}
+# AVIF files have the same places as WebP files.
+_CARRIERS = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "AVIF": _webp, "TIFF": _tiff, "BMP": _bmp}
 
 
 def _without_place(metadata: Metadata) -> list[str]:

@@ -19,19 +19,24 @@ WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {}),
     ".jfif": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpe": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".avif": ("AVIF", {"quality": 90, "subsampling": "4:4:4"}),
 }
 """How each format is written, by suffix: Pillow's name for it, and options for its `save`.
 
 High quality: what was just restored should not be lost to compression. (TIFF is not compressed at all: libtiff would
-write other tags.)
+write other tags.) AVIF is read and written by Pillow from version 11.3 on, or with a plugin.
 """
+
+FORMATS = ("png", "jpg", "webp", "tif", "avif")
+"""The formats that results can be asked for in, by their suffixes."""
+
+HAS_QUALITY = ("JPEG", "WEBP", "AVIF")
 
 _ONLY_READ = {
     ".gif": "GIF",
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
     ".tga": "TGA",
     **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx"), "JPEG2000"),
-    ".avif": "AVIF",
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
     ".mpo": "JPEG",
     ".apng": "PNG",
@@ -52,12 +57,12 @@ All others are left alone: Pillow would run Ghostscript on PostScript. TGA comes
 bytes tells it from other files.
 """
 
-SUFFIX_OF = {name: suffix for suffix, (name, _) in reversed(WRITABLE.items())}
-"""The usual suffix of each format that is written, by Pillow's name for it."""
+SUFFIX_OF = {name: suffix for suffix, (name, _) in reversed(WRITABLE.items()) if name != "AVIF"}
+"""The usual suffix of each format that every Pillow writes, by its name for it."""
 
-LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
-HOLDS_TRANSPARENCY = ("PNG", "WEBP", "TIFF")
-HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF")
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768}  # of AVIF, what libavif reads
+HOLDS_TRANSPARENCY = ("PNG", "WEBP", "TIFF", "AVIF")
+HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
 
 
 def images_in(folder: Path) -> list[Path]:

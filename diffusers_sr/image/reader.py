@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,12 @@ def read_photo(path: Path) -> Photo:
         metadata=metadata,
         notes=[*notes, *metadata.notes],
     )
+
+
+def without_metadata(photo: Photo) -> Photo:
+    """Leave out everything that came with a photograph except for what its colours mean, without which they change."""
+    metadata = Metadata(colours=photo.metadata.colours)
+    return replace(photo, metadata=metadata, notes=[note for note in photo.notes if note not in photo.metadata.notes])
 
 
 def _has_equal_channels(image: Image.Image) -> bool:

@@ -52,10 +52,14 @@ def test_links_and_foreign_files_among_photos(run, capsys):
     assert run("in", "circle", "-o", "out") == 1
     assert files("out") == ["a.png", "z.png"]
     captured = capsys.readouterr()
-    for name, reason in {**REASONS, "circle": "Too many levels of symbolic links"}.items():
+    reasons = {**REASONS, "circle": "Too many levels of symbolic links"}
+    for name, reason in reasons.items():
         assert captured.err.count(f"{name}: {reason}") == 1, name
     assert "Images done: 2, " in captured.out
-    assert captured.out.endswith("Images and folders that failed: 4\n")
+    summary = captured.out.splitlines()
+    assert summary[-5] == "Images and folders that failed: 4"
+    for line, (name, reason) in zip(sorted(summary[-4:]), sorted(reasons.items()), strict=True):
+        assert line.startswith(f"  {name}: {reason}")
 
 
 def test_the_same_when_they_are_described(run, capsys):
@@ -109,13 +113,13 @@ def test_long_names(run, name):
 
 def test_a_number_makes_no_name_too_long():
     stem = "é" * 125
-    (_, first), (_, second) = plan_outputs([Path(f"x/{stem}a.png"), Path(f"y/{stem}a.png")], Path("out"))
+    (_, first), (_, second) = plan_outputs([Path(f"x/{stem}a.png"), Path(f"y/{stem}a.png")], Path("out")).outputs
     assert first.name == f"{stem}a.png"
     assert second.name == "é" * 124 + "_2.png"
     assert len(os.fsencode(second.name)) == 254
 
 
-@pytest.mark.parametrize("name", ["big.avif", "big.GIF", "big.jp2", "big.heic"])
+@pytest.mark.parametrize("name", ["big.GIF", "big.jp2", "big.heic"])
 def test_a_suffix_that_is_only_read_does_not_become_a_folder(run, capsys, name):
     tiny_image().save("photo.png")
     with pytest.raises(SystemExit) as exit:

@@ -92,7 +92,7 @@ def test_existing_output_is_overwritten_or_skipped(run, capsys):
 
 
 def test_results_of_one_name_do_not_overwrite_each_other():
-    pairs = plan_outputs([Path("x/a.png"), Path("y/A.png"), Path("z/a_2.png")], Path("out"))
+    pairs = plan_outputs([Path("x/a.png"), Path("y/A.png"), Path("z/a_2.png")], Path("out")).outputs
     assert [str(target) for _, target in pairs] == ["out/a.png", "out/A_2.png", "out/a_2_2.png"]
 
 

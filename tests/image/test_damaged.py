@@ -19,8 +19,8 @@ from PIL import EpsImagePlugin, Image, ImageFile
 import diffusers_sr
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.image.decoding import ImageFileError, bands, on_white, open_image, to_array, to_rgb
+from diffusers_sr.image.folders import find_images
 from diffusers_sr.image.formats import OPENED, images_in
-from diffusers_sr.image.outputs import why_without_images
 from diffusers_sr.image.pixels import read_images
 from diffusers_sr.image.reader import read_photo
 from tests.components import tiny_image
@@ -247,8 +247,9 @@ def test_what_must_not_be_read_is_an_error_of_the_file(tmp_path: Path, monkeypat
     Path("locked").chmod(0)
     Path("closed").chmod(0o444)  # can be listed, not entered
     with without_rights():
-        assert why_without_images(Path("locked")) == "this folder cannot be listed: Permission denied"
-        assert why_without_images(Path("in")) is None
+        locked = Path("locked")
+        assert find_images([locked]).failures == [(locked, "this folder cannot be listed: Permission denied")]
+        assert find_images([Path("in")]).failures == []
         assert images_in(Path("closed")) == [Path("closed/a.png")]
         for path in ("in/a.png", "closed/a.png", "locked/a.png"):
             for read in (read_photo, read_image):

@@ -13,14 +13,14 @@ from diffusers_sr.data.shards import ShardPhotos
 from diffusers_sr.image.formats import READABLE, SUFFIX_OF, WRITABLE, images_in
 
 SUFFIXES = (
-    ".png .jpg .jpeg .webp .bmp .tif .tiff .jfif .jpe .gif .ppm .pgm .pbm .pnm .tga .jp2 .j2k .jpf .jpx .avif .heic "
+    ".png .jpg .jpeg .webp .bmp .tif .tiff .jfif .jpe .avif .gif .ppm .pgm .pbm .pnm .tga .jp2 .j2k .jpf .jpx .heic "
     ".heif .hif .mpo .apng"
 )
 
 
 def test_what_is_read_and_written() -> None:
     assert " ".join(READABLE) == SUFFIXES
-    assert {*WRITABLE} == {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif", ".jpe"}
+    assert {*WRITABLE} == {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".avif"}
     assert SUFFIX_OF == {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 

@@ -1,0 +1,94 @@
+"""The options for the arguments of a call that every method has."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .method_options import refused_options
+from .options import positive_int
+
+if TYPE_CHECKING:
+    from ..pipeline import SuperResolutionPipeline
+
+
+def add_call_options(command: argparse.ArgumentParser) -> None:
+    """Add the options; `call_arguments` reads them."""
+    command.add_argument("--steps", type=positive_int, help="denoising steps (the model's default)")
+    command.add_argument(
+        "--guidance-scale",
+        type=float,
+        help="weight of the text; at 1 or below there is no guidance (the model's default)",
+    )
+    command.add_argument(
+        "--fidelity",
+        type=float,
+        help="from 0, more detail, to 1, closer to the photo; 0.5 is the model's default, and options that are given "
+        "override it",
+    )
+    command.add_argument(
+        "--strength",
+        type=float,
+        help="share of the steps that is taken, with less noise on the photo: above 0, up to 1 (the model's default)",
+    )
+    command.add_argument("--prompt", help="description of the image, added to what the model sees in it")
+    command.add_argument(
+        "--tile-size",
+        type=positive_int,
+        help="side of a tile of the denoiser in output pixels; smaller tiles need less memory (the model's default)",
+    )
+    command.add_argument(
+        "--vae-tile-size",
+        type=positive_int,
+        default=768,
+        help="the same for the VAE, whose tiles make no difference to the result (%(default)s)",
+    )
+    command.add_argument(
+        "--tile-overlap",
+        type=int,
+        help="overlap of tiles in output pixels, less than the tile size (the model's default)",
+    )
+    command.add_argument(
+        "--color-fix",
+        choices=("adain", "wavelet", "none"),
+        help="how to keep the photo's colours (the model's default)",
+    )
+    command.add_argument(
+        "--official-preprocessing",
+        action="store_true",
+        help="enlarge, stretch and round as the official script does, to reproduce published numbers",
+    )
+
+
+def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Read the arguments that were given; all images of a command share them."""
+    arguments = {
+        "prompt": options.prompt,
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "fidelity": options.fidelity,
+        "strength": options.strength,
+        "tile_size": options.tile_size,
+        "tile_overlap": options.tile_overlap,
+        "vae_tile_size": options.vae_tile_size,
+        "official_preprocessing": options.official_preprocessing,
+    }
+    if options.color_fix is not None:
+        arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix
+    return {name: value for name, value in arguments.items() if value is not None or name == "color_fix"}
+
+
+def check_arguments(
+    parser: argparse.ArgumentParser,
+    pipeline: SuperResolutionPipeline,
+    options: argparse.Namespace,
+    arguments: Mapping[str, Any],
+) -> None:
+    """Exit with status 2 if an argument does not suit the pipeline, whatever the image."""
+    if refused := refused_options(type(pipeline).call_class, options):
+        parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
+    try:
+        pipeline.check_inputs(**arguments)
+    except ValueError as error:
+        parser.error(str(error))

@@ -1,0 +1,114 @@
+"""Real processes that are killed, and the runs after them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import diffusers_sr
+from diffusers_sr.image.reader import read_photo
+from tests.cli.photos import files
+from tests.components import tiny_image
+
+OPTIONS = ("in", "-o", "out", "--recursive", "--compare", "--skip-existing")
+# Ends its own process by a signal in the middle of writing the third file.
+KILLED_IN_WRITING = """
+import os, signal, sys
+from PIL import Image
+from diffusers_sr.cli.main import main
+save, calls = Image.Image.save, []
+def half(self, path, **options):
+    save(self, path, **options)
+    calls.append(path)
+    if len(calls) == 3:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.{signal})
+Image.Image.save = half
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def start(run, model):
+    """A process of the command on a tree of six photos."""
+    for number in range(6):
+        path = Path("in", *["sub"] * (number % 2), f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tiny_image(16, 12, seed=number).save(path)
+
+    def start(*program: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *program, "upscale", "--model", model, "--upscale", "2", "--device", "cpu", *OPTIONS],
+            env={**os.environ, "PYTHONPATH": str(Path(diffusers_sr.__file__).parents[1])},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+        )
+
+    return start
+
+
+@pytest.fixture
+def whole(start, run) -> dict[str, bytes]:
+    """What a run that nothing interrupts writes."""
+    assert run(*OPTIONS, "-o", "whole") == 0
+    return contents("whole")
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {name: Path(folder, name).read_bytes() for name in files(folder)}
+
+
+def check_and_complete(run, whole: dict[str, bytes]) -> None:
+    """Check that no result is half, then run once more."""
+    kept = {name: content for name, content in contents("out").items() if not name.endswith(".partial")}
+    assert 0 < len(kept) < len(whole) == 12
+    assert kept == {name: whole[name] for name in kept}
+    for name in kept:
+        read_photo(Path("out", name))
+    assert run(*OPTIONS) == 0
+    assert contents("out") == whole
+
+
+@pytest.mark.parametrize("kind", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_killed_between_photos(run, start, whole, kind):
+    process = start("-m", "diffusers_sr.cli")
+    while not Path("out/2.png").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(getattr(signal, kind))
+    output, error = process.communicate()
+    assert process.returncode == (130 if kind == "SIGINT" else -getattr(signal, kind))
+    if kind == "SIGINT":
+        assert error.endswith("diffusers-sr: interrupted\n")
+        assert "Images done: " in output
+    check_and_complete(run, whole)
+
+
+@pytest.mark.parametrize("kind", ["SIGKILL", "SIGINT"])
+def test_killed_in_the_middle_of_writing(run, start, whole, kind):
+    process = start("-c", KILLED_IN_WRITING.format(signal=kind))
+    process.communicate()
+    assert process.returncode == (130 if kind == "SIGINT" else -signal.SIGKILL)
+    partial = [name for name in files("out") if name.endswith(".partial")]
+    assert len(partial) == (1 if kind == "SIGKILL" else 0)
+    check_and_complete(run, whole)
+
+
+def test_what_was_left_is_removed_even_if_all_is_done(run, start, whole):
+    process = start("-c", KILLED_IN_WRITING.format(signal="SIGKILL"))
+    process.communicate()
+    (partial,) = (name for name in files("out") if name.endswith(".partial"))
+    for name, content in whole.items():
+        Path("out", name).parent.mkdir(exist_ok=True)
+        Path("out", name).write_bytes(content)
+    assert run(*OPTIONS) == 0
+    assert contents("out") == whole
+    assert partial not in files("out")

@@ -1,0 +1,67 @@
+"""Several processes that share the work, as `accelerate launch` and `torchrun` start them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import diffusers_sr
+from tests.cli.photos import files
+from tests.components import tiny_image
+
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d")
+ACCELERATE = (
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+)
+
+
+def launch(launcher: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *launcher, "-m", "diffusers_sr.cli", "upscale", *arguments, "--device", "cpu"]
+    folder = Path(diffusers_sr.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_share_a_folder(run, model, capsys, launcher):
+    for number in range(5):
+        path = Path("in", *["sub"] * (number % 2), f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tiny_image(16, 12, seed=number).save(path)
+    Path("in/z.png").write_text("no image")
+    assert run("in", "-o", "alone", "--recursive") == 1
+    own = ("in", "-o", "out", "--model", model, "--upscale", "2", "--recursive")
+    done = launch(launcher, *own)
+    assert done.returncode == 1, done.stderr
+    assert files("out") == files("alone")
+    for name in files("out"):
+        assert Path("out", name).read_bytes() == Path("alone", name).read_bytes()
+    # Neither the failure nor the summary is said twice.
+    assert done.stderr.count("in/z.png: is not an image that can be read") == 1
+    assert re.fullmatch(
+        r"Images done: 5, \S+ seconds an image\nImages and folders that failed: 1\n  in/z.png: is not .*\n",
+        done.stdout,
+    )
+    before = {name: Path("out", name).stat().st_mtime_ns for name in files("out")}
+    os.remove("out/sub/3.png")
+    os.remove("in/z.png")
+    done = launch(launcher, *own, "--skip-existing")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"Skipped, because they exist: 4\nImages done: 1, \S+ seconds an image\n", done.stdout)
+    changed = [name for name in files("out") if Path("out", name).stat().st_mtime_ns != before[name]]
+    assert changed == ["sub/3.png"]
+
+
+def test_what_makes_no_sense_is_said_once(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_image().save("a.png")
+    done = launch(TORCHRUN, "a.png", "-o", "a.png", "--model", model)
+    assert done.returncode != 0
+    assert done.stderr.count("would overwrite the input") == 1
+    assert files() == ["a.png"]
