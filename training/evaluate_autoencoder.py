@@ -1,10 +1,10 @@
-"""Measure how much of colors and of photographs an autoencoder keeps, before anything is built on it.
+"""Measure how much of colours and of photographs an autoencoder keeps, before anything is built on it.
 
     python training/evaluate_autoencoder.py --vae runs/vae --data PHOTOS --list held_out.txt
 
-It prints the gain of each axis of color on flat patches all over the gamut, and means over the photos: PSNR of all
+It prints the gain of each axis of colour on flat patches all over the gamut, and means over the photos: PSNR of all
 channels and along each axis, HaarPSI, GMSD and the distance of log power spectra. The last row has the quarter of the
-photos with the most saturated colors. Photos that cannot be measured are reported; the exit status is then 1.
+photos with the most saturated colours. Photos that cannot be measured are reported; the exit status is then 1.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class AutoencoderArguments(TrainingArguments):
         0.1, "Deviation of the noise on the latents of an AutoencoderDC, which has no posterior to draw from."
     )
     color_jitter: Share = option(
-        0.0, "Share of the crops with other colors: hue turned, saturation up to 3 times, channels shifted."
+        0.0, "Share of the crops with other colours: hue turned, saturation up to 3 times, channels shifted."
     )
 
 

@@ -1,4 +1,4 @@
-"""Other colors for a photograph, so that a model that learns from few sees all colors alike."""
+"""Other colours for a photograph, so that a model that learns from few sees all colours alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def turn_hue(angle: float, saturation: float) -> Tensor:
 def jitter_color(image: Tensor, generator: Generator) -> Tensor:
     """Turn the hue by any angle, multiply the saturation by 0 to 3, and shift each channel by up to 0.4.
 
-    All three are drawn uniformly. What leaves the gamut is clipped, so that colors on its surface are common.
+    All three are drawn uniformly. What leaves the gamut is clipped, so that colours on its surface are common.
 
     Args:
         image: float [3, height, width] RGB in [0, 1].

@@ -61,8 +61,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         references: for every photo, the others that it may be shown with, and the weights they are drawn by.
         degrade_later: whether to leave sharpening and degrading to `complete`, which does them for a batch on its
             device.
-        color_jitter: share of the crops whose colors are changed by `jitter_color`, for models that have to see all
-            colors alike; those of photos with a low-resolution version are not.
+        color_jitter: share of the crops whose colours are changed by `jitter_color`, for models that have to see all
+            colours alike; those of photos with a low-resolution version are not.
 
     Raises:
         ValueError: if a photo has no reference, or one that is not among the photos; if samples are degraded and the

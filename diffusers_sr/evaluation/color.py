@@ -1,4 +1,4 @@
-"""How well colors survive: errors along each axis of an opponent color space, and the gain of each axis."""
+"""How well colours survive: errors along each axis of an opponent colour space, and the gain of each axis."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def haarpsi(reference: Tensor, result: Tensor) -> Tensor:
         else:
             weights.append(torch.maximum(*magnitudes))
     color = _similarity(_local_mean(first[:, 1:]).abs(), _local_mean(second[:, 1:]).abs())
-    # The maps of horizontal and of vertical edges, and one of color.
+    # The maps of horizontal and of vertical edges, and one of colour.
     similarity = torch.cat([(fine[0] + fine[1]) / 2, color.mean(1, keepdim=True)], 1)
     weight = torch.cat([*weights, weights[0].mean(1, keepdim=True)], 1)
     mean = (torch.sigmoid(_ALPHA * similarity) * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))

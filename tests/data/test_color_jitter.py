@@ -1,4 +1,4 @@
-"""Crops with other colors."""
+"""Crops with other colours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_saturation_is_the_distance_from_grey() -> None:
 
 
 def test_jitter_covers_the_gamut_evenly() -> None:
-    """Of dull green: mean colors reach every octant of the cube, and vary along both chroma axes alike."""
+    """Of dull green: mean colours reach every octant of the cube, and vary along both chroma axes alike."""
     green = torch.tensor([0.4, 0.5, 0.4])[:, None, None].expand(3, 2, 2)
     jittered = torch.stack([jitter_color(green, generator(seed))[:, 0, 0] for seed in range(2000)])
     assert jittered.min() >= 0 and jittered.max() <= 1

@@ -43,7 +43,7 @@ def test_a_single_block_worked_out_by_hand() -> None:
     The wavelets of level j that reach it, 4^j in number, give v / 2^j in both directions. With v = sqrt(120) the
     similarities to 0 are 30 / (30 + 30) at 4 places of level 1, and 30 / (7.5 + 30) at 16 of level 2, which hold
     these. So of the 64 places with a weight, which is the same, 4 have (0.5 + 0.8) / 2, 12 have (1 + 0.8) / 2 and 48
-    have 1, in either direction; the color, which is grey, has 1 at all 64.
+    have 1, in either direction; the colour, which is grey, has 1 at all 64.
     With l(x) = 1 / (1 + exp(-4.2 x)) the mean is (8 l(0.65) + 24 l(0.9) + 160 l(1)) / 192 = 0.982348, and
     (log(0.982348 / 0.017652) / 4.2)^2 = 0.915712.
     """
