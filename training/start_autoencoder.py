@@ -87,8 +87,10 @@ def build(variances: Tensor, directions: Tensor, latent_channels: int, channels:
                 module.norm.bias.zero_()
         _start_encoder(vae.encoder, (kept / roots).T)
         _start_decoder(vae.decoder, kept * roots)
-    # Before training, the variance of a latent is the square root of its component's.
-    vae.register_to_config(scaling_factor=float(variances[:latent_channels].sqrt().mean().rsqrt()))
+    # Before training, the variance of a latent is the square root of its component's. Pipelines of Stable Diffusion
+    # read the VAE's factor off `block_out_channels`, which this class has by other names.
+    scaling_factor = float(variances[:latent_channels].sqrt().mean().rsqrt())
+    vae.register_to_config(scaling_factor=scaling_factor, block_out_channels=widths)
     return vae
 
 

@@ -60,6 +60,11 @@ def test_it_keeps_every_color_before_it_is_trained(vae: AutoencoderDC) -> None:
     assert all(0.97 < gain < 1.03 for gain in gains.values())
 
 
+def test_pipelines_find_its_factor(vae: AutoencoderDC) -> None:
+    assert vae.config.block_out_channels == [16, 16, 64]
+    assert vae.spatial_compression_ratio == 4
+
+
 def test_its_latents_have_unit_scale(photos: Path, vae: AutoencoderDC) -> None:
     images = [torch.from_numpy(np.asarray(Image.open(path)).copy()) for path in photos.glob("*.png")]
     with torch.no_grad():
