@@ -2,9 +2,10 @@
 
     python training/evaluate_autoencoder.py --vae runs/vae --data PHOTOS --list held_out.txt
 
-It prints the gain of each axis of colour on flat patches all over the gamut, and means over the photos: PSNR of all
-channels and along each axis, HaarPSI, GMSD and the distance of log power spectra. The last row has the quarter of the
-photos with the most saturated colours. Photos that cannot be measured are reported; the exit status is then 1.
+It prints the gain of each axis of colour on flat patches all over the gamut, that of stripes by their period in
+pixels, and means over the photos: PSNR of all channels and along each axis, HaarPSI, GMSD and the distance of log
+power spectra. The last row has the quarter of the photos with the most saturated colours. Photos that cannot be
+measured are reported; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from diffusers_sr.data.lists import list_images, listed_names
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.evaluation.autoencoder import reconstruct
 from diffusers_sr.evaluation.color import AXES, axis_psnr, color_gains
+from diffusers_sr.evaluation.detail import stripe_gains
 from diffusers_sr.evaluation.haarpsi import haarpsi
 from diffusers_sr.evaluation.measures import gmsd, log_power_spectrum_distance
 from diffusers_sr.image.decoding import ImageFileError
@@ -82,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     vae = AutoModel.from_pretrained(options.vae).eval()
     gains = color_gains(lambda patch: reconstruct(vae, patch))
     print("gains: " + ", ".join(f"{axis.replace('_', '–')} {gain:.3f}" for axis, gain in gains.items()), flush=True)
+    stripes = stripe_gains(lambda image: reconstruct(vae, image))
+    print("stripes: " + ", ".join(f"{period:g} px {gain:.2f}" for period, gain in stripes.items()), flush=True)
     rows: list[tuple[float, dict[str, float]]] = []
     unmeasured: list[str] = []
     for path in paths:

@@ -76,8 +76,9 @@ def test_an_autoencoder_is_measured(tmp_path: Path, photos: Path, capsys: pytest
         script("evaluate_autoencoder").main(["--vae", str(tmp_path / "vae"), "--data", str(photos)])
     printed = capsys.readouterr()
     assert printed.err.endswith("small.png: is 31x64 pixels: each side has to have at least 32\n")
-    gains, heading, _, everything, saturated = printed.out.splitlines()
+    gains, stripes, heading, _, everything, saturated = printed.out.splitlines()
     assert re.fullmatch(r"gains: grey -?\d\.\d{3}, orange–blue -?\d\.\d{3}, magenta–green -?\d\.\d{3}", gains)
+    assert re.fullmatch(r"stripes: 2 px -?\d\.\d{2}, 3 px .*, 12 px -?\d\.\d{2}", stripes)
     assert heading.startswith("| | PSNR | PSNR grey | PSNR orange–blue | PSNR magenta–green | HaarPSI | GMSD | ")
     assert everything.startswith("| 3 photos | ") and saturated.startswith("| most saturated | ")
 

@@ -14,6 +14,7 @@ from skimage import data
 
 from diffusers_sr.evaluation.autoencoder import reconstruct
 from diffusers_sr.evaluation.color import color_gains
+from diffusers_sr.evaluation.detail import stripe_gains
 from tests.training.runs import script
 
 
@@ -58,6 +59,12 @@ def test_it_is_the_projection_on_the_components(photos: Path, vae: AutoencoderDC
 def test_it_keeps_every_color_before_it_is_trained(vae: AutoencoderDC) -> None:
     gains = color_gains(lambda image: reconstruct(vae, image), levels=3, side=16)
     assert all(0.97 < gain < 1.03 for gain in gains.values())
+
+
+def test_it_keeps_stripes_that_repeat_with_its_latents(vae: AutoencoderDC) -> None:
+    """An autoencoder that enlarges by repeating pixels has a gain of 0 at two and four pixels."""
+    gains = stripe_gains(lambda image: reconstruct(vae, image), (2, 4), side=64)
+    assert gains[4] > 0.95 and gains[2] > 0.5
 
 
 def test_pipelines_find_its_factor(vae: AutoencoderDC) -> None:
