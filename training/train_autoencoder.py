@@ -9,18 +9,16 @@ output folder is the model that train_base.py takes as --vae.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.autoencoders import Autoencoder, load_autoencoder, posterior
 from diffusers_sr.training.engine import latents_std, train
 from diffusers_sr.training.losses import draw_noise
 from diffusers_sr.training.photos import photo_crops
@@ -53,7 +51,7 @@ class AutoencoderArguments(TrainingArguments):
 class AutoencoderLoss(nn.Module):
     """The loss of reconstructing `target` through noisy latents: from the posterior, or with `latent_noise` added."""
 
-    def __init__(self, vae: AutoencoderKL | AutoencoderDC, kl_weight: float, latent_noise: float = 0.0):
+    def __init__(self, vae: Autoencoder, kl_weight: float, latent_noise: float = 0.0):
         super().__init__()
         self.vae = vae
         self.kl_weight = kl_weight
@@ -61,37 +59,19 @@ class AutoencoderLoss(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["target"] * 2 - 1
-        posterior = self.posterior(image)
-        noise = draw_noise(batch["seed"], posterior.mean.shape[1:], image.device)
-        reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        distribution = posterior(self.vae, image, self.latent_noise)
+        noise = draw_noise(batch["seed"], distribution.mean.shape[1:], image.device)
+        reconstruction = self.vae.decode(distribution.mean + distribution.std * noise).sample
         return {
             "l1": (reconstruction.float() - image).abs().mean(),
-            "kl": self.kl_weight * posterior.kl().float().mean(),
+            "kl": self.kl_weight * distribution.kl().float().mean(),
         }
 
-    def posterior(self, image: Tensor) -> DiagonalGaussianDistribution:
-        """Encode `image` in [-1, 1]; latents without a posterior get one of deviation `latent_noise`."""
-        encoded = self.vae.encode(image)
-        if isinstance(self.vae, AutoencoderKL):
-            posterior: DiagonalGaussianDistribution = encoded.latent_dist
-            return posterior
-        # 1e-13 is the variance of the smallest logarithm that the distribution takes, -30.
-        log_variance = torch.full_like(encoded.latent, math.log(max(self.latent_noise**2, 1e-13)))
-        return DiagonalGaussianDistribution(torch.cat([encoded.latent, log_variance], 1))
 
-
-def build_vae(arguments: AutoencoderArguments) -> AutoencoderKL | AutoencoderDC:
-    """Load the autoencoder to train further, or make a new one.
-
-    Raises:
-        ValueError: if the folder holds another kind of autoencoder.
-    """
+def build_vae(arguments: AutoencoderArguments) -> Autoencoder:
+    """Load the autoencoder to train further, or make a new one."""
     if arguments.vae is not None:
-        kind = AutoencoderKL.load_config(arguments.vae)["_class_name"]
-        kinds = {each.__name__: each for each in (AutoencoderKL, AutoencoderDC)}
-        if kind not in kinds:
-            raise ValueError(f"vae={arguments.vae!r} is an {kind}: give an {' or an '.join(kinds)}.")
-        return load_pretrained(kinds[kind], arguments.vae)
+        return load_autoencoder(arguments.vae)
     channels = tuple(arguments.block_out_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -115,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def save(output_dir: Path) -> None:
         vae.eval().to("cpu")
-        std = latents_std(lambda image: module.posterior(image).mean, dataset)
+        std = latents_std(lambda image: posterior(vae, image).mean, dataset)
         vae.register_to_config(scaling_factor=1 / std)
         vae.save_pretrained(output_dir)
 

@@ -23,7 +23,7 @@ def tiny() -> AutoencoderTiny:
 
 def dc() -> AutoencoderDC:
     widths, scales = (8, 8, 32), ((), (), ())
-    return AutoencoderDC(
+    vae = AutoencoderDC(
         latent_channels=4,
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
@@ -32,6 +32,8 @@ def dc() -> AutoencoderDC:
         encoder_qkv_multiscales=scales,
         decoder_qkv_multiscales=scales,
     )
+    vae.register_to_config(block_out_channels=widths)
+    return vae
 
 
 @pytest.mark.parametrize("build", [tiny_vae, tiny, dc])

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 from PIL import Image
 
 from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.training.autoencoders import posterior
 from tests.components import tiny_image, tiny_vae
 from tests.evaluation.test_autoencoder import dc, tiny
 from tests.training.runs import reset_accelerate, script
@@ -55,16 +56,43 @@ def test_a_given_autoencoder_is_trained_further(
 
 def test_the_latents_of_an_autoencoder_without_posterior_get_noise() -> None:
     torch.manual_seed(0)
-    loss = script("train_autoencoder").AutoencoderLoss(dc(), 1e-6, latent_noise=0.25)
-    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    vae, image = dc(), torch.rand(1, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        posterior = loss.posterior(image)
-        torch.testing.assert_close(posterior.mean, loss.vae.encode(image).latent)
-    torch.testing.assert_close(posterior.std, torch.full_like(posterior.mean, 0.25))
+        latents = vae.encode(image).latent
+        given, exact = posterior(vae, image, deviation=0.25), posterior(vae, image)
+    torch.testing.assert_close(given.mean, latents)
+    torch.testing.assert_close(given.std, torch.full_like(latents, 0.25))
+    assert exact.std.max() < 1e-6
+
+
+def test_an_autoencoder_with_a_posterior_keeps_it() -> None:
+    torch.manual_seed(0)
+    vae, image = tiny_vae(), torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        given, expected = posterior(vae, image, deviation=0.25), vae.encode(image).latent_dist
+    assert torch.equal(given.mean, expected.mean) and torch.equal(given.std, expected.std)
+
+
+def test_a_base_on_an_autoencoder_without_posterior(photos: Path) -> None:
+    """It is a stock pipeline's folder; the latents that its UNet learns are those that the autoencoder gives."""
+    reset_accelerate()
+    torch.manual_seed(0)
+    vae = dc()
+    vae.save_pretrained(photos.parent / "vae")
+    (photos.parent / "tags.csv").write_text("file,tags\n0.png,sky\n")
+    argv = [
+        *("--train_data_dir", photos, "--vae", photos.parent / "vae", "--output_dir", photos.parent / "base"),
+        *("--tags_file", photos.parent / "tags.csv", "--max_train_steps", 1, "--train_batch_size", 2),
+        *("--resolution", 32, "--block_out_channels", 8, 16, "--attention_head_dim", 8),
+    ]
+    script("train_base").main([*map(str, argv)])
+    base = StableDiffusionPipeline.from_pretrained(photos.parent / "base", safety_checker=None)
+    assert isinstance(base.vae, AutoencoderDC) and base.vae_scale_factor == 4
+    assert base.unet.config.in_channels == 4
 
 
 def test_another_kind_of_autoencoder_is_named(photos: Path) -> None:
-    with pytest.raises(ValueError, match="is an AutoencoderTiny: give an AutoencoderKL or an AutoencoderDC"):
+    with pytest.raises(ValueError, match="holds an AutoencoderTiny: give an AutoencoderKL or an AutoencoderDC"):
         train(photos, tiny(), 1)
 
 
