@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffusers_sr.data.tags import read_tags
-from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.texts import encode_texts
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.autoencoders import Autoencoder, load_autoencoder, posterior
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.training.photos import photo_crops
@@ -38,7 +38,7 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 class BaseArguments(TrainingArguments):
     """Options for UNet and text encoder from scratch, on captioned photographs, with a given autoencoder."""
 
-    vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL."})
+    vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL or AutoencoderDC."})
     tags_file: str | None = option(None, "CSV file with the columns file and tags: the captions.")
     null_text_ratio: Share = option(0.2, "Share of samples whose caption is left out.")
     block_out_channels: list[Count] = field(
@@ -58,7 +58,7 @@ class BaseLoss(nn.Module):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
@@ -76,7 +76,7 @@ class BaseLoss(nn.Module):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         seeds, device = batch["seed"], batch["target"].device
         with torch.no_grad():
-            latents = self.vae.encode(batch["target"] * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
+            latents = posterior(self.vae, batch["target"] * 2 - 1).mean * self.vae.config.scaling_factor
         latents = latents.float()  # the scheduler computes in the type of its input
         noise = draw_noise(seeds, latents.shape[1:], device)
         timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, device)
@@ -119,7 +119,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, hidden_size: int, num_layers: i
     )
 
 
-def build_unet(arguments: BaseArguments, vae: AutoencoderKL) -> UNet2DConditionModel:
+def build_unet(arguments: BaseArguments, vae: Autoencoder) -> UNet2DConditionModel:
     channels = tuple(arguments.block_out_channels)
     without = len(channels) - 1
     return UNet2DConditionModel(
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     # The words of the quality prompts occur in every call, so they deserve tokens of their own.
     negative_prompt = SeeSRPipeline._call_defaults["negative_prompt"]
     tokenizer = train_tokenizer([*tags.values(), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size)
-    vae = load_pretrained(AutoencoderKL, arguments.vae)
+    vae = load_autoencoder(arguments.vae)
     text_encoder = build_text_encoder(tokenizer, arguments.text_hidden_size, arguments.text_num_layers)
     unet = build_unet(arguments, vae)
     scheduler = DDPMScheduler(

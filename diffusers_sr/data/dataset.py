@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from ..image.decoding import ImageFileError
 from ..image.names import printable
-from .degradation import degrade, degrade_batch
-from .degradation_settings import DegradationConfig
+from .color_jitter import jitter_color
+from .degradation import Degradation, degrade, degrade_batch
 from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
 from .references import References, check_references
 from .seeds import sample_generator
@@ -61,6 +61,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         references: for every photo, the others that it may be shown with, and the weights they are drawn by.
         degrade_later: whether to leave sharpening and degrading to `complete`, which does them for a batch on its
             device.
+        color_jitter: share of the crops whose colours are changed by `jitter_color`, for models that have to see all
+            colours alike; those of photos with a low-resolution version are not.
 
     Raises:
         ValueError: if a photo has no reference, or one that is not among the photos; if samples are degraded and the
@@ -72,12 +74,13 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         photos: Sequence[Path] | Photos | PhotoStream,
         crop_size: int,
         seed: int = 0,
-        degradation: DegradationConfig | None = None,
+        degradation: Degradation | None = None,
         sharpen_target: bool = True,
         scale: int = 4,
         tags: dict[str, str] | None = None,
         references: References | None = None,
         degrade_later: bool = False,
+        color_jitter: float = 0.0,
     ):
         if degradation is not None and crop_size % scale:
             raise ValueError(f"A crop of {crop_size} pixels cannot be degraded: give a multiple of scale={scale}.")
@@ -96,6 +99,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self.tags = tags or {}
         self.references = references or {}
         self.degrade_later = degrade_later
+        self.color_jitter = color_jitter
         self._told: set[str] = set()  # by name, in a stream
         # By number, whichever worker came across them: loader workers share this memory.
         self._is_skipped = torch.zeros(
@@ -159,6 +163,9 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
 
     def _sample(self, photo: StoredPhoto, generator: torch.Generator) -> dict[str, Tensor | str]:
         crop, low_resolution = self._crop(photo, generator)
+        # Without jitter nothing is drawn for it: samples are those of before.
+        if self.color_jitter and low_resolution is None and torch.rand((), generator=generator) < self.color_jitter:
+            crop = jitter_color(crop, generator)
         sample: dict[str, Tensor | str] = {"target": crop, "tags": self.tags.get(photo.name, photo.tags)}
         sharpens = self.sharpen_target and not self.degrade_later and low_resolution is None
         if sharpens and self.degradation is not None:

@@ -2,6 +2,8 @@
 
 blur -> resize -> noise -> JPEG, then a milder blur -> resize -> noise, and last, in either order, JPEG and
 {resize to the final size -> sinc filter}.
+
+A single order, for photos with ordinary damage: blur -> antialiased reduction to the final size -> noise -> JPEG.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
+from .degradation_mixture import DegradationMixture
 from .degradation_settings import KERNELS, RESIZES, DegradationConfig, DegradationOrder, Range
 from .jpeg import jpeg
 from .kernels import blur, gaussian_kernel, plateau_kernel, sinc_kernel
 from .memory import keep_freed_memory
 
 T = TypeVar("T")
+Degradation = DegradationConfig | DegradationOrder | DegradationMixture
+"""Two orders, a single one, or a mixture of these."""
 
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
+_PHOTO_REDUCTIONS, _REDUCTION_PROBABILITIES = ("bicubic", "bilinear", "area"), (0.6, 0.2, 0.2)
 
 
 def _uniform(generator: Generator, low: float, high: float) -> float:
@@ -147,11 +153,27 @@ def _degrade_once(
     return add_noise(image, order, generator, noise_generator)
 
 
+def _degrade_in_one_order(
+    image: Tensor,
+    size: tuple[int, int],
+    order: DegradationOrder,
+    generator: Generator,
+    noise_generator: Generator | None,
+) -> Tensor:
+    """Blur, reduce to `size` as photo programs do, add noise, compress."""
+    if _chance(generator, order.blur_probability):
+        image = blur(image, draw_kernel(order, generator))
+    mode = _weighted_choice(generator, _PHOTO_REDUCTIONS, _REDUCTION_PROBABILITIES)
+    image = F.interpolate(image[None], size=size, mode=mode, antialias=mode != "area")[0]
+    image = add_noise(image, order, generator, noise_generator)
+    return jpeg(image, _uniform(generator, *order.jpeg_quality))
+
+
 @torch.no_grad()
 def degrade(
     image: Tensor,
     generator: Generator,
-    config: DegradationConfig = DegradationConfig(),
+    config: Degradation = DegradationConfig(),
     scale: int = 4,
     noise_generator: Generator | None = None,
 ) -> Tensor:
@@ -162,7 +184,7 @@ def degrade(
     Args:
         image: float32 [3, height, width] in [0, 1], on any device.
         generator: source of everything random, on the CPU whatever the image's device.
-        config: strengths and probabilities.
+        config: strengths and probabilities; of a mixture, one part is drawn.
         scale: ratio of the image's sides to the result's.
         noise_generator: source of the noise's values alone, on the image's device: drawing them on the CPU takes
             longer than everything else does on a GPU. By default they come from `generator`.
@@ -180,6 +202,11 @@ def degrade(
         raise ValueError(f"The image is {width}x{height} pixels: crop it to multiples of scale={scale}.")
     final_size = (height // scale, width // scale)
     keep_freed_memory()
+    if isinstance(config, DegradationMixture):
+        config = _weighted_choice(generator, config.parts, config.probabilities)
+    if isinstance(config, DegradationOrder):
+        image = _degrade_in_one_order(image, final_size, config, generator, noise_generator)
+        return (image * 255).round().clamp(0, 255) / 255
 
     image = _degrade_once(image, (height, width), config.first, generator, noise_generator)
     image = jpeg(image, _uniform(generator, *config.first.jpeg_quality))
@@ -200,9 +227,7 @@ def degrade(
     return (image * 255).round().clamp(0, 255) / 255
 
 
-def degrade_batch(
-    images: Tensor, seeds: Tensor, config: DegradationConfig = DegradationConfig(), scale: int = 4
-) -> Tensor:
+def degrade_batch(images: Tensor, seeds: Tensor, config: Degradation = DegradationConfig(), scale: int = 4) -> Tensor:
     """Degrade a batch on the device it is on, with the distribution of `degrade`, each sample by a seed of its own.
 
     A sample does not depend on what else is in the batch. It is not what `degrade` makes from the same seed:

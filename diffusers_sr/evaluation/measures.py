@@ -19,7 +19,8 @@ def luma(image: Tensor) -> Tensor:
     return torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]).to(image), image)
 
 
-def _check(reference: Tensor, result: Tensor, minimum: int) -> None:
+def check_images(reference: Tensor, result: Tensor, minimum: int) -> None:
+    """Raise ValueError if two images cannot be compared, or have a side below `minimum` pixels."""
     if reference.shape != result.shape:
         raise ValueError(
             f"The reference is {list(reference.shape)} and the result {list(result.shape)}: only images of equal "
@@ -50,7 +51,7 @@ def psnr_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
         result: the same shape.
         crop_border: pixels left out on each side; published SeeSR and OSEDiff figures use 0, older papers the scale.
     """
-    _check(reference, result, 1 + 2 * crop_border)
+    check_images(reference, result, 1 + 2 * crop_border)
     difference = _crop(luma(reference) - luma(result), crop_border) * (219 / 255)
     return -10 * torch.log10(difference.square().mean((1, 2)))
 
@@ -61,7 +62,7 @@ def ssim_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
     The window is a gaussian of 11 pixels and deviation 1.5, only where it lies inside the image; K1 = 0.01, K2 = 0.03,
     peak 255. The arguments are those of `psnr_y`.
     """
-    _check(reference, result, 11 + 2 * crop_border)
+    check_images(reference, result, 11 + 2 * crop_border)
     first, second = (_crop(16 + 219 * luma(image), crop_border)[:, None] for image in (reference, result))
     window = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2)).to(first)
     window = window / window.sum()
@@ -86,7 +87,7 @@ def gmsd(reference: Tensor, result: Tensor) -> Tensor:
     pixels and halved (an odd last row or column is left out); Prewitt gradients have a border of zeros as in the
     published code; the similarity's constant is 170; the standard deviation is over all pixels.
     """
-    _check(reference, result, 2)
+    check_images(reference, result, 2)
     prewitt = torch.tensor([[1.0, 0.0, -1.0]] * 3).to(reference) / 3
     weight = torch.stack([prewitt, prewitt.T])[:, None]
 
@@ -129,13 +130,13 @@ def log_power_spectrum_distance(reference: Tensor, result: Tensor) -> Tensor:
     It tells whether the result has as much detail of each size as the reference, wherever that detail lies: a blurred
     image is far away, and so is one with noise added. 0.69 is a power wrong by a factor of 2 at every frequency.
     """
-    _check(reference, result, 4)
+    check_images(reference, result, 4)
     return (radial_log_power_spectrum(reference) - radial_log_power_spectrum(result)).abs().mean(1)
 
 
 def mean_color_difference(reference: Tensor, result: Tensor) -> Tensor:
     """Find the largest difference between the means of a channel, in units of 1/255."""
-    _check(reference, result, 1)
+    check_images(reference, result, 1)
     return 255 * (reference.mean((2, 3)) - result.mean((2, 3))).abs().amax(1)
 
 

@@ -28,7 +28,7 @@ def encode_image(vae: Any, image: torch.Tensor, tile_size: int, unit: int) -> to
 
     Returns:
         Unscaled: mean and logarithm of the variance of the posterior, `[B, 2 * channels, h, w]`; from an
-        `AutoencoderTiny`, which has no posterior, the latents, `[B, channels, h, w]`.
+        `AutoencoderTiny` or `AutoencoderDC`, which have no posterior, the latents, `[B, channels, h, w]`.
 
     Raises:
         NotFiniteError: if the result is not finite.
@@ -37,7 +37,7 @@ def encode_image(vae: Any, image: torch.Tensor, tile_size: int, unit: int) -> to
 
     def moments(tiles: torch.Tensor, _: int = 0) -> torch.Tensor:
         encoded = vae.encode(tiles)
-        result: torch.Tensor = encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded.latents
+        result: torch.Tensor = encoded.latent_dist.parameters if hasattr(encoded, "latent_dist") else encoded[0]
         return result
 
     def encode() -> torch.Tensor:

@@ -16,6 +16,7 @@ from ..attention.recomputation import recomputed_with_conditioning
 from ..image.pixels import resize
 from ..pretrained.loading import load_pretrained
 from .arguments import RestorationArguments, option
+from .autoencoders import posterior
 from .ranges import Share
 
 
@@ -86,7 +87,7 @@ class TrainableDenoiser(nn.Module):
         Stable Diffusion's autoencoder that a draw is as good as the mean; a small autoencoder's is wide, and its noise
         would be part of what has to be denoised.
         """
-        latents: Tensor = self.vae.encode(image * 2 - 1).latent_dist.mean * self.vae.config.scaling_factor
+        latents: Tensor = posterior(self.vae, image * 2 - 1).mean * self.vae.config.scaling_factor
         return latents.float()  # a scheduler computes in the type of its input
 
     def condition_image(self, batch: dict[str, Any]) -> Tensor:

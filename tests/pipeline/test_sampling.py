@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderTiny,
     DDIMScheduler,
     DEISMultistepScheduler,
@@ -144,6 +145,27 @@ def test_another_autoencoder(method):
                 96,
                 3,
             )
+
+
+def test_an_autoencoder_that_deals_channels_out_to_pixels():
+    """An AutoencoderDC gives one latent of another name; of its config the pipelines read `block_out_channels`."""
+    pipeline = build("seesr")
+    torch.manual_seed(0)
+    widths, scales = (8, 8, 16, 64), ((),) * 4
+    pipeline.vae = AutoencoderDC(
+        latent_channels=4,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=(0, 1, 1, 1),
+        decoder_layers_per_block=(0, 1, 1, 1),
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+    )
+    pipeline.vae.register_to_config(block_out_channels=widths)
+    whole = run(pipeline, "seesr", image=tiny_image(24, 16), start_point="lr")
+    assert whole.shape == (1, 64, 96, 3)
+    tiled = run(pipeline, "seesr", image=tiny_image(24, 16), start_point="lr", vae_tile_size=64)
+    assert difference(whole, tiled) < 0.2  # its tiles are blended
 
 
 # Callbacks
