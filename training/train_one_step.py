@@ -17,7 +17,7 @@ from typing import Annotated, cast, get_args
 import torch
 from diffusers import UNet2DConditionModel
 
-from diffusers_sr.data.degradation_settings import DEGRADATIONS
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.prediction import Prediction
 from diffusers_sr.pretrained.loading import load_pretrained

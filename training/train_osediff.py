@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.data.degradation_settings import DEGRADATIONS
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.stored_prompt import StoredPrompt
 from diffusers_sr.pretrained.loading import load_pretrained

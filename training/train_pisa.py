@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_sr.data.degradation_settings import DEGRADATIONS
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.one_step.lora import LoraSets
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.prediction import PIXEL, SEMANTIC

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from ..image.decoding import ImageFileError
 from ..image.names import printable
 from .color_jitter import jitter_color
-from .degradation import Degradation, degrade, degrade_batch
+from .degradation import degrade, degrade_batch
+from .degradation_mixture import Degradation
 from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
 from .references import References, check_references
 from .seeds import sample_generator

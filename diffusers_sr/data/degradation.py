@@ -16,15 +16,13 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
-from .degradation_mixture import DegradationMixture
+from .degradation_mixture import Degradation, DegradationMixture
 from .degradation_settings import KERNELS, RESIZES, DegradationConfig, DegradationOrder, Range
 from .jpeg import jpeg
 from .kernels import blur, gaussian_kernel, plateau_kernel, sinc_kernel
 from .memory import keep_freed_memory
 
 T = TypeVar("T")
-Degradation = DegradationConfig | DegradationOrder | DegradationMixture
-"""Two orders, a single one, or a mixture of these."""
 
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
 _PHOTO_REDUCTIONS, _REDUCTION_PROBABILITIES = ("bicubic", "bilinear", "area"), (0.6, 0.2, 0.2)

@@ -1,10 +1,11 @@
-"""A mixture of degradations, from the mild ones of ordinary photos to the second-order recipe."""
+"""A mixture of degradations, from the mild ones of ordinary photos to the second-order recipe; all by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from .degradation_settings import DegradationConfig, DegradationOrder
+from .degradation_settings import OSEDIFF, PISA, DegradationConfig, DegradationOrder
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class DegradationMixture:
                 "each part."
             )
 
+
+Degradation: TypeAlias = DegradationConfig | DegradationOrder | DegradationMixture
+"""Two orders, a single one, or a mixture of these."""
 
 MILD = DegradationOrder(
     blur_probability=0.5,
@@ -60,3 +64,11 @@ MEDIUM = DegradationOrder(
 
 EVERYDAY = DegradationMixture(parts=(MILD, MEDIUM, DegradationConfig()), probabilities=(0.4, 0.3, 0.3))
 """What people's photos have: mild and medium damage, and the second-order recipe with SeeSR's settings."""
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "seesr": DegradationConfig(),
+    "osediff": OSEDIFF,
+    "pisa": PISA,
+    "everyday": EVERYDAY,
+}
+"""The degradations that trainers know by name."""

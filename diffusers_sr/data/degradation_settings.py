@@ -1,7 +1,4 @@
-"""Settings of the degradation: strengths and probabilities, checked; the defaults are SeeSR's.
-
-`DEGRADATIONS` has those of SeeSR and of the one-step models by name.
-"""
+"""Settings of the degradation: strengths and probabilities, checked; the defaults are SeeSR's."""
 
 from __future__ import annotations
 
@@ -163,6 +160,3 @@ PISA = replace(
     ),
 )
 """The settings of PiSA-SR (arXiv:2412.03017; `params.yml` of its code): as OSEDiff's, but milder."""
-
-DEGRADATIONS = {"seesr": DegradationConfig(), "osediff": OSEDIFF, "pisa": PISA}
-"""The settings that trainers know by name."""

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.degradation_settings import DEGRADATIONS
+from ..data.degradation_mixture import DEGRADATIONS
 from ..one_step.denoiser import OneStepDenoiser
 from ..one_step.lora import LoraSets
 from ..one_step.pipeline import OneStepPipeline
@@ -23,6 +23,7 @@ from ..publishing.paper import Paper
 from ..publishing.shareable import shareable
 from ..texts import encode_texts
 from .arguments import option
+from .autoencoders import posterior
 from .lora import train_sets, trained_sets
 from .losses import draw_noise, drops_texts
 from .ranges import OneOf, Share
@@ -112,9 +113,10 @@ class TrainableOneStep(TrainableDenoiser):
 
     def encode_photo(self, image: Tensor, seeds: Tensor) -> Tensor:
         """Draw scaled latents [B, C, h, w] of `image` [B, 3, H, W] in [0, 1] from the posterior, in float32."""
-        posterior = self.vae.encode(image * 2 - 1).latent_dist
-        noise = draw_noise(seeds, posterior.mean.shape[1:], image.device, purpose="posterior")
-        latents: Tensor = (posterior.mean.float() + posterior.std.float() * noise) * self.vae.config.scaling_factor
+        distribution = posterior(self.vae, image * 2 - 1)
+        noise = draw_noise(seeds, distribution.mean.shape[1:], image.device, purpose="posterior")
+        latents: Tensor = distribution.mean.float() + distribution.std.float() * noise
+        latents = latents * self.vae.config.scaling_factor
         return latents
 
     def text(self, batch: dict[str, Any]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.dataset import PhotoCrops
+from ..data.degradation_mixture import Degradation
 from ..data.degradation_settings import DegradationConfig
 from ..data.hub_photos import HubPhotos, load_rows, stream_photos
 from ..data.lists import list_images, listed_names, training_photos
@@ -140,7 +141,7 @@ def photo_crops(
 def degraded_crops(
     arguments: RestorationArguments,
     references: References | None = None,
-    degradation: DegradationConfig = DegradationConfig(),
+    degradation: Degradation = DegradationConfig(),
 ) -> PhotoCrops:
     """Make the run's samples with their tags, and with references if they are given.
 

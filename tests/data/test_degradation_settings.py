@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from diffusers_sr.data.degradation_settings import DEGRADATIONS, DegradationConfig, DegradationOrder
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS, EVERYDAY
+from diffusers_sr.data.degradation_settings import OSEDIFF, PISA, DegradationConfig, DegradationOrder
 
 
 @pytest.mark.parametrize(
@@ -123,10 +124,12 @@ def differences(settings: DegradationConfig) -> dict[str, Any]:
 def test_the_settings_of_the_one_step_models() -> None:
     """Those of `params_realesrgan.yml` of OSEDiff's code and of `params.yml` of PiSA-SR's."""
     sizes = (7, 9, 11, 13, 15, 17, 19, 21)
-    assert DEGRADATIONS.keys() == {"seesr", "osediff", "pisa"}
-    assert differences(DEGRADATIONS["seesr"]) == {}
-    assert differences(DEGRADATIONS["osediff"]) == {"second": {"kernel_sizes": sizes}, "enlarges": True}
-    assert differences(DEGRADATIONS["pisa"]) == {
+    assert DEGRADATIONS.keys() == {"seesr", "osediff", "pisa", "everyday"}
+    assert DEGRADATIONS["everyday"] is EVERYDAY
+    assert DEGRADATIONS["seesr"] == DegradationConfig()
+    assert DEGRADATIONS["osediff"] is OSEDIFF and DEGRADATIONS["pisa"] is PISA
+    assert differences(OSEDIFF) == {"second": {"kernel_sizes": sizes}, "enlarges": True}
+    assert differences(PISA) == {
         "first": {
             "resize_factor": (0.3, 1.5),
             "gaussian_noise_sigma": (1.0, 15.0),
