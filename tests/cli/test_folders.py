@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,22 +61,22 @@ def test_the_output_in_the_input_is_not_read(run):
     assert files("in") == ["a.png", "big/a.png", "big/sub/b.png", "sub/b.png"]
 
 
-def test_a_tree_without_images_and_folders_that_cannot_be_listed(tmp_path):
+def test_a_tree_without_images(tmp_path):
     (tmp_path / "in" / "sub").mkdir(parents=True)
     reason = "there is no image in this folder or in those in it"
     assert find_images([tmp_path / "in"], recursive=True).failures == [(tmp_path / "in", reason)]
-    deep = tmp_path / "deep"
-    folder = deep
-    for _ in range(1200):  # deeper than Python's limit on calls
-        folder /= "d"
-    deep.mkdir()
-    os.chdir(deep)
-    for _ in range(1200):
-        os.mkdir("d")
-        os.chdir("d")
-    os.chdir(tmp_path)
-    assert len(str(folder)) < 4096
-    assert find_images([deep], recursive=True).failures == [(deep, reason)]
+
+
+def test_a_tree_that_is_deeper_than_the_limit_on_calls(tmp_path):
+    deep = tmp_path.joinpath("deep", *["d"] * 300)
+    deep.mkdir(parents=True)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 200)
+    try:
+        failures = find_images([tmp_path / "deep"], recursive=True).failures
+    finally:
+        sys.setrecursionlimit(limit)
+    assert failures == [(tmp_path / "deep", "there is no image in this folder or in those in it")]
 
 
 def planned(*inputs: str, **options) -> list[str]:

@@ -28,8 +28,7 @@ def launch(launcher: tuple[str, ...], *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_two_processes_share_a_folder(run, model, capsys, launcher):
+def test_two_processes_share_a_folder(run, model, capsys):
     for number in range(5):
         path = Path("in", *["sub"] * (number % 2), f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +36,7 @@ def test_two_processes_share_a_folder(run, model, capsys, launcher):
     Path("in/z.png").write_text("no image")
     assert run("in", "-o", "alone", "--recursive") == 1
     own = ("in", "-o", "out", "--model", model, "--upscale", "2", "--recursive")
-    done = launch(launcher, *own)
+    done = launch(ACCELERATE, *own)
     assert done.returncode == 1, done.stderr
     assert files("out") == files("alone")
     for name in files("out"):
@@ -51,7 +50,7 @@ def test_two_processes_share_a_folder(run, model, capsys, launcher):
     before = {name: Path("out", name).stat().st_mtime_ns for name in files("out")}
     os.remove("out/sub/3.png")
     os.remove("in/z.png")
-    done = launch(launcher, *own, "--skip-existing")
+    done = launch(ACCELERATE, *own, "--skip-existing")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"Skipped, because they exist: 4\nImages done: 1, \S+ seconds an image\n", done.stdout)
     changed = [name for name in files("out") if Path("out", name).stat().st_mtime_ns != before[name]]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ def start_latents(given: Tensors, options: dict[str, Any], scheduler: DDPMSchedu
     models: dict[str, Any] = dict.fromkeys(names)
     pipeline = SeeSRPipeline(**models, scheduler=scheduler)
     image_latents = options["vae_scaling_factor"] * given["lr_latent_unscaled"] if options["start"] == "lr" else None
-    call: Any = None  # a call says nothing of the start that is not known here
+    call: Any = SimpleNamespace(strength=1.0)  # all that is read of it
     return pipeline.prepare_latents(call, Start(given["initial_noise"], image_latents), scheduler)
 
 

@@ -38,6 +38,7 @@ def test_round_trip(tmp_path):
     """In a process of its own: huggingface_hub reads where the Hub is when it is imported."""
     # Without the settings of the other tests, which turn the network off.
     command = [sys.executable, "-c", RUN_WITH_STUB, "--noconftest", "-q", "-p", "no:cacheprovider"]
+    command += ["--basetemp", str(tmp_path / "tests")]
     run = subprocess.run(
         [*command, "tests/publishing/hub_round_trip.py"],
         cwd=ROOT,

@@ -31,6 +31,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 def test_with_a_hub(tmp_path):
     """In a process of its own: huggingface_hub reads where the Hub is when it is imported."""
     command = [sys.executable, "-c", RUN_WITH_STUB, "--noconftest", "-q", "-p", "no:cacheprovider"]
+    command += ["--basetemp", str(tmp_path / "tests")]
     command += ["-p", "tests.released.stubbed"]
     run = subprocess.run(
         [*command, *(f"tests/released/{name}.py" for name in ("by_name", "gone_wrong", "processes"))],
