@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import diffusers_sr
 from tests.cli.photos import files
 from tests.components import tiny_image
