@@ -12,10 +12,13 @@ import base64
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +26,36 @@ import yaml
 
 OWNER, TOKEN = "me", "hf_of_me"
 REGULAR_SUFFIXES = (".json", ".md", ".py", ".txt")
+
+_RUN_WITH_STUB = """
+import gc, sys
+gc.set_threshold(50_000, 10, 10)
+from tests.hub_stub import serve
+serve()
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def run_tests_with_hub(folder: Path, *arguments: str) -> None:
+    """Run tests in a process of its own that has a stand-in for the Hub, and whose home of the Hub is a folder.
+
+    They are without the settings of the other tests, which turn the network off.
+
+    Args:
+        folder: empty, or new.
+        arguments: pytest's.
+    """
+    command = [sys.executable, "-c", _RUN_WITH_STUB, "--noconftest", "-q", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [*command, "--basetemp", str(folder / "tests"), *arguments],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "HF_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
 
 
 @dataclass

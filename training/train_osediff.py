@@ -14,16 +14,13 @@ LPIPS needs the package `lpips`: without it the script ends before the training.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from diffusers import DDPMScheduler
 
 from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.one_step.pipeline import OneStepPipeline
-from diffusers_sr.one_step.stored_prompt import StoredPrompt
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import option, parse_arguments
@@ -76,12 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     tagger = None if arguments.tagger is None else load_pretrained(Tagger, arguments.tagger)
     distillation = None
     if arguments.vsd_weight:
-        teacher = GuidedTeacher(
-            copy.deepcopy(base.unet),
-            StoredPrompt.from_text(base.tokenizer, base.text_encoder, arguments.vsd_negative_prompt),
-            DDPMScheduler.from_config(base.scheduler.config),
-            arguments.vsd_guidance_scale,
-        )
+        teacher = GuidedTeacher.from_base(base, arguments.vsd_negative_prompt, arguments.vsd_guidance_scale)
         regulariser = regulariser_of(base.unet, arguments.lora_rank)
         if arguments.gradient_checkpointing:
             regulariser.enable_gradient_checkpointing()

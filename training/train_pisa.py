@@ -14,17 +14,14 @@ LPIPS needs the package `lpips`: without it the script ends before the training.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler
 
 from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.one_step.lora import LoraSets
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.prediction import PIXEL, SEMANTIC
-from diffusers_sr.one_step.stored_prompt import StoredPrompt
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.distillation import ClassifierScoreDistillation, GuidedTeacher
@@ -84,12 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     pixel = load_pretrained(LoraSets, arguments.pixel, "lora")
     distillation = None
     if arguments.csd_weight:
-        teacher = GuidedTeacher(
-            copy.deepcopy(base.unet),
-            StoredPrompt.from_text(base.tokenizer, base.text_encoder, arguments.csd_negative_prompt),
-            DDPMScheduler.from_config(base.scheduler.config),
-            arguments.csd_guidance_scale,
-        )
+        teacher = GuidedTeacher.from_base(base, arguments.csd_negative_prompt, arguments.csd_guidance_scale)
         timesteps = (arguments.csd_first_timestep, arguments.csd_end_timestep)
         distillation = ClassifierScoreDistillation(teacher, timesteps, arguments.csd_weight)
     call = {"process_size": arguments.resolution}

@@ -68,7 +68,7 @@ def check_text_encoder(text_encoder: CLIPTextModel, cross_attention_dim: int, ba
 
 
 def noise_schedule(scheduler: DDPMScheduler) -> dict[str, Any]:
-    """Give the arguments of the noise schedule of a base, for a scheduler that takes those of `DDPMScheduler`.
+    """Give the `schedule_arguments` of a base that was trained to predict noise.
 
     Raises:
         ValueError: if the base was not trained to predict noise.
@@ -77,7 +77,12 @@ def noise_schedule(scheduler: DDPMScheduler) -> dict[str, Any]:
         raise ValueError(
             f"The base was trained to predict {kind!r}, but the checkpoint needs one that predicts noise."
         )
-    return {name: scheduler.config[name] for name in _SCHEDULE}
+    return schedule_arguments(scheduler)
+
+
+def schedule_arguments(scheduler: Any) -> dict[str, Any]:
+    """Give the arguments of a base's noise schedule, for a scheduler that takes those of `DDPMScheduler`."""
+    return {name: scheduler.config[name] for name in _SCHEDULE if name in scheduler.config}
 
 
 def base_unet_if_equal(

@@ -13,11 +13,7 @@ from torch import nn
 
 from ..attention.adapter import AttentionAdapter
 from ..attention.processors import repeat_to_batch
-from ..image.tiling import Window, crop_tiles, tiled_map
-from .finite import in_dtype
-from .guidance import Guidance
-from .loop import PredictNoise
-from .placement import model_dtype
+from ..image.tiling import Window, crop_tiles
 
 
 class Denoiser(ABC):
@@ -147,36 +143,6 @@ class StockDenoiser(Denoiser):
 def in_one_batch(latents: torch.Tensor, texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Repeat latents and texts for one call of a model that takes both halves of the guidance."""
     return latents.repeat(len(texts), 1, 1, 1), torch.cat([repeat_to_batch(text, len(latents)) for text in texts])
-
-
-def guided_prediction(
-    denoiser: Denoiser,
-    controls: Sequence[Any],
-    guidance: Guidance,
-    windows: Sequence[Window],
-    tile_batch_size: int,
-) -> PredictNoise:
-    """Turn a denoiser into the function that a sampling loop calls: it predicts all tiles, with guidance.
-
-    The models get everything in the UNet's type. The latents are the loop's: their type is also that of the result.
-
-    Args:
-        controls: those of every group of tiles, from `control_tiles`.
-        guidance: read again in every step.
-        windows: the tiles.
-        tile_batch_size: tiles in a group.
-    """
-    dtype = model_dtype(denoiser.unet)
-
-    def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        def predict_tiles(tiles: torch.Tensor, group: int) -> torch.Tensor:
-            inputs = in_dtype((tiles, guidance.texts, controls[group]), dtype)
-            predictions = denoiser.predict(inputs[0], timestep, *inputs[1:])
-            return guidance.combine([prediction.to(tiles.dtype) for prediction in predictions])
-
-        return tiled_map(predict_tiles, latents, windows, tile_batch_size)
-
-    return predict_noise
 
 
 def embed_tiles(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..one_step.stored_prompt import StoredPrompt
@@ -47,6 +49,16 @@ class GuidedTeacher(nn.Module):
         self.negative_prompt = negative_prompt
         self.scheduler = scheduler
         self.guidance_scale = guidance_scale
+
+    @classmethod
+    def from_base(cls, base: StableDiffusionPipeline, negative_prompt: str, guidance_scale: float) -> GuidedTeacher:
+        """Make the teacher of a base that is trained itself: with a copy of its UNet."""
+        return cls(
+            copy.deepcopy(base.unet),
+            StoredPrompt.from_text(base.tokenizer, base.text_encoder, negative_prompt),
+            DDPMScheduler.from_config(base.scheduler.config),
+            guidance_scale,
+        )
 
     def train(self, mode: bool = True) -> GuidedTeacher:
         """Stay in evaluation mode."""

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..conversion.base import schedule_arguments
 from ..data.degradation_mixture import DEGRADATIONS
 from ..one_step.denoiser import OneStepDenoiser
 from ..one_step.lora import LoraSets
@@ -227,7 +228,4 @@ class OneStepLoss(nn.Module):
 
 def one_step_scheduler_of(base: Any, timestep: int, prediction: Prediction) -> OneStepScheduler:
     """Make the scheduler of a one-step model with the noise schedule of its base."""
-    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-    return OneStepScheduler(
-        **{name: base.config[name] for name in names if name in base.config}, timestep=timestep, prediction=prediction
-    )
+    return OneStepScheduler(**schedule_arguments(base), timestep=timestep, prediction=prediction)

@@ -28,11 +28,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from diffusers_sr.image.tiling import tile_groups, tile_windows
-from diffusers_sr.sampling.denoiser import guided_prediction
+from diffusers_sr.image.tiling import tile_windows
 from diffusers_sr.sampling.guidance import Guidance
 from diffusers_sr.sampling.loop import sample
 from diffusers_sr.sampling.photo import Start
+from diffusers_sr.sampling.prediction import GuidedPrediction
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.convert import load_adapter
 from diffusers_sr.seesr.convert_tagger import official_key, tagger_from_official
@@ -138,8 +138,9 @@ def loop_outputs(
     denoiser = SeeSRDenoiser(unet, controlnet, adapter, options["cscale"])
     control = SeeSRControl(given["image"], adapter.prepare(representation=given["image_encoder_hidden_states"]))
     unit = given["image"].shape[-1] // width
-    controls = denoiser.control_tiles(control, len(start), tile_groups(windows, 1), unit)
     guidance = Guidance(given["prompt_embeds"], given["negative_prompt_embeds"], options["cfg"])
+    prediction = GuidedPrediction(denoiser, guidance, windows, 1, unit)
+    prediction.show(control, len(start))
 
     latents, noises = [start], []
 
@@ -149,7 +150,7 @@ def loop_outputs(
         return result
 
     final = sample(
-        guided_prediction(denoiser, controls, guidance, windows, 1),
+        prediction,
         start,
         scheduler,
         generator=torch.Generator("cpu").manual_seed(options["generator_seed"]),

@@ -225,7 +225,7 @@ def exact_prediction(
 ) -> PredictNoise:
     """Blend column by column, with weights in float64 and sums in float32, and before the guidance.
 
-    This is the official code's order and precision. `guided_prediction` differs from it in the last bits only.
+    This is the official code's order and precision. `GuidedPrediction` differs from it in the last bits only.
     """
     columns_first = sorted(range(len(windows)), key=lambda index: (windows[index].left, windows[index].top))
     weights = exact_weights(windows[0].height, windows[0].width)

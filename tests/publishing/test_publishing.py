@@ -1,11 +1,7 @@
 """Publishing to the Hub: what can be seen without one, and the tests that have a stand-in for it."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -13,16 +9,7 @@ from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.training.arguments import TrainingArguments, parse_arguments
 from diffusers_sr.training.publish import HubArguments, publish, publisher
 from tests.components import components
-
-ROOT = Path(__file__).parents[2]
-RUN_WITH_STUB = """
-import gc, sys
-gc.set_threshold(50_000, 10, 10)
-from tests.hub_stub import serve
-serve()
-import pytest
-sys.exit(pytest.main(sys.argv[1:]))
-"""
+from tests.hub_stub import run_tests_with_hub
 
 
 @dataclass(kw_only=True)
@@ -36,18 +23,7 @@ def arguments(*argv):
 
 def test_round_trip(tmp_path):
     """In a process of its own: huggingface_hub reads where the Hub is when it is imported."""
-    # Without the settings of the other tests, which turn the network off.
-    command = [sys.executable, "-c", RUN_WITH_STUB, "--noconftest", "-q", "-p", "no:cacheprovider"]
-    command += ["--basetemp", str(tmp_path / "tests")]
-    run = subprocess.run(
-        [*command, "tests/publishing/hub_round_trip.py"],
-        cwd=ROOT,
-        env={**os.environ, "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+    run_tests_with_hub(tmp_path, "tests/publishing/hub_round_trip.py")
 
 
 def test_nothing_is_published_by_default():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,32 +13,15 @@ from diffusers_sr.released.catalogue import ELSEWHERE, RELEASED
 from diffusers_sr.released.errors import ReleasedModelError, size_text
 from diffusers_sr.released.sources import HubFiles, WebFiles
 from tests.cli.test_help import SLOW, run_without
+from tests.hub_stub import run_tests_with_hub
 
 ROOT = Path(__file__).parents[2]
-RUN_WITH_STUB = """
-import gc, sys
-gc.set_threshold(50_000, 10, 10)
-from tests.hub_stub import serve
-serve()
-import pytest
-sys.exit(pytest.main(sys.argv[1:]))
-"""
 
 
 def test_with_a_hub(tmp_path):
     """In a process of its own: huggingface_hub reads where the Hub is when it is imported."""
-    command = [sys.executable, "-c", RUN_WITH_STUB, "--noconftest", "-q", "-p", "no:cacheprovider"]
-    command += ["--basetemp", str(tmp_path / "tests")]
-    command += ["-p", "tests.released.stubbed"]
-    run = subprocess.run(
-        [*command, *(f"tests/released/{name}.py" for name in ("by_name", "gone_wrong", "processes"))],
-        cwd=ROOT,
-        env={**os.environ, "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+    files = [f"tests/released/{name}.py" for name in ("by_name", "gone_wrong", "processes")]
+    run_tests_with_hub(tmp_path, "-p", "tests.released.stubbed", *files)
 
 
 @pytest.mark.parametrize("name", RELEASED)
