@@ -27,7 +27,10 @@ METHODS = {
 """The import path of each method's pipeline class: the only list of the methods. All else is read off the class."""
 
 MODELS = Path(__file__).parent / "models"
-"""The folder of the package's own small models; `base-small` holds what they share, a Stable Diffusion pipeline."""
+"""The folder of the package's own small models; `base-small` is a Stable Diffusion that most of them share."""
+
+DEFAULT_MODEL = "one-step-small"
+DEFAULT_METHOD = "one_step"
 
 BASE = "base-small"
 BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet")
@@ -52,7 +55,7 @@ def embedded_models() -> list[str]:
 
 
 def load_pipeline(
-    model: str = "seesr-small",
+    model: str = DEFAULT_MODEL,
     *,
     method: str | None = None,
     device: str = "cpu",
@@ -62,7 +65,7 @@ def load_pipeline(
     """Load a super-resolution pipeline of this package.
 
     Args:
-        model: one of `embedded_models()`, such as "seesr-small" (shipped with the package, nothing is downloaded), a
+        model: one of `embedded_models()`, such as "one-step-small" (in the package, nothing is downloaded), a
             folder written by `save_pretrained` or `diffusers-sr convert`, the name of a released model, such as
             "seesr-sd2" (`diffusers-sr models` lists them; it is downloaded and converted the first time), or a Hub
             id. A folder of the name of a released model is taken before it.
@@ -97,11 +100,21 @@ def load_pipeline(
             "the method out."
         )
     dtype = dtype or torch.float32
-    if is_embedded:
+    if is_embedded and _stands_on_base(Path(path)):
         base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
         components = {name: base.components[name] for name in BASE_COMPONENTS} | components
     pipeline: SuperResolutionPipeline = pipeline_class(methods[name]).from_pretrained(path, dtype=dtype, **components)
     return pipeline.to(device)
+
+
+def small_model(method: str) -> str:
+    """Name the package's own model of a method, whether there is one or not."""
+    return f"{method.replace('_', '-')}-small"
+
+
+def _stands_on_base(folder: Path) -> bool:
+    """Whether a model of the package leaves its UNet to the base that such models share."""
+    return not (folder / "unet").exists()
 
 
 def _released_folder(name: str, method: str | None) -> Path:

@@ -21,7 +21,7 @@ from .image.color import COLOR_FIXES
 from .image.pixels import resize
 from .image.tiling import Window, tile_windows
 from .publishing.pipeline import PublishablePipeline
-from .sampling.autoencoder import decode_latents, encode_image
+from .sampling.autoencoder import count_levels, decode_latents, encode_image
 from .sampling.call import Call, CallT, read_call, with_arguments_of
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple, check_overlap
@@ -125,7 +125,7 @@ class SuperResolutionPipeline(
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(2 ** (count_levels(self.vae) - 1))
 
     @with_arguments_of(Call)
     @torch.no_grad()

@@ -30,6 +30,7 @@ from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timest
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.unets import new_unet
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -119,25 +120,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer, hidden_size: int, num_layers: i
     )
 
 
-def build_unet(arguments: BaseArguments, vae: Autoencoder) -> UNet2DConditionModel:
-    channels = tuple(arguments.block_out_channels)
-    without = len(channels) - 1
-    return UNet2DConditionModel(
-        sample_size=arguments.resolution // 2 ** (len(vae.config.block_out_channels) - 1),
-        in_channels=vae.config.latent_channels,
-        out_channels=vae.config.latent_channels,
-        # Attention at the coarsest level only: its cost grows with the square of the photo's area.
-        down_block_types=("DownBlock2D",) * without + ("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * without,
-        block_out_channels=channels,
-        layers_per_block=arguments.layers_per_block,
-        attention_head_dim=tuple(width // arguments.attention_head_dim for width in channels),
-        cross_attention_dim=arguments.text_hidden_size,
-        norm_num_groups=8,
-        use_linear_projection=True,
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(BaseArguments, argv)
     torch.manual_seed(arguments.seed)
@@ -147,7 +129,14 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = train_tokenizer([*tags.values(), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size)
     vae = load_autoencoder(arguments.vae)
     text_encoder = build_text_encoder(tokenizer, arguments.text_hidden_size, arguments.text_num_layers)
-    unet = build_unet(arguments, vae)
+    unet = new_unet(
+        vae,
+        arguments.resolution,
+        arguments.block_out_channels,
+        arguments.layers_per_block,
+        arguments.attention_head_dim,
+        arguments.text_hidden_size,
+    )
     scheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

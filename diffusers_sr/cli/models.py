@@ -8,15 +8,13 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from ..hub import METHODS, embedded_models, load_pipeline
+from ..hub import DEFAULT_METHOD, METHODS, embedded_models, load_pipeline, small_model
 from ..publishing.shareable import mask_credentials
 from .options import choose_dtype
 from .terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from ..pipeline import SuperResolutionPipeline
-
-DEFAULT_METHOD = next(iter(METHODS))
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -35,7 +33,7 @@ def choose_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         model: str = options.model
         return model
     method = options.method or DEFAULT_METHOD
-    name = f"{method}-small"
+    name = small_model(method)
     if name not in embedded_models():
         parser.error(f"argument --method: the package has no small model of {method}; give one with --model")
     return name

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ..image.decoding import ImageFileError
 from ..image.names import printable
@@ -24,9 +24,9 @@ from .sharpening import usm_sharpen
 
 logger = logging.getLogger(__name__)
 
-# Decoding a photo costs more than degrading a crop of it. A folder of up to this many stays decoded in every worker;
-# a larger one would fill the memory, and a photo would be evicted before its next turn.
-_MOST_DECODED_PHOTOS = 160
+# Decoding a photo costs more than degrading a crop of it. Photos stay decoded until they are this large, in all loader
+# workers together; the others are decoded at every turn, as they would be if older ones made room for them.
+_MOST_DECODED_BYTES = 1 << 30
 # If this many photos in a row cannot be used, the folder is the wrong one.
 _MOST_SKIPPED = 1000
 
@@ -111,6 +111,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
             self._numbers = {name: number for number, name in enumerate(self.names)}
             check_references(references, self.names)
         self._decoded: dict[Path, Tensor] = {}
+        self._decoded_bytes = 0
 
     @property
     def names(self) -> Sequence[str]:
@@ -214,11 +215,16 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         return crop, _cut(low_resolution, top // step, left // step, self.crop_size // step, flips)
 
     def _decode(self, file: Path | str | bytes) -> Tensor:
-        if not isinstance(file, Path) or self.photos is None or len(self.photos) > _MOST_DECODED_PHOTOS:
+        if not isinstance(file, Path) or self.photos is None:
             return read_image(file)
-        if file not in self._decoded:
-            self._decoded[file] = read_image(file)
-        return self._decoded[file]
+        if file in self._decoded:
+            return self._decoded[file]
+        photo = read_image(file)
+        worker = get_worker_info()
+        if self._decoded_bytes + photo.nbytes <= _MOST_DECODED_BYTES // (worker.num_workers if worker else 1):
+            self._decoded[file] = photo
+            self._decoded_bytes += photo.nbytes
+        return photo
 
     def _skip(self, photo: StoredPhoto, reason: str) -> None:
         if photo.number is None:

@@ -15,6 +15,13 @@ from .banded_autoencoder import decode_in_bands, encode_in_bands
 from .finite import Stage
 
 
+def count_levels(vae: Any) -> int:
+    """Count the levels of an autoencoder; all except the last halve the size."""
+    config = vae.config
+    channels = config["block_out_channels"] if "block_out_channels" in config else config["encoder_block_out_channels"]
+    return len(channels)
+
+
 def encode_image(vae: Any, image: torch.Tensor, tile_size: int, unit: int) -> torch.Tensor:
     """Encode an image `[B, 3, H, W]` in [0, 1].
 

@@ -8,9 +8,7 @@ Sauer et al. 2023, without a teacher; OSEDiff, Wu et al. 2024, starts from the d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch.nn import functional
 
 from ..pipeline import SuperResolutionPipeline
 from .arguments import option
+from .judgement import Judgement
 from .losses import draw_noise, predicted_latents
 from .ranges import Share, Weight
 from .trainable import DenoiserArguments, TrainableDenoiser
@@ -40,41 +39,10 @@ class AdversarialArguments(DenoiserArguments):
     adversarial_weight: Weight = option(0.01, "Weight of the discriminator's judgement.")
 
 
-class PatchDiscriminator(nn.Module):
-    """A scorer of overlapping patches: high for photographs, low for generated ones (PatchGAN, Isola et al. 2017).
-
-    Args:
-        channels: channels of the levels; all except the first halve the size.
-    """
-
-    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
-        super().__init__()
-        levels: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1)]
-        for previous, width in pairwise(channels):
-            levels.append(
-                nn.Sequential(
-                    nn.Conv2d(previous, width, 4, stride=2, padding=1, bias=False), nn.GroupNorm(width // 16, width)
-                )
-            )
-        self.levels = nn.ModuleList(levels)
-        self.score = nn.Conv2d(channels[-1], 1, 3, padding=1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Compute scores [B, 1, h, w] of `image` [B, 3, H, W] in [0, 1], and the features of every level."""
-        features = []
-        hidden = image * 2 - 1
-        for level in self.levels:
-            hidden = functional.leaky_relu(level(hidden), 0.2)
-            features.append(hidden)
-        return self.score(hidden), features
-
-
 class AdversarialLoss(nn.Module):
     """The picture a denoiser makes in one step, from the degraded image under the noise of the last timestep.
 
-    It minimises the mean absolute error of the picture, of the latents and of the discriminator's features (Wang et
-    al. 2018), and the discriminator's hinge loss. One sum serves both sides: the denoiser's part sees the
-    discriminator with its weights frozen, the discriminator's part sees the picture without its gradient.
+    It minimises the mean absolute error of the picture and of the latents, and the losses of a `Judgement`.
 
     Args:
         denoiser: the model that is trained.
@@ -94,10 +62,8 @@ class AdversarialLoss(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.scheduler = scheduler
-        self.discriminator = PatchDiscriminator()
+        self.judgement = Judgement(feature_weight, adversarial_weight)
         self.latent_weight = latent_weight
-        self.feature_weight = feature_weight
-        self.adversarial_weight = adversarial_weight
 
     @classmethod
     def from_arguments(
@@ -119,18 +85,10 @@ class AdversarialLoss(nn.Module):
         predicted = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
         picture = self.denoiser.decode(predicted, batch)
 
-        made, _ = self.discriminator(picture.detach())
-        real, real_features = self.discriminator(target)
-        target_features = [feature.detach() for feature in real_features]
-        self.discriminator.requires_grad_(False)
-        score, features = self.discriminator(picture)
-        self.discriminator.requires_grad_(True)
         return {
             "pixel": functional.l1_loss(picture, target),
             "latent": self.latent_weight * functional.l1_loss(predicted, latents),
-            "feature": self.feature_weight * sum(map(functional.l1_loss, features, target_features)),
-            "adversarial": -self.adversarial_weight * score.float().mean(),
-            "discriminator": functional.relu(1 - real).float().mean() + functional.relu(1 + made).float().mean(),
+            **self.judgement(picture, target),
         }
 
 

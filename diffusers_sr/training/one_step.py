@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -179,6 +179,8 @@ class OneStepLoss(nn.Module):
         perceptual_weight: weight of the mean distance.
         distillation: gives further losses, weighted and by name, from the restored latents, embeddings of the tags,
             and the seeds of the samples.
+        comparisons: give further losses, weighted and by name, from the picture and the target [B, 3, H, W] in
+            [0, 1].
     """
 
     def __init__(
@@ -190,6 +192,7 @@ class OneStepLoss(nn.Module):
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 0.0,
         distillation: nn.Module | None = None,
+        comparisons: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -199,6 +202,7 @@ class OneStepLoss(nn.Module):
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.distillation = distillation
+        self.comparisons = nn.ModuleList(comparisons)
 
     def train(self, mode: bool = True) -> OneStepLoss:
         """Set the mode of all models except the frozen ones."""
@@ -221,6 +225,8 @@ class OneStepLoss(nn.Module):
             losses["latent"] = self.latent_weight * functional.l1_loss(latents, self.denoiser.encode(batch["target"]))
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual_weight * self.perceptual(picture, target).float().mean()
+        for comparison in self.comparisons:
+            losses |= comparison(picture / 2 + 0.5, batch["target"])
         if self.distillation is not None:
             losses |= self.distillation(latents, self.denoiser.tags(batch), batch["seed"])
         return losses

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from ..attention.adapter import AttentionAdapter
 from ..attention.recomputation import recomputed_with_conditioning
 from ..image.pixels import resize
 from ..pretrained.loading import load_pretrained
+from ..sampling.autoencoder import count_levels
 from .arguments import RestorationArguments, option
-from .autoencoders import posterior
+from .autoencoders import Autoencoder, posterior
 from .ranges import Share
 
 
@@ -118,9 +119,9 @@ def condition_image(batch: dict[str, Any]) -> Tensor:
     return resize(batch["degraded"], batch["target"].shape[-2:])
 
 
-def condition_channels(vae: AutoencoderKL) -> tuple[int, ...]:
+def condition_channels(vae: Autoencoder) -> tuple[int, ...]:
     """Choose the channels of a ControlNet's embedding of a condition image: one stride of two per level of the VAE."""
-    return (16, 32, 96, 256)[: len(vae.config.block_out_channels)]
+    return (16, 32, 96, 256)[: count_levels(vae)]
 
 
 def load_frozen_base(path: str) -> StableDiffusionPipeline:

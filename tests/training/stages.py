@@ -194,7 +194,7 @@ def denoising(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...
 def one_step(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
     """Without the losses that pull away from the pixels."""
     velocity = DDPMScheduler.from_config(scheduler().config, prediction_type="v_prediction")
-    names = ("discriminator.", *(f"denoiser.{name}." for name in trained))
+    names = ("judgement.discriminator.", *(f"denoiser.{name}." for name in trained))
     return Stage(
         AdversarialLoss(denoiser, velocity, 0, 0, 0),
         names,

@@ -70,7 +70,7 @@ def test_predicted_latents_are_what_one_step_of_ddim_gives(kind: str) -> None:
 def test_each_side_trains_on_its_own_part(module: AdversarialLoss, batch: dict[str, Any]) -> None:
     sides = {
         "denoiser": [p for p in module.denoiser.parameters() if p.requires_grad],
-        "discriminator": list(module.discriminator.parameters()),
+        "discriminator": list(module.judgement.discriminator.parameters()),
     }
     losses = module(batch)
     assert losses.keys() == {"pixel", "latent", "feature", "adversarial", "discriminator"}

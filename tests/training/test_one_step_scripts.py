@@ -200,3 +200,33 @@ def test_a_model_without_a_pixel_set_is_refused(runs: Path, run: Callable[..., P
     type(lora).from_state_dicts({"default": (weights, 8)}).save_pretrained(tmp_path / "lora")
     with pytest.raises(ValueError, match=r"it has the LoRA sets \['default'\], but 'pixel' is needed"):
         run("pisa", "refused", pixel=tmp_path, lpips_weight=0)
+
+
+def test_a_new_unet_begins_as_the_identity_and_learns_from_pairs(
+    folder: Path, run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """All samples are pairs whose targets are white: without them the noise of the photos would be learnt."""
+    for name, size, color in (("low", 10, "black"), ("high", 40, "white")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (size, size), color).save(tmp_path / name / "pair.png")
+    new = {"block_out_channels": 16, "pairs_lr_dir": tmp_path / "low", "pairs_hr_dir": tmp_path / "high"}
+    options = {**new, "pairs_ratio": 1, "haarpsi_weight": 0.1, "adversarial_weight": 0.01}
+    start = OneStepPipeline.from_pretrained(run("one_step", "start", **options, max_train_steps=1, learning_rate=0))
+    trained = OneStepPipeline.from_pretrained(run("one_step", "trained", **options, max_train_steps=20))
+    assert start.unet.config.block_out_channels == [16] and not start.unet.conv_out.weight.any()
+    levels = []
+    for pipeline in (start, trained):
+        pipeline.set_progress_bar_config(disable=True)
+        image = pipeline(Image.new("RGB", (10, 10)), color_fix=None, output_type="np").images
+        levels.append(image.mean())
+    assert levels[1] > levels[0] + 0.05
+
+
+def test_options_that_do_not_belong_together(folder: Path, run: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="--pairs_lr_dir and --pairs_hr_dir belong together"):
+        run("one_step", "none", pairs_lr_dir=folder / "small")
+    with pytest.raises(ValueError, match="leave out one of them"):
+        run("one_step", "none", block_out_channels=16, unet_model_name_or_path=folder / "base")
+    weights = {"l1_weight": 0, "latent_weight": 0}
+    with pytest.raises(ValueError, match=r"l1_weight, .* and adversarial_weight are all 0"):
+        run("one_step", "none", **weights)

@@ -11,7 +11,7 @@ import pytest
 from tests.training.stages import STAGES, build
 
 # The patches' bias has opposite gradients from photographs and from what the model makes, while it judges both badly.
-CANCELS = {"discriminator.score.bias"}
+CANCELS = {"judgement.discriminator.score.bias"}
 # Steps, and the share of the loss that may be left after them.
 SHORT = {
     "autoencoder": (40, 0.6),

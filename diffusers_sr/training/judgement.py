@@ -1,0 +1,119 @@
+"""Losses of a picture that compare it with photographs otherwise than pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..evaluation.haarpsi import haarpsi
+from ..evaluation.stlpips import load_stlpips
+
+
+class PatchDiscriminator(nn.Module):
+    """A scorer of overlapping patches: high for photographs, low for generated ones (PatchGAN, Isola et al. 2017).
+
+    Args:
+        channels: channels of the levels; all except the first halve the size.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
+        super().__init__()
+        levels: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1)]
+        for previous, width in pairwise(channels):
+            levels.append(
+                nn.Sequential(
+                    nn.Conv2d(previous, width, 4, stride=2, padding=1, bias=False), nn.GroupNorm(width // 16, width)
+                )
+            )
+        self.levels = nn.ModuleList(levels)
+        self.score = nn.Conv2d(channels[-1], 1, 3, padding=1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Compute scores [B, 1, h, w] of `image` [B, 3, H, W] in [0, 1], and the features of every level."""
+        features = []
+        hidden = image * 2 - 1
+        for level in self.levels:
+            hidden = functional.leaky_relu(level(hidden), 0.2)
+            features.append(hidden)
+        return self.score(hidden), features
+
+
+class Judgement(nn.Module):
+    """What a discriminator that is trained beside a model says of its picture.
+
+    The model minimises the mean absolute error of the discriminator's features (Wang et al. 2018) and its score, the
+    discriminator its hinge loss. One sum serves both sides: the model's part sees the discriminator with its weights
+    frozen, the discriminator's part sees the picture without its gradient.
+
+    Args:
+        feature_weight, adversarial_weight: weights of the model's two losses.
+    """
+
+    def __init__(self, feature_weight: float, adversarial_weight: float) -> None:
+        super().__init__()
+        self.discriminator = PatchDiscriminator()
+        self.feature_weight = feature_weight
+        self.adversarial_weight = adversarial_weight
+
+    def forward(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted losses by name of a picture and a photograph [B, 3, H, W] in [0, 1]."""
+        made, _ = self.discriminator(picture.detach())
+        real, real_features = self.discriminator(target)
+        target_features = [feature.detach() for feature in real_features]
+        self.discriminator.requires_grad_(False)
+        score, features = self.discriminator(picture)
+        self.discriminator.requires_grad_(True)
+        distances = torch.stack([functional.l1_loss(*pair) for pair in zip(features, target_features, strict=True)])
+        return {
+            "feature": self.feature_weight * distances.sum(),
+            "adversarial": -self.adversarial_weight * score.float().mean(),
+            "discriminator": functional.relu(1 - real).float().mean() + functional.relu(1 + made).float().mean(),
+        }
+
+
+class ShiftTolerantDistance(nn.Module):
+    """Shift-tolerant LPIPS (Ghildyal and Liu 2022) as a loss.
+
+    Args:
+        weight: of the loss.
+
+    Raises:
+        ModuleNotFoundError: if the package with its weights is not installed.
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.network = load_stlpips()
+        self.weight = weight
+
+    def train(self, mode: bool = True) -> ShiftTolerantDistance:
+        """Set the mode, but leave the network, which is frozen, in evaluation mode."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted loss by name of a picture and a photograph [B, 3, H, W] in [0, 1]."""
+        return {"stlpips": self.weight * self.network(target, picture).float().mean()}
+
+
+class WaveletSimilarity(nn.Module):
+    """How far the HaarPSI of a picture is from 1 (Reisenhofer et al. 2018), as a loss.
+
+    Args:
+        weight: of the loss.
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted loss by name of a picture and a photograph [B, 3, H, W] in [0, 1]."""
+        with torch.autocast(picture.device.type, enabled=False):
+            similarity = haarpsi(target.float(), picture.float().clamp(0, 1))
+        return {"haarpsi": self.weight * (1 - similarity.mean())}

@@ -1,0 +1,49 @@
+"""Losses that compare a picture with a photograph otherwise than pixel by pixel."""
+
+import pytest
+import torch
+
+from diffusers_sr.evaluation.haarpsi import haarpsi
+from diffusers_sr.training.judgement import Judgement, WaveletSimilarity
+
+
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 3, 32, 32, generator=generator)
+    return target, (target + 0.2 * torch.randn(target.shape, generator=generator)).clamp(0, 1)
+
+
+def test_the_wavelet_loss_is_the_weighted_distance_to_1() -> None:
+    target, picture = pictures()
+    loss = WaveletSimilarity(0.5)
+    assert loss(target, target)["haarpsi"].item() == pytest.approx(0, abs=1e-5)
+    expected = 0.5 * (1 - haarpsi(target, picture).mean().item())
+    assert 0.05 < expected == pytest.approx(loss(picture, target)["haarpsi"].item(), abs=1e-6)
+
+
+def test_the_wavelet_loss_shows_the_way() -> None:
+    target, picture = pictures()
+    picture.requires_grad_(True)
+    loss = WaveletSimilarity(1.0)
+    (gradient,) = torch.autograd.grad(loss(picture, target)["haarpsi"], picture)
+    assert loss(picture - gradient, target)["haarpsi"] < loss(picture, target)["haarpsi"]
+
+
+def test_a_judgement_in_numbers() -> None:
+    """A discriminator of one layer that copies red, and whose score is twice the copy."""
+    judgement = Judgement(feature_weight=3.0, adversarial_weight=5.0)
+    first = judgement.discriminator.levels[0]
+    judgement.discriminator.levels = torch.nn.ModuleList([first])
+    judgement.discriminator.score = torch.nn.Conv2d(first.out_channels, 1, 1)
+    with torch.no_grad():
+        for parameter in judgement.discriminator.parameters():
+            parameter.zero_()
+        first.weight[0, 0, 1, 1] = 1
+        judgement.discriminator.score.weight[0, 0] = 2
+    red, black = torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
+    red[:, 0] = 1
+    losses = {name: value.item() for name, value in judgement(black, red).items()}
+    # In [-1, 1] red's first channel is 1, and black's -1, of which the leaky rectifier leaves -0.2: scores 2 and -0.4.
+    assert losses == pytest.approx(
+        {"feature": 3 * 1.2 / first.out_channels, "adversarial": 5 * 0.4, "discriminator": 0 + 0.6}
+    )
