@@ -73,6 +73,7 @@ class OneStepUNetArguments(OneStepArguments):
     latent_weight: Weight = option(0.1, "Weight of the mean absolute error of the latents.")
     lpips_weight: Weight = option(0.0, "Weight of LPIPS, which needs the package lpips.")
     stlpips_weight: Weight = option(0.0, "Weight of shift-tolerant LPIPS, which needs the package stlpips-pytorch.")
+    stlpips_samples: Count | None = option(None, "Samples of a batch that it compares; by default all.")
     haarpsi_weight: Weight = option(0.0, "Weight of how far HaarPSI, a similarity of wavelets, is from 1.")
     feature_weight: Weight = option(0.0, "Weight of the absolute error of a discriminator's features.")
     adversarial_weight: Weight = option(0.0, "Weight of a discriminator's judgement, which is trained as well.")
@@ -157,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
         denoiser.enable_gradient_checkpointing()
     comparisons: list[nn.Module] = []
     if arguments.stlpips_weight:
-        comparisons.append(ShiftTolerantDistance(arguments.stlpips_weight))
+        comparisons.append(ShiftTolerantDistance(arguments.stlpips_weight, arguments.stlpips_samples))
     if arguments.haarpsi_weight:
         comparisons.append(WaveletSimilarity(arguments.haarpsi_weight))
     if arguments.feature_weight or arguments.adversarial_weight:

@@ -80,15 +80,18 @@ class ShiftTolerantDistance(nn.Module):
 
     Args:
         weight: of the loss.
+        most_samples: pictures of a batch that are compared, the first ones: the network may cost more than the model
+            that is trained.
 
     Raises:
         ModuleNotFoundError: if the package with its weights is not installed.
     """
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, most_samples: int | None = None) -> None:
         super().__init__()
         self.network = load_stlpips()
         self.weight = weight
+        self.most_samples = most_samples
 
     def train(self, mode: bool = True) -> ShiftTolerantDistance:
         """Set the mode, but leave the network, which is frozen, in evaluation mode."""
@@ -98,7 +101,8 @@ class ShiftTolerantDistance(nn.Module):
 
     def forward(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Compute the weighted loss by name of a picture and a photograph [B, 3, H, W] in [0, 1]."""
-        return {"stlpips": self.weight * self.network(target, picture).float().mean()}
+        first = slice(self.most_samples)
+        return {"stlpips": self.weight * self.network(target[first], picture[first]).float().mean()}
 
 
 class WaveletSimilarity(nn.Module):

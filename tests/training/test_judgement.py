@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusers_sr.evaluation.haarpsi import haarpsi
-from diffusers_sr.training.judgement import Judgement, WaveletSimilarity
+from diffusers_sr.training.judgement import Judgement, ShiftTolerantDistance, WaveletSimilarity
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,3 +47,13 @@ def test_a_judgement_in_numbers() -> None:
     assert losses == pytest.approx(
         {"feature": 3 * 1.2 / first.out_channels, "adversarial": 5 * 0.4, "discriminator": 0 + 0.6}
     )
+
+
+def test_the_learned_distance_of_the_first_pictures() -> None:
+    pytest.importorskip("stlpips_pytorch")
+    target, picture = pictures()
+    loss = ShiftTolerantDistance(2.0, most_samples=1).train()
+    assert not loss.network.training and not any(each.requires_grad for each in loss.parameters())
+    expected = 2 * loss.network(target[:1], picture[:1]).item()
+    assert 0.01 < expected == pytest.approx(loss(picture, target)["stlpips"].item(), rel=1e-5)
+    assert ShiftTolerantDistance(2.0)(picture, target)["stlpips"].item() != pytest.approx(expected, rel=1e-2)
