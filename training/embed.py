@@ -1,9 +1,11 @@
 """Put trained small models into the package, in float16.
 
+    python training/embed.py --one_step runs/one_step
     python training/embed.py --base runs/base --seesr runs/seesr_adversarial --coser runs/coser_adversarial
 
-`base-small` is a Stable Diffusion pipeline folder; the others hold what a method adds to it, and the values that its
-pipeline's `__call__` uses by default with this model. Models that are not given stay unchanged.
+`one-step-small` is a whole pipeline. `base-small` is a Stable Diffusion pipeline folder; the others hold what a method
+adds to it, and the values that its pipeline's `__call__` uses by default with this model. Models that are not given
+stay unchanged.
 """
 
 from __future__ import annotations
@@ -19,9 +21,19 @@ import yaml
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
 from diffusers_sr.controlled import ControlledPipeline
-from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class
+from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class, small_model
+from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.training.publish import trained_models
 from diffusers_sr.training.script import run_script
+
+# Without attention nothing but memory limits a tile. There is no semantic LoRA.
+ONE_STEP_CALL_DEFAULTS: dict[str, Any] = {
+    "tile_size": 1024,
+    "tile_overlap": 128,
+    "process_size": 64,
+    "color_fix": None,
+    "semantic_scale": None,
+}
 
 # One step is what the models were fine-tuned for. The small text encoder adds little, so there is no guidance.
 # The wavelet colour fix keeps colours locally.
@@ -49,7 +61,7 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
             `CALL_DEFAULTS` if there is no such model.
     """
     kind = pipeline_class(method)
-    folder = MODELS / f"{method}-small"
+    folder = MODELS / small_model(method)
     index = folder / DiffusionPipeline.config_name
     call_defaults = json.loads(index.read_text())["call_defaults"] if index.is_file() else CALL_DEFAULTS
     parts = {
@@ -67,6 +79,14 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
     DiffusionPipeline.save_pretrained(pipeline, folder)
 
 
+def embed_one_step(trained: Path, changes: Mapping[str, Any]) -> None:
+    """Write the pipeline that `train_one_step.py` left in a folder. See `embed`."""
+    pipeline = OneStepPipeline.from_pretrained(trained, dtype=torch.float16)
+    defaults = {**pipeline.config.call_defaults, **ONE_STEP_CALL_DEFAULTS, **changes}
+    pipeline.register_to_config(call_defaults=defaults, origin=None)
+    DiffusionPipeline.save_pretrained(pipeline, MODELS / small_model("one_step"))
+
+
 def named_value(text: str) -> tuple[str, Any]:
     """Read NAME=VALUE, the value as YAML."""
     name, separator, value = text.partition("=")
@@ -79,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="output folder of train_base.py")
+    parser.add_argument("--one_step", type=Path, help="output folder of train_one_step.py")
     for method in TRAINED:
         parser.add_argument(f"--{method}", type=Path, help=f"output folder of {method}'s last training stage")
     parser.add_argument(
@@ -94,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.base is not None:
         base = StableDiffusionPipeline.from_pretrained(options.base, dtype=torch.float16, safety_checker=None)
         base.save_pretrained(MODELS / BASE)
+    if options.one_step is not None:
+        embed_one_step(options.one_step, dict(options.call))
     for method in TRAINED:
         if (trained := getattr(options, method)) is not None:
             embed(method, trained, dict(options.call))

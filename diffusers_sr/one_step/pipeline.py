@@ -111,10 +111,10 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
         super().__setattr__(name, value)
 
     def check_components(self, call: OneStepCall) -> None:
-        """Check also that the dials have LoRA sets to act on.
+        """Check also that the dials have something to act on: LoRA sets, or the residual of a model without any.
 
         Raises:
-            ValueError: if the dials are not 1 and there are no such sets, if they differ and the sets are fused, or if
+            ValueError: if the dials are not 1 and there is no such thing, if they differ and the sets are fused, or if
                 the scheduler is another one.
         """
         super().check_components(self._with_stored_prompt(call))
@@ -124,6 +124,8 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
                 "has a formula instead of a choice of samplers. Leave it as it was loaded."
             )
         if call.pixel_scale == call.semantic_scale == 1:
+            return
+        if call.semantic_scale is None and self.lora is None:
             return
         dials = f"pixel_scale={call.pixel_scale} and semantic_scale={call.semantic_scale}"
         if call.fidelity is not None:
@@ -184,7 +186,8 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
         kwargs = {**(call.cross_attention_kwargs or {})}
         if self.lora is not None:
             kwargs.pop("scale", None)  # the UNet would scale the model's own sets, too
-        return OneStepDenoiser(self.unet, lora, call.pixel_scale, call.semantic_scale, kwargs or None)
+        semantic_scale = call.pixel_scale if call.semantic_scale is None else call.semantic_scale
+        return OneStepDenoiser(self.unet, lora, call.pixel_scale, semantic_scale, kwargs or None)
 
     def denoise(self, call: OneStepCall, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Denoise with the LoRA sets in use. See `SuperResolutionPipeline.denoise`."""

@@ -108,6 +108,22 @@ def test_fidelity_turns_the_semantic_dial(pipeline: OneStepPipeline) -> None:
     assert np.isfinite(run(pisa(lora=None), fidelity=0.5)).all()
 
 
+def test_a_model_that_was_trained_whole_has_one_dial() -> None:
+    """Half of its prediction is subtracted at a fidelity of 1, and 1.25 times it at 0."""
+    whole = pisa(lora=None, call_defaults={"semantic_scale": None})
+
+    def latents(**dial: float) -> torch.Tensor:
+        return torch.as_tensor(run(whole, output_type="latent", **dial))
+
+    at_1, at_half = latents(), latents(pixel_scale=0.5)
+    assert torch.equal(latents(fidelity=0.5), at_1) and torch.equal(latents(fidelity=1.0), at_half)
+    residual = 2 * (at_half - at_1)
+    assert residual.abs().max() > 0.01
+    torch.testing.assert_close(latents(fidelity=0.0), at_1 - 0.25 * residual, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"but the model has \[\]: leave these arguments out"):
+        run(whole, semantic_scale=0.5)
+
+
 def test_dials_weigh_predictions(pipeline: OneStepPipeline) -> None:
     """0.5 · e_pixel + 2 · (e_both - e_pixel), of latents in which the result is `z - e`."""
 

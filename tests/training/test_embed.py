@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from diffusers_sr import hub
 from diffusers_sr.hub import BASE, BASE_COMPONENTS, load_pipeline, pipeline_class
+from diffusers_sr.one_step.pipeline import OneStepPipeline
 from tests.components import components, tiny_image
 from tests.training.runs import script
 
@@ -49,6 +50,22 @@ def test_what_was_trained_is_a_model_of_the_package(method, embed, tmp_path):
     pipeline.set_progress_bar_config(disable=True)
     for name, parameter in parts["adapter"].state_dict().items():
         assert torch.equal(pipeline.adapter.state_dict()[name], parameter.half().float())
+    assert pipeline(tiny_image()).images[0].size == (64, 64)
+
+
+def test_a_one_step_model_of_the_package_is_a_whole_pipeline(embed, tmp_path):
+    parts = components("one_step")
+    trained = OneStepPipeline(**{**parts, "lora": None}, call_defaults={"process_size": 32})
+    trained.save_pretrained(tmp_path / "trained")
+    embed.main(["--one_step", str(tmp_path / "trained"), "--call", "tile_size=256"])
+    folder = tmp_path / "models" / "one-step-small"
+    assert not list(folder.rglob("*.py"))
+    defaults = json.loads((folder / "model_index.json").read_text())["call_defaults"]
+    assert defaults == {**OneStepPipeline._call_defaults, **embed.ONE_STEP_CALL_DEFAULTS, "tile_size": 256}
+    pipeline = load_pipeline(method="one_step")
+    pipeline.set_progress_bar_config(disable=True)
+    for name, parameter in parts["unet"].state_dict().items():
+        assert torch.equal(pipeline.unet.state_dict()[name], parameter.half().float())
     assert pipeline(tiny_image()).images[0].size == (64, 64)
 
 
