@@ -22,7 +22,7 @@ from .image.pixels import resize
 from .image.tiling import Window, tile_windows
 from .publishing.pipeline import PublishablePipeline
 from .sampling.autoencoder import decode_latents, encode_image
-from .sampling.call import Call, CallT, read_call, with_arguments_of
+from .sampling.call import Call, CallT
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple, check_overlap
 from .sampling.denoiser import Denoiser
@@ -35,6 +35,7 @@ from .sampling.placement import Placement, model_dtype
 from .sampling.prediction import GuidedPrediction
 from .sampling.prompts import PromptEncoder
 from .sampling.schedule import start_later, timesteps_to_take
+from .sampling.signature import read_call, with_arguments_of
 from .sampling.state import CallState
 from .sampling.turns import turn_on
 
