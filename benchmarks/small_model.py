@@ -62,9 +62,8 @@ def main() -> None:
                 start = time.perf_counter()
                 call()
                 seconds[name].append(time.perf_counter() - start)
-    print(
-        f"{options.size}² to {whole}² pixels, {options.dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{options.size}² to {whole}² pixels, {options.dtype}, {threads}")
     print("| | seconds (median) | spread | GFLOP |\n|---|---|---|---|")
     for name, times in seconds.items():
         spread = f"{min(times):.2f} to {max(times):.2f}"

@@ -1,55 +1,43 @@
-"""`SuperResolutionPipeline`: what the methods of this package share, step by step in the order of `__call__`."""
+"""`SuperResolutionPipeline`: what the methods of this package share, step by step in the order of `__call__`.
+
+Those between images and latents are in `sampling.image_steps`, those between noise and latents in
+`sampling.latent_steps`.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers import AutoencoderKL, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .image.color import COLOR_FIXES
-from .image.pixels import resize
-from .image.tiling import Window, tile_windows
 from .publishing.pipeline import PublishablePipeline
-from .sampling.autoencoder import count_levels, decode_latents, encode_image
-from .sampling.call import Call, CallT, read_call, with_arguments_of
+from .sampling.call import Call, CallT
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple, check_overlap
 from .sampling.denoiser import Denoiser
-from .sampling.finite import check_finite
 from .sampling.guidance import Guidance
-from .sampling.loop import AfterStep, PredictNoise, sample
-from .sampling.official import OfficialScript
-from .sampling.photo import Photo, Start, check_against_photo, for_each_result, latents_shape, read_photo
-from .sampling.placement import Placement, model_dtype
-from .sampling.prediction import GuidedPrediction
+from .sampling.latent_steps import LatentSteps
+from .sampling.photo import Photo, Start, for_each_result
+from .sampling.placement import model_dtype
 from .sampling.prompts import PromptEncoder
-from .sampling.schedule import start_later, timesteps_to_take
-from .sampling.state import CallState
+from .sampling.schedule import timesteps_to_take
+from .sampling.signature import read_call, with_arguments_of
 from .sampling.turns import turn_on
-
-if TYPE_CHECKING:
-    from .sampling.call import Generators
 
 
 class SuperResolutionPipeline(
-    CallState,
-    Placement,
+    LatentSteps[CallT],
     PromptEncoder,
     PublishablePipeline,
     StableDiffusionMixin,
     StableDiffusionLoraLoaderMixin,
-    Generic[CallT],
 ):
     """Super-resolution with Stable Diffusion.
 
@@ -72,8 +60,6 @@ class SuperResolutionPipeline(
 
     call_class: ClassVar[type[Call]] = Call
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    official_script: ClassVar[OfficialScript | None] = None
-    """What the official script does with images before and after the models; None if there is no official code."""
     converters: ClassVar[dict[str, str]] = {}
     """The converters of official checkpoints, by their names in `diffusers-sr convert`."""
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
@@ -121,11 +107,6 @@ class SuperResolutionPipeline(
             check_overlap(call.tile_overlap, call.tile_size)
         except ValueError as error:
             raise ValueError(f"`call_defaults` has a value that is not allowed: {error}") from error
-
-    @property
-    def vae_scale_factor(self) -> int:
-        """Pixels per latent along each side."""
-        return int(2 ** (count_levels(self.vae) - 1))
 
     @with_arguments_of(Call)
     @torch.no_grad()
@@ -183,28 +164,6 @@ class SuperResolutionPipeline(
         if call.prompt_embeds is None or (call.is_guided and call.negative_prompt_embeds is None):
             self._check_text_encoder("prompt")
 
-    def prepare_image(self, call: CallT) -> Photo:
-        """Read the images and resize them to the size the models work at.
-
-        Raises:
-            TypeError: if an image is of an unknown kind.
-            ValueError: if an image cannot be used, or other arguments do not match the images' number or size.
-        """
-        if call.official_preprocessing:
-            photo = self._official_script().read(call, self.vae_scale_factor, self._execution_device)
-        else:
-            photo = read_photo(call, self.vae_scale_factor, self._execution_device, self.enlarge)
-        check_against_photo(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
-        return photo
-
-    def enlarge(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Enlarge images `[images, 3, height, width]` in [0, 1] to `size` as those of the training were enlarged."""
-        return resize(image, size)
-
-    def shown(self, photo: Photo) -> torch.Tensor:
-        """Choose the images that `describe` looks at: those that were given, not enlarged."""
-        return photo.low_resolution
-
     def describe(self, image: torch.Tensor, call: CallT) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Look at the images once: tag them, embed them, or have them described.
 
@@ -242,36 +201,6 @@ class SuperResolutionPipeline(
             negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")
         return Guidance(for_results(prompt_embeds, "prompt"), negative_prompt_embeds, call.guidance_scale)
 
-    def prepare_start(self, call: CallT, photo: Photo) -> Start:
-        """Draw the noise, or take the call's own, and encode the image if sampling starts from it."""
-        noise = call.latents
-        if noise is None:
-            noise = self.draw_noise(call, photo)
-        noise = noise.to(photo.padded.device, self.sampling_dtype)
-        if call.start_point != "lr":
-            return Start(noise, None)
-        return Start(noise, self.encode_image(call, photo.padded, call.num_images_per_prompt))
-
-    def draw_noise(self, call: CallT, photo: Photo) -> torch.Tensor:
-        """Draw unit noise for the latents of every result."""
-        shape = latents_shape(call, photo, self.unet.config.in_channels, self.vae_scale_factor)
-        return randn_tensor(shape, generator=call.generator, device=photo.padded.device, dtype=self.sampling_dtype)
-
-    def encode_image(self, call: CallT, image: torch.Tensor, num_images_per_prompt: int = 1) -> torch.Tensor:
-        """Encode `image` `[B, 3, H, W]` in [0, 1] to scaled latents from the VAE's posterior (`draw_latents`).
-
-        Each image is encoded once; each of its `num_images_per_prompt` results has its own draw.
-        """
-        latents = encode_image(self.vae, image, call.vae_tile_size, self.vae_scale_factor).to(self.sampling_dtype)
-        latents = latents.repeat_interleave(num_images_per_prompt, dim=0)
-        if latents.shape[1] == 2 * self.unet.config.in_channels:
-            latents = self.draw_latents(DiagonalGaussianDistribution(latents), call.generator)
-        return latents * self.vae.config.scaling_factor
-
-    def draw_latents(self, posterior: DiagonalGaussianDistribution, generator: Generators = None) -> torch.Tensor:
-        """Draw latents `[B, channels, H, W]` of an image from the VAE's posterior."""
-        return posterior.sample(generator)
-
     def denoiser(self, call: CallT) -> Denoiser:
         """Make the method's denoiser as a call asks for it."""
         raise NotImplementedError
@@ -286,114 +215,6 @@ class SuperResolutionPipeline(
             guidance, start: those of the result, for methods that sample a reference first.
         """
         raise NotImplementedError
-
-    def prepare_scheduler(self, num_inference_steps: int, strength: float = 1.0) -> Any:
-        """Copy the scheduler for one sampling run and set its timesteps: a scheduler remembers what it has done."""
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        start_later(scheduler, num_inference_steps, strength)
-        return scheduler
-
-    def prepare_latents(self, call: CallT, start: Start, scheduler: Any) -> torch.Tensor:
-        """Make latents at the first timestep: noise alone, or noise on the latents of the image.
-
-        As in the official code, the image gets the noise of the last *training* timestep, although the first step may
-        be at an earlier one. Schedulers that count in sigmas have none for it: there it is that of the first step, as
-        it is if sampling starts part-way (`strength`).
-        """
-        if start.image_latents is None:
-            return start.noise * scheduler.init_noise_sigma
-        if hasattr(scheduler, "sigmas") or call.strength < 1:
-            timestep = timesteps_to_take(scheduler)[:1]
-        else:
-            timestep = torch.tensor([scheduler.config.num_train_timesteps - 1], device=start.noise.device)
-        latents: torch.Tensor = scheduler.add_noise(start.image_latents, start.noise, timestep)
-        return latents
-
-    def denoise(
-        self,
-        call: CallT,
-        denoiser: Denoiser,
-        control: Any,
-        guidance: Guidance,
-        latents: torch.Tensor,
-        scheduler: Any,
-        after_step: AfterStep | None = None,
-    ) -> torch.Tensor:
-        """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
-        windows, unit = self.windows(call, latents), self.vae_scale_factor
-        prediction = GuidedPrediction(denoiser, guidance, windows, call.tile_batch_size, unit)
-        prediction.show(control, len(latents))
-        latents = sample(
-            self.predictor(call, prediction, control, scheduler),
-            latents,
-            scheduler,
-            generator=call.generator,
-            is_interrupted=lambda: self.interrupt,
-            after_step=after_step,
-            progress_bar=self.progress_bar,
-        )
-        check_finite("denoising", latents)
-        return latents
-
-    def predictor(self, call: CallT, prediction: GuidedPrediction, control: Any, scheduler: Any) -> PredictNoise:
-        """Give the function that predicts the noise in each step; it may show the denoiser another control."""
-        return prediction
-
-    def sample_reference(
-        self,
-        call: CallT,
-        denoiser: Denoiser,
-        control: Any,
-        guidance: Guidance,
-        start: Start,
-        num_inference_steps: int | None = None,
-    ) -> torch.Tensor:
-        """Sample the latents `[B, channels, h, w]` of a reference in the way the result is sampled after it.
-
-        Callbacks are not called. A stop ends it, and everything after it. It takes the whole schedule, whatever the
-        call's `strength`.
-
-        Args:
-            num_inference_steps: denoising steps; None for as many as the result takes.
-        """
-        call = replace(call, strength=1.0)
-        scheduler = self.prepare_scheduler(num_inference_steps or call.num_inference_steps)
-        return self.denoise(call, denoiser, control, guidance, self.prepare_latents(call, start, scheduler), scheduler)
-
-    def decode(self, call: CallT, photo: Photo, latents: torch.Tensor) -> torch.Tensor:
-        """Decode scaled latents to images `[B, 3, H, W]`, float32 in [0, 1], which the decoder may overshoot.
-
-        Args:
-            photo: the images, for a method whose decoder looks at them.
-        """
-        return decode_latents(self.vae, latents, call.vae_tile_size, self.vae_scale_factor)
-
-    def finish(self, call: CallT, photo: Photo, images: torch.Tensor) -> Any:
-        """Remove the padding, match the colours, and convert to the size and type that were asked for."""
-        if call.official_preprocessing:
-            images = self._official_script().finish(call, photo, images)
-            return self.image_processor.postprocess(images, call.output_type)
-        images = images[..., : photo.size[0], : photo.size[1]].clamp_(0, 1)
-        if call.color_fix is not None:
-            enlarged = photo.enlarged.repeat_interleave(call.num_images_per_prompt, dim=0)
-            images = COLOR_FIXES[call.color_fix](images, enlarged)
-            check_finite("the colour fix", images)
-        return self.image_processor.postprocess(resize(images, photo.final_size), call.output_type)
-
-    def windows(self, call: CallT, latents: torch.Tensor) -> list[Window]:
-        """List the tiles of latents that the denoiser takes."""
-        unit = self.vae_scale_factor
-        height, width = latents.shape[-2:]
-        return tile_windows(height, width, call.tile_size // unit, call.tile_overlap // unit)
-
-    def _official_script(self) -> OfficialScript:
-        if self.official_script is None:
-            raise ValueError(
-                f"There is no official code of {self.paper.name} whose preprocessing a {type(self).__name__} could "
-                "repeat: leave out official_preprocessing."
-            )
-        return self.official_script
 
     def _for_each_result(self, call: CallT, value: torch.Tensor, name: str, photo: Photo) -> torch.Tensor:
         value = for_each_result(value, name, len(photo.low_resolution), call.num_images_per_prompt)

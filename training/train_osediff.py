@@ -20,17 +20,14 @@ from typing import Annotated, Any
 import torch
 
 from diffusers_sr.data.degradation_mixture import DEGRADATIONS
-from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.distillation import GuidedTeacher, VariationalScoreDistillation
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.one_step import OneStepArguments, OneStepLoss, one_step_scheduler_of
+from diffusers_sr.training.one_step_run import train_one_step
 from diffusers_sr.training.osediff import TrainableOSEDiff, regulariser_of
 from diffusers_sr.training.perceptual import load_lpips
-from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import pipeline_publisher
 from diffusers_sr.training.ranges import Count, OneOf, Share, Weight
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -90,8 +87,6 @@ def main(argv: list[str] | None = None) -> None:
         call,
         arguments.pretrained_model_name_or_path,
     )
-    if arguments.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
     loss = OneStepLoss(
         denoiser,
         l2_weight=arguments.l2_weight,
@@ -99,10 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         perceptual_weight=arguments.lpips_weight,
         distillation=distillation,
     )
-    dataset = degraded_crops(arguments, degradation=DEGRADATIONS[arguments.degradation])
-    enlarge = denoiser.enlarge(**call, **({"prompt": ""} if tagger is None else {}))
-    publish = pipeline_publisher(arguments, OneStepPipeline)
-    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
+    train_one_step(loss, arguments, **call, **({"prompt": ""} if tagger is None else {}))
 
 
 if __name__ == "__main__":

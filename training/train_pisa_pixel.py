@@ -14,16 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.one_step.lora import LoraSets
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.prediction import PIXEL
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.lora import ALPHA, new_set
 from diffusers_sr.training.one_step import OneStepArguments, OneStepLoss, TrainableOneStep, one_step_scheduler_of
-from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import pipeline_publisher
+from diffusers_sr.training.one_step_run import train_one_step
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -51,11 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         call,
         arguments.pretrained_model_name_or_path,
     )
-    if arguments.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    dataset = degraded_crops(arguments, degradation=DEGRADATIONS[arguments.degradation])
-    publish = pipeline_publisher(arguments, OneStepPipeline)
-    train(OneStepLoss(denoiser), dataset, arguments, denoiser.save, denoiser.enlarge(**call), publish)
+    train_one_step(OneStepLoss(denoiser), arguments, **call)
 
 
 if __name__ == "__main__":

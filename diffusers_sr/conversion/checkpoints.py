@@ -155,10 +155,11 @@ def load_parts(
         source: what errors call the state dict.
 
     Raises:
-        ValueError: if keys are missing, unexpected or mis-shaped; all of them are listed.
+        ValueError: if keys are missing, unexpected or mis-shaped, of which all are listed, or weights are not real.
     """
     own = [{key: (name(key), tensor.shape) for key, tensor in part.state_dict().items()} for part, name in parts]
     check_keys(state_dict, {official: shape for keys in own for official, shape in keys.values()}, source)
+    check_real(state_dict, source)
     for (part, _), keys in zip(parts, own, strict=True):
         part.load_state_dict({key: state_dict[official] for key, (official, _) in keys.items()}, assign=True)
 
@@ -182,6 +183,13 @@ def check_keys(
     if any(found.values()):
         lists = (f"{len(keys)} {kind}:\n" + "\n".join(keys) for kind, keys in found.items() if keys)
         raise ValueError(f"The keys of {source} are not those of its architecture.\n" + "\n".join(lists))
+
+
+def check_real(state_dict: Mapping[str, torch.Tensor], source: PathLike | str) -> None:
+    """Raise ValueError if weights are not real numbers: whole or complex ones."""
+    if others := [f"{key}: {tensor.dtype}" for key, tensor in state_dict.items() if not tensor.is_floating_point()]:
+        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        raise ValueError(f"The weights of {source} have to be real numbers, but {len(others)} are not: {shown}.")
 
 
 @contextmanager

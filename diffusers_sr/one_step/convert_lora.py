@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from ..conversion.checkpoints import PathLike, check_keys
+from ..conversion.checkpoints import PathLike, check_keys, check_real
 from ..publishing.paper import Paper
 from .lora import A, B, LoraSets, layer_sizes
 from .prediction import Prediction
@@ -99,13 +99,6 @@ def renamed(
     check_keys(state_dict, {names[key]: shape for key, shape in host_shapes.items()}, source)
     check_real(state_dict, source)
     return {key: state_dict[names[key]] for key in host_shapes}
-
-
-def check_real(state_dict: Mapping[str, torch.Tensor], source: PathLike) -> None:
-    """Raise ValueError if weights are not real numbers: whole or complex ones."""
-    if others := [f"{key}: {tensor.dtype}" for key, tensor in state_dict.items() if not tensor.is_floating_point()]:
-        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
-        raise ValueError(f"The weights of {source} have to be real numbers, but {len(others)} are not: {shown}.")
 
 
 def check_disjoint(lists: Iterable[Iterable[str]], source: PathLike) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from ..conversion.checkpoints import PathLike, check_keys
+from ..conversion.checkpoints import PathLike, check_keys, check_real
 from ..publishing.paper import Paper
 from .convert_lora import (
     DEFAULT_ALPHA,
     Converted,
     check_disjoint,
-    check_real,
     lora_shapes,
     merge,
     renamed,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from ..conversion.checkpoints import PathLike, check_keys
+from ..conversion.checkpoints import PathLike, check_keys, check_real
 from ..publishing.paper import Paper
-from .convert_lora import DEFAULT_ALPHA, Converted, check_disjoint, check_real, lora_shapes, with_adapter
+from .convert_lora import DEFAULT_ALPHA, Converted, check_disjoint, lora_shapes, with_adapter
 from .convert_pickle import read_official_pickle
 from .lora import LoraSets
 from .prediction import PIXEL, SEMANTIC

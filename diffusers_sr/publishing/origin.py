@@ -38,8 +38,7 @@ class Origin:
     def as_config(self) -> dict[str, Any]:
         """Give what a pipeline keeps of it. A folder of the base's is given by its name."""
         return {
-            "paper": [self.paper.name, self.paper.arxiv],
-            "base_model": None if self.base is None else shareable(self.base),
+            **trained_here(self.paper, self.base),
             "base_license": self.base_license,
             "license": self.license,
             "terms": self.terms,
@@ -54,6 +53,16 @@ class Origin:
             self.license,
             self.terms,
         )
+
+
+def trained_here(paper: Paper, base: str | None) -> dict[str, Any]:
+    """Give what a pipeline keeps of the origin of weights that need no terms of their own: their user trained them.
+
+    Args:
+        paper: the one to credit.
+        base: folder or Hub id of the Stable Diffusion that the weights belong to; None if it is not known.
+    """
+    return {"paper": [paper.name, paper.arxiv], "base_model": None if base is None else shareable(base)}
 
 
 def card_details_of(origin: Mapping[str, Any] | None) -> CardDetails:

@@ -20,8 +20,8 @@ from ..one_step.pipeline import OneStepPipeline
 from ..one_step.prediction import Prediction
 from ..one_step.scheduler import OneStepScheduler
 from ..one_step.stored_prompt import StoredPrompt
+from ..publishing.origin import trained_here
 from ..publishing.paper import Paper
-from ..publishing.shareable import shareable
 from ..texts import encode_texts
 from .arguments import option
 from .autoencoders import posterior
@@ -149,10 +149,7 @@ class TrainableOneStep(TrainableDenoiser):
             lora=lora,
             **self.prompt_components(),
             call_defaults=self.call_defaults,
-            origin={
-                "paper": [self.paper.name, self.paper.arxiv],
-                "base_model": None if self.base_name is None else shareable(self.base_name),
-            },
+            origin=trained_here(self.paper, self.base_name),
         )
 
     def enlarge(self, **call: Any) -> Enlarge:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusers_sr.one_step.convert_gdpo import read_gdpo
 from diffusers_sr.one_step.convert_hypir import read_hypir
 from diffusers_sr.one_step.convert_omgsr import read_omgsr
 from diffusers_sr.one_step.convert_osediff import read_osediff
@@ -53,6 +54,13 @@ def test_weights_that_are_not_real_numbers(models, kind, tmp_path):
     save_file({key: tensor.to(kind) for key, tensor in load_file(path).items()}, path)
     with pytest.raises(ValueError, match=message):
         read_omgsr(tmp_path / "omgsr", *copy.deepcopy(models))
+    for folder, model in (("unet", unet), ("vae", vae)):
+        model.save_pretrained(tmp_path / folder)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "conv_in.bias": weights["conv_in.bias"].to(kind)}, path)
+    with pytest.raises(ValueError, match=f"unet have to be {message}, but 1 are not: conv_in.bias: {kind}"):
+        read_gdpo(tmp_path)
 
 
 def test_a_module_in_two_lists(models, tmp_path):

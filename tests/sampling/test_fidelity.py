@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from diffusers_sr.hub import METHODS, pipeline_class
-from diffusers_sr.sampling.call import read_call
 from diffusers_sr.sampling.fidelity import between
+from diffusers_sr.sampling.signature import read_call
 
 # The official defaults are in the middle of each row.
 FIDELITIES = (0, 0.25, 0.5, 0.75, 1)
