@@ -33,6 +33,10 @@ def paired_interval(
     if not np.isfinite(values).all():
         raise ValueError(f"The differences hold {values[~np.isfinite(values)][0]}: leave out what is not finite.")
     generator = np.random.default_rng(seed)
-    means = [values[generator.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    means = []
+    at_once = max(1, 1_000_000 // values.size)  # draws of all resamples of many images would need gigabytes
+    for start in range(0, resamples, at_once):
+        draws = generator.integers(values.size, size=(min(at_once, resamples - start), values.size))
+        means.append(values[draws].mean(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(values.mean()), float(low), float(high)
