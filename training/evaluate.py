@@ -259,12 +259,12 @@ def print_tables(set_name: str, names: list[str], results: dict[str, Any], optio
     """Print the means of a set, and the differences from the baseline."""
     measured = results["sets"][set_name]
     rows = {row: {name: measured[row][name] for name in names} for row in rows_of(options)}
-    sizes = results["megabytes"]
+    megabytes = {row: size for row in rows if (size := results["megabytes"][row]) is not None}
     seconds = {}
-    for row, images in rows.items():
-        spent, pixels = (sum(image[key] for image in images.values()) for key in ("seconds", "pixels"))
+    for row in megabytes:
+        spent, pixels = (sum(image[key] for image in rows[row].values()) for key in ("seconds", "pixels"))
         seconds[row] = f"{spent / pixels * SIDE**2:.2f}"
-    more = {f"s a {SIDE}²": seconds, "MB": {row: f"{sizes[row]:.1f}" for row in rows if sizes[row] is not None}}
+    more = {f"s a {SIDE}²": seconds, "MB": {row: f"{size:.1f}" for row, size in megabytes.items()}}
     print(means_table(f"{set_name}: {len(names)} photos", {row: [*each.values()] for row, each in rows.items()}, more))
     print(f"\n{intervals_table(f'less {options.baseline}', rows, options.baseline)}\n", flush=True)
 

@@ -15,8 +15,8 @@ FLAT = 4 / 255
 """A block is flat if the luma of the original has at most this standard deviation in it."""
 BAND = (0.35, 0.5)
 """Frequencies of the finest structure, in cycles a pixel along the axis that has more of them."""
-# The noise of rounding to 8 bits, as in the radial power spectrum: what lies far below cannot be seen.
-_ROUNDING = 1 / (12 * 255**2)
+# The noise in the luma of an image whose channels are rounded to 8 bits: what lies far below cannot be seen.
+_ROUNDING = (0.299**2 + 0.587**2 + 0.114**2) / (12 * 255**2)
 
 
 def _blocks(image: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def flat_weave(reference: Tensor, result: Tensor) -> Tensor:
 
     Flat areas are the blocks of 32 x 32 pixels, one every 16 pixels, in which the reference's luma deviates by at most
     4/255. The power is that of frequencies from 0.35 to 0.5 cycles a pixel along at least one axis, averaged over all
-    flat blocks, plus the noise of rounding to 8 bits in both.
+    flat blocks, plus the noise that rounding the channels to 8 bits makes, in both.
 
     Args:
         reference: float [batch, 3, height, width] RGB in [0, 1].

