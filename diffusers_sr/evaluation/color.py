@@ -41,7 +41,9 @@ def axis_psnr(reference: Tensor, result: Tensor, axis: str) -> Tensor:
     return -10 * torch.log10(difference.square().mean((1, 2)))
 
 
-def color_gains(reconstruct: Callable[[Tensor], Tensor], levels: int = 5, side: int = 64) -> dict[str, float]:
+def color_gains(
+    reconstruct: Callable[[Tensor], Tensor], levels: int = 5, side: int = 64, batch_size: int = 1
+) -> dict[str, float]:
     """Measure what `reconstruct` leaves of each of `AXES`, on flat patches all over the gamut.
 
     A gain is the slope of the straight line, fitted by least squares, from the patches' positions on the axis to those
@@ -49,17 +51,18 @@ def color_gains(reconstruct: Callable[[Tensor], Tensor], levels: int = 5, side: 
     it is lost; an offset that is equal in all patches does not count.
 
     Args:
-        reconstruct: called with float [1, 3, side, side] RGB in [0, 1]; returns the same shape.
+        reconstruct: called with float [batch, 3, side, side] RGB in [0, 1]; returns the same shape.
         levels: number of values of each channel, evenly from 0 to 1; there is a patch for each combination.
         side: side of a patch in pixels.
+        batch_size: how many patches it is called with at once.
 
     Returns:
         The gains by the axis' name.
     """
     patches = torch.tensor([*product(torch.linspace(0, 1, levels).tolist(), repeat=3)])
     inner = slice(side // 4, side - side // 4)
-    flat = (patch[None, :, None, None].expand(1, 3, side, side) for patch in patches)
-    results = torch.stack([reconstruct(patch)[0, :, inner, inner].float().mean((1, 2)).cpu() for patch in flat])
+    flat = (batch[:, :, None, None].expand(-1, -1, side, side) for batch in patches.split(batch_size))
+    results = torch.cat([reconstruct(batch)[..., inner, inner].float().mean((2, 3)).cpu() for batch in flat])
     gains = {}
     for name, axis in AXES.items():
         before, after = patches @ axis, results @ axis

@@ -119,7 +119,7 @@ def _check_evaluation(files: list[Path], results: Path, ended: Ended, outcome: O
     outcome.came_out += len(files) - outcome.refused
     if any(lines[path] > 1 for path in files):
         yield "a file is reported twice"
-    if f"| {outcome.came_out + 1} photos |" not in ended.output:
+    if f"| heavy: {outcome.came_out + 1} photos |" not in ended.output:
         yield f"{outcome.came_out} photos were not reported, but the table is not of them and the whole one"
 
 
