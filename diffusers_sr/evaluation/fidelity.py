@@ -1,8 +1,8 @@
 """PSNR and SSIM as published tables have them, which papers compute with pyiqa: the same to 1e-5, without it.
 
 The functions of `measures` are the formulas; these have what that library adds to them. Both take a reference and a
-result of equal shape, float [batch, 3, height, width] RGB in [0, 1], and return one value for each image, [batch]. They
-raise ValueError if the two differ in shape or are too small.
+result of equal shape, float [batch, 3, height, width] RGB in [0, 1], and return one value for each image, [batch].
+They raise ValueError if the two differ in shape or are too small.
 """
 
 from __future__ import annotations

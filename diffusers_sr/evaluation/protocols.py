@@ -6,7 +6,7 @@ the protocol says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -38,19 +38,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """Pairs of originals and inputs.
+class PairSet:
+    """The pairs of originals and inputs of a test set.
 
     Args:
         title: its name in tables.
         pairs: number of pairs.
+        made_by: what `diffusers-sr testset` calls it.
         side: width and height of the originals.
     """
 
-    __test__ = False  # pytest takes it for a test by its name
-
     title: str
     pairs: int
+    made_by: str
     side: int = 512
 
 
@@ -60,12 +60,12 @@ class Protocol:
 
     Args:
         measures: in the order of the columns.
-        test_sets: those that have originals; none if they are not known well enough to be checked.
+        data: test sets that have originals; none if they are not known well enough to be checked.
         crop_border: pixels that PSNR and SSIM leave out on each side.
     """
 
     measures: tuple[Measure, ...]
-    test_sets: tuple[TestSet, ...] = ()
+    data: tuple[PairSet, ...] = ()
     crop_border: int = 0
 
 
@@ -80,9 +80,9 @@ MANIQA = Measure("MANIQA", "maniqa", True, "result")
 MANIQA_PIPAL = Measure("MANIQA", "maniqa-pipal", True, "result")
 CLIPIQA = Measure("CLIPIQA", "clipiqa", True, "result")
 
-REALSR = TestSet("RealSR", 100)
-DREALSR = TestSet("DRealSR", 93)
-DIV2K_VAL = TestSet("DIV2K-Val", 3000)
+REALSR = PairSet("RealSR", 100, "realsr")
+DREALSR = PairSet("DRealSR", 93, "drealsr")
+DIV2K_VAL = PairSet("DIV2K-Val", 3000, "div2k-val")
 
 OSEDIFF = Protocol(
     (PSNR_Y, SSIM_Y, LPIPS, DISTS, FID, NIQE, MUSIQ, MANIQA_PIPAL, CLIPIQA), (REALSR, DREALSR, DIV2K_VAL)
@@ -109,6 +109,7 @@ originals, is not among the test sets.
 XPSR = replace(
     OSEDIFF,
     measures=(PSNR_Y, SSIM_Y, LPIPS, DISTS, FID, NIQE, CLIPIQA, MUSIQ, MANIQA),
+    data=(REALSR, DREALSR, PairSet("DIV2K-Val", 3000, "div2k-val-sharpened")),
 )
 """XPSR (arXiv 2403.05049), from `metrics` in `test.py` of its code.
 
@@ -128,7 +129,7 @@ COSER = Protocol(
         MANIQA,
         MUSIQ,
     ),
-    (TestSet("ImageNet Test2000", 2000), REALSR, DREALSR),
+    (PairSet("ImageNet Test2000", 2000, "imagenet"), REALSR, DREALSR),
 )
 """CoSeR (arXiv 2311.16512). The authors' code is not published, and the one that others wrote does not measure.
 
@@ -178,5 +179,31 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 """The protocols by name."""
 
-DEFAULT = replace(OSEDIFF, test_sets=())
+DEFAULT = replace(OSEDIFF, data=())
 """What is measured without a protocol: OSEDiff's measures, on whatever pictures there are."""
+
+
+def data_set(name: str, sizes: Sequence[tuple[int, int]]) -> PairSet | None:
+    """Find which of a protocol's test sets originals are by their number and size; None if it does not say.
+
+    Args:
+        name: one of `PROTOCOLS`.
+        sizes: width and height of each original.
+
+    Raises:
+        ValueError: if they are none of the protocol's test sets.
+    """
+    data = PROTOCOLS[name].data
+    if not data:
+        return None
+    for one in data:
+        if len(sizes) == one.pairs and set(sizes) == {(one.side, one.side)}:
+            return one
+    allowed = ", ".join(
+        f"{one.title} ({one.pairs} of {one.side}x{one.side} pixels, made by `testset {one.made_by}`)" for one in data
+    )
+    found = " and ".join(sorted({f"{width}x{height}" for width, height in sizes})[:3])
+    raise ValueError(
+        f"There are {len(sizes)} originals, of {found} pixels; the protocol {name} measures on {allowed}. To measure "
+        "on other photographs, leave out --protocol."
+    )
