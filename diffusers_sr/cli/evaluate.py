@@ -49,11 +49,12 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--json", type=Path, metavar="FILE", help="file to write with the metadata for a model card, `model-index`"
     )
-    making = command.add_argument_group("making the results")
-    add_model(making)
-    making.add_argument("--inputs", type=Path, metavar="INPUTS", help="folder of inputs (those of the test set)")
-    making.add_argument("--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)")
-    making.add_argument("--skip-existing", action="store_true", help="keep existing results, to resume")
+    add_model(command)
+    command.add_argument("--inputs", type=Path, metavar="INPUTS", help="folder of inputs (those of the test set)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)"
+    )
+    command.add_argument("--skip-existing", action="store_true", help="keep existing results, to resume")
     add_max_pixels(command)
     add_device(command)
 

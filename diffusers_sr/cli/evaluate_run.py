@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -93,7 +94,7 @@ def _measure(options: argparse.Namespace, device: str) -> tuple[dict[str, Scores
         found = data_set(options.protocol, sizes)
         dataset = dataset if found is None else found.title
     meter = Meter(PROTOCOLS.get(options.protocol, DEFAULT), device)
-    return {name: meter.measure(each, _progress(name)) for name, each in pairs.items()}, dataset
+    return {name: meter.measure(each, _bar(name)) for name, each in pairs.items()}, dataset
 
 
 def _report(options: argparse.Namespace, rows: dict[str, Scores], dataset: str) -> None:
@@ -116,14 +117,9 @@ def _name(options: argparse.Namespace) -> str:
     return path.absolute().name
 
 
-class _progress:
-    """Shows how many pictures of a folder are measured, where standard error is a terminal."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
-        return iter(tqdm(pairs, desc=self.name, unit="picture", dynamic_ncols=True, disable=None))
+def _bar(name: str) -> Callable[[Sequence[Pair]], Iterable[Pair]]:
+    """Show how many pictures of a folder are measured, where standard error is a terminal."""
+    return partial(tqdm, desc=name, unit="picture", dynamic_ncols=True, disable=None)
 
 
 def _write(path: Path, text: str) -> None:

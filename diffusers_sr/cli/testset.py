@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluation.protocols import PROTOCOLS, PairSet
@@ -15,17 +16,17 @@ TEST_SETS: dict[str, PairSet] = {one.made_by: one for protocol in PROTOCOLS.valu
 DESCRIPTION = """\
 Make the pairs of a test set from the original photographs, or check a test set that is made.
 
-SOURCE is
+SOURCE is, for each TEST_SET:
   realsr               the folders Canon/Test/4 and Nikon/Test/4 of RealSR
-  drealsr              the folders test_HR and test_LR of DRealSR's Test_x4
+  drealsr              the folder Test_x4 of DRealSR
   div2k-val            DIV2K_valid_HR; 30 crops of each photo are degraded by Real-ESRGAN's recipe
   div2k-val-sharpened  the same, with sharpened originals and milder second blurs
   imagenet             photos of 512 pixels on each side, which are degraded by Real-ESRGAN's recipe
 
 Inputs of 128 pixels are written to OUTPUT/test_LR, their originals of 512 pixels to OUTPUT/test_HR. The same photos
 and seed always give the same pairs. Published numbers on degraded photos are those of other degradations: to compare
-with them, take StableSR's test sets (Hub data set Iceclear/StableSR-TestSets). A SOURCE that is one of them, or was
-made by this command, is checked and left as it is; `evaluate` takes it for ORIGINALS.
+with them, take StableSR's test sets (Hub data set Iceclear/StableSR-TestSets). Without OUTPUT, a SOURCE that is one of
+them, or was made by this command, is checked and left as it is; `evaluate` takes it for ORIGINALS.
 
 The exit status is 0 if all went well, 1 if something failed, 2 if the arguments make no sense, and 130 after an
 interruption.
@@ -54,14 +55,16 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from ..evaluation.pairs import parts_of
 
     parts = parts_of(options.sources[0])
-    if parts is None and options.output is None:
-        parser.error("the following arguments are required: -o/--output")
-    if parts is not None and (options.output is not None or len(options.sources) > 1):
-        parser.error(f"{options.sources[0]} is a test set already: give it alone and without -o to check it")
+    if options.output is None and (parts is None or len(options.sources) > 1):
+        parser.error("the following arguments are required: -o/--output; only a single test set is checked without it")
     if options.output is not None and options.output.exists():
         parser.error(f"argument -o/--output: {options.output} exists: choose another name")
     try:
-        pairs = _make(options) if parts is None else _check(*parts)
+        if options.output is None:
+            assert parts is not None
+            pairs = _check(*parts)
+        else:
+            pairs = _make(options, options.sources if parts is None else parts)
     except (ValueError, OSError) as error:
         print(f"diffusers-sr: {error}", file=sys.stderr)
         return 1
@@ -70,12 +73,12 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0
 
 
-def _make(options: argparse.Namespace) -> int:
+def _make(options: argparse.Namespace, sources: Sequence[Path]) -> int:
     from tqdm.auto import tqdm
 
     from ..data.benchmark_pairs import make_pairs, plan_pairs
 
-    planned = plan_pairs(options.test_set, options.sources)
+    planned = plan_pairs(options.test_set, sources)
     bar = tqdm(planned, desc="pairs", unit="pair", dynamic_ncols=True, disable=None)
     make_pairs(options.test_set, bar, options.output, options.seed)
     return len(planned)

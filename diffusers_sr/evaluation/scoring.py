@@ -61,7 +61,7 @@ class Meter:
             else:
                 self._compare[measure.heading] = _of_pyiqa(metric, measure, device)
 
-    def measure(self, pairs: Sequence[Pair], progress: Callable[[Iterable[Pair]], Iterable[Pair]] = iter) -> Scores:
+    def measure(self, pairs: Sequence[Pair], progress: Callable[[Sequence[Pair]], Iterable[Pair]] = iter) -> Scores:
         """Measure the results of one folder.
 
         Args:
