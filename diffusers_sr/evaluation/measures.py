@@ -16,7 +16,7 @@ def luma(image: Tensor) -> Tensor:
 
     The Y of video-range YCbCr (16 to 235 of 255) is `(16 + 219 * luma) / 255`.
     """
-    return torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]).to(image), image)
+    return torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).to(image), image)
 
 
 def check_images(reference: Tensor, result: Tensor, minimum: int) -> None:
