@@ -122,12 +122,10 @@ def read_picture(path: Path) -> Tensor:
 def _match(pictures: Path, originals: Path) -> tuple[list[Pair], list[str]]:
     ours, theirs = _by_name(pictures), _by_name(originals)
     problems = [text for named in (ours, theirs) for text in _repeated(named)]
-    problems += [
-        f"{printable(theirs[name][0])}: has no partner in {printable(pictures)}" for name in theirs - ours.keys()
-    ]
-    problems += [
-        f"{printable(ours[name][0])}: has no original in {printable(originals)}" for name in ours - theirs.keys()
-    ]
+    alone = [paths[0] for name, paths in theirs.items() if name not in ours]
+    problems += [f"{printable(path)}: has no partner in {printable(pictures)}" for path in alone]
+    alone = [paths[0] for name, paths in ours.items() if name not in theirs]
+    problems += [f"{printable(path)}: has no original in {printable(originals)}" for path in alone]
     if not theirs and not ours:
         problems = [f"{printable(folder)}: there is no image in this folder" for folder in (pictures, originals)]
     both = [name for name in theirs if name in ours]
