@@ -99,12 +99,11 @@ def _measure(options: argparse.Namespace, device: str) -> tuple[dict[str, Scores
 
 def _report(options: argparse.Namespace, rows: dict[str, Scores], dataset: str) -> None:
     protocol = PROTOCOLS.get(options.protocol, DEFAULT)
-    name, scores = next(iter(rows.items()))
+    (name, scores), *others = rows.items()
     print((latex if options.latex else markdown)(protocol.measures, rows))
     print(f"\n{notes(protocol, scores)}")
-    if len(rows) == 2:
-        other = [*rows.values()][1]
-        print(f"\n{comparison(*rows, differences(protocol.measures, scores, other))}")
+    for other, theirs in others:
+        print(f"\n{comparison(name, other, differences(protocol.measures, scores, theirs))}")
     if options.csv is not None:
         _write(options.csv, per_picture(protocol.measures, rows))
     if options.json is not None:

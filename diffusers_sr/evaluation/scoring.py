@@ -115,7 +115,7 @@ def _pyiqa_metric(measure: Measure, device: str) -> Any:
         return f"this pyiqa has no {measure.variant}: update it"
     try:
         return pyiqa.create_metric(measure.variant, device=torch.device(device), **measure.options)
-    except (OSError, RuntimeError) as error:  # weights that cannot be downloaded, or are damaged
+    except (ImportError, OSError, RuntimeError) as error:  # such as weights that cannot be downloaded
         return f"pyiqa cannot load {measure.variant}: {_first_line(error)}"
 
 

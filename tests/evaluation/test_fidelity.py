@@ -68,7 +68,8 @@ def test_twenty_pairs_measured_by_another_implementation(space, crop_border):
 def test_the_values_of_the_first_and_the_last_pair():
     """Computed once by the other implementation."""
     first, *_, last = photo_pairs()
-    values = [f(*map(to_tensor, pair)).item() for pair in (first, last) for f in (psnr, ssim)]
+    pairs = [(to_tensor(reference), to_tensor(result)) for reference, result in (first, last)]
+    values = [f(reference, result).item() for reference, result in pairs for f in (psnr, ssim)]
     assert values == pytest.approx([47.644832, 0.991871, 27.691422, 0.731270], abs=2e-6)
 
 
@@ -116,6 +117,6 @@ def test_a_crop_leaves_out_the_border():
 
 def test_the_difference_to_the_plain_formulas():
     *_, last = photo_pairs()
-    pair = [*map(to_tensor, last)]
-    assert psnr(*pair).item() == pytest.approx(psnr_y(*pair).item(), abs=1e-3)
-    assert ssim(*pair).item() == pytest.approx(ssim_y(*pair).item(), abs=1e-2)
+    reference, result = map(to_tensor, last)
+    assert psnr(reference, result).item() == pytest.approx(psnr_y(reference, result).item(), abs=1e-3)
+    assert ssim(reference, result).item() == pytest.approx(ssim_y(reference, result).item(), abs=1e-2)

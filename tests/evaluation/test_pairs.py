@@ -17,7 +17,7 @@ from diffusers_sr.evaluation.pairs import (
 )
 
 
-def save(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", color: object = 0) -> None:
+def save(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", color: int | tuple[int, int] = 0) -> None:
     path.parent.mkdir(exist_ok=True)
     Image.new(mode, size, color).save(path)
 

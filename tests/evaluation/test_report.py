@@ -10,7 +10,7 @@ from diffusers_sr.evaluation.protocols import PROTOCOLS
 from diffusers_sr.evaluation.report import comparison, latex, markdown, model_index, notes, per_picture
 from diffusers_sr.evaluation.scoring import Scores
 
-PSNR, SSIM, LPIPS, _, FID, *_ = PROTOCOLS["seesr"].measures
+PSNR, SSIM, LPIPS, DISTS, FID = PROTOCOLS["seesr"].measures[:5]
 MEASURES = (PSNR, SSIM, LPIPS, FID)
 SCORES = Scores(
     names=["a", "b,c"],
@@ -75,6 +75,7 @@ def test_the_hub_reads_the_model_index():
     assert data.eval_results[0].metric_config == "Y of YCbCr, 16 to 235, crop 4"
     assert data.eval_results[1].metric_config == "pyiqa's lpips"
     again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data
+    assert isinstance(again, ModelCardData)
     assert again.eval_results == data.eval_results
 
 
