@@ -11,7 +11,7 @@ folder.
 
 Results are rounded to 8 bits a channel before they are measured. It prints, as Markdown, the means over each set, and
 how far each row is from the row `--baseline`, with 95 % bootstrap intervals over the photos. ST-LPIPS is measured
-where the package `stlpips_pytorch` is installed (extra `eval`). Photos that cannot be measured are reported and
+where the package `stlpips_pytorch` is installed. Photos that cannot be measured are reported and
 counted out; the exit status is then 1.
 """
 

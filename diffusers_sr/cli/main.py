@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import caption, convert, released, upscale
+from . import caption, convert, evaluate, released, testset, upscale
 from .parser import CommandParser
 
 _READER_IS_GONE = 141  # as the shell reports a program that SIGPIPE ended
@@ -42,6 +42,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="diffusers-sr", description="Super-resolution of real photographs with Stable Diffusion."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
-    for command in (upscale, caption, convert, released):
+    for command in (upscale, evaluate, testset, caption, convert, released):
         command.add_parser(commands)
     return parser

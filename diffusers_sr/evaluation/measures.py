@@ -16,7 +16,7 @@ def luma(image: Tensor) -> Tensor:
 
     The Y of video-range YCbCr (16 to 235 of 255) is `(16 + 219 * luma) / 255`.
     """
-    return torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]).to(image), image)
+    return torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).to(image), image)
 
 
 def check_images(reference: Tensor, result: Tensor, minimum: int) -> None:
@@ -33,7 +33,8 @@ def check_images(reference: Tensor, result: Tensor, minimum: int) -> None:
         raise ValueError(f"{width}x{height} pixels are too few to compare: each side needs at least {minimum}.")
 
 
-def _crop(image: Tensor, border: int) -> Tensor:
+def crop(image: Tensor, border: int) -> Tensor:
+    """Leave out `border` pixels on each side."""
     height, width = image.shape[-2:]
     return image[..., border : height - border, border : width - border]
 
@@ -49,10 +50,11 @@ def psnr_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
     Args:
         reference: [batch, 3, height, width] in [0, 1].
         result: the same shape.
-        crop_border: pixels left out on each side; published SeeSR and OSEDiff figures use 0, older papers the scale.
+        crop_border: pixels left out on each side; OSEDiff's published figures use 0, those of SeeSR and of older
+            papers the scale.
     """
     check_images(reference, result, 1 + 2 * crop_border)
-    difference = _crop(luma(reference) - luma(result), crop_border) * (219 / 255)
+    difference = crop(luma(reference) - luma(result), crop_border) * (219 / 255)
     return -10 * torch.log10(difference.square().mean((1, 2)))
 
 
@@ -63,7 +65,22 @@ def ssim_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
     peak 255. The arguments are those of `psnr_y`.
     """
     check_images(reference, result, 11 + 2 * crop_border)
-    first, second = (_crop(16 + 219 * luma(image), crop_border)[:, None] for image in (reference, result))
+    first, second = (crop(16 + 219 * luma(image), crop_border)[:, None] for image in (reference, result))
+    means, structures = local_similarities(first, second)
+    return (means * structures).mean((1, 2, 3))
+
+
+def local_similarities(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the two factors of the structural similarity at each place: of local means, and of all else.
+
+    Args:
+        first: [batch, 1, height, width] in 0 to 255.
+        second: the same shape.
+
+    Returns:
+        Twice [batch, 1, height - 10, width - 10], at most 1. The second is negative where one is like a negative of
+        the other.
+    """
     window = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2)).to(first)
     window = window / window.sum()
 
@@ -75,9 +92,8 @@ def ssim_y(reference: Tensor, result: Tensor, crop_border: int = 0) -> Tensor:
     variance_second = mean(second**2) - mean_second**2
     covariance = mean(first * second) - mean_first * mean_second
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_first * mean_second + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_first**2 + mean_second**2 + c1) * (variance_first + variance_second + c2))
-    return similarity.mean((1, 2, 3))
+    means = (2 * mean_first * mean_second + c1) / (mean_first**2 + mean_second**2 + c1)
+    return means, (2 * covariance + c2) / (variance_first + variance_second + c2)
 
 
 def gmsd(reference: Tensor, result: Tensor) -> Tensor:

@@ -51,6 +51,9 @@ runpy.run_module("diffusers_sr.cli", run_name="__main__")
             "argument --captioner: not allowed with argument --prompts",
         ),
         (("caption", "a", "-o", "b", "--layout", "xml"), 2, "invalid choice: 'xml'"),
+        (("evaluate", "--help"), 0, "--protocol {osediff,seesr,xpsr,coser,cassr,faithdiff}"),
+        (("evaluate", "a", "b", "--inputs", "c"), 2, "--skip-existing: only with argument --model or --method"),
+        (("testset", "--help"), 0, "div2k-val-sharpened  the same, with sharpened originals"),
         (("caption", "a", "-o", "b", "--names"), 2, "--names: not allowed with a --captioner other than measured"),
     ],
 )
