@@ -89,7 +89,7 @@ def load_stlpips() -> STLPIPS:
     package = find_spec("stlpips_pytorch")  # found, not imported: it would import torchvision
     if package is None or package.origin is None:
         raise ModuleNotFoundError(
-            "ST-LPIPS needs the weights in the package stlpips_pytorch: pip install stlpips_pytorch, which brings no other."
+            "ST-LPIPS needs the weights in stlpips_pytorch: pip install stlpips_pytorch (nothing else comes with it)."
         )
     file = Path(package.origin).parent / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
     stored = torch.load(file, map_location="cpu", weights_only=True)
