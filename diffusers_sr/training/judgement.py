@@ -121,3 +121,29 @@ class WaveletSimilarity(nn.Module):
         with torch.autocast(picture.device.type, enabled=False):
             similarity = haarpsi(target.float(), picture.float().clamp(0, 1))
         return {"haarpsi": self.weight * (1 - similarity.mean())}
+
+
+class LatentGrid(nn.Module):
+    """The part of a picture's error that repeats with the pitch of the latents, as a loss.
+
+    A decoder draws such a weave in flat areas if nothing else in the loss sees it: it is far below the error of the
+    details around it, and what compares features may even like it. The error is averaged, for each place in a square
+    of a latent, over squares of neighbouring latents; what these averages have in common is a colour, and no weave.
+
+    Args:
+        weight: of the loss.
+        pitch: pixels per latent.
+        side: latents of a square that is averaged over.
+    """
+
+    def __init__(self, weight: float, pitch: int, side: int = 6) -> None:
+        super().__init__()
+        self.weight = weight
+        self.pitch = pitch
+        self.side = side
+
+    def forward(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted loss by name of a picture and a photograph [B, 3, H, W] in [0, 1]."""
+        places = functional.pixel_unshuffle(picture - target, self.pitch).unflatten(1, (3, -1))
+        pattern = functional.avg_pool3d(places, (1, self.side, self.side), stride=(1, self.side // 2, self.side // 2))
+        return {"grid": self.weight * (pattern - pattern.mean(2, keepdim=True)).abs().mean()}

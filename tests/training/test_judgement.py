@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusers_sr.evaluation.haarpsi import haarpsi
-from diffusers_sr.training.judgement import Judgement, ShiftTolerantDistance, WaveletSimilarity
+from diffusers_sr.training.judgement import Judgement, LatentGrid, ShiftTolerantDistance, WaveletSimilarity
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,3 +57,17 @@ def test_the_learned_distance_of_the_first_pictures() -> None:
     expected = 2 * loss.network(target[:1], picture[:1]).item()
     assert 0.01 < expected == pytest.approx(loss(picture, target)["stlpips"].item(), rel=1e-5)
     assert ShiftTolerantDistance(2.0)(picture, target)["stlpips"].item() != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_weave_of_the_latents_pitch_in_numbers() -> None:
+    """One pixel in 16 is 0.16 too bright: its place is 0.15 above the mean of the places, the 15 others 0.01 below."""
+    target = pictures()[0]
+    weave = torch.zeros_like(target)
+    weave[..., 1::4, 2::4] = 0.16
+    loss = LatentGrid(2.0, 4)
+    assert loss(target + weave, target)["grid"].item() == pytest.approx(2 * (0.15 + 15 * 0.01) / 16, rel=1e-4)
+    # An error of the colour is none, and one of another pitch cancels out.
+    assert loss(target + 0.1, target)["grid"].item() == pytest.approx(0, abs=1e-6)
+    stripes = torch.zeros_like(target)
+    stripes[..., ::3] = 0.12
+    assert loss(target + stripes, target)["grid"].item() < 0.01
