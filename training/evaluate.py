@@ -172,7 +172,7 @@ def write_pictures(folder: Path, sample: Sample, row: str, pair: Pair, result: T
     for number, picture in enumerate(pictures):
         together.paste(picture.resize((width, height), Image.Resampling.NEAREST), (number * (width + 8), 0))
     name = Path(row.replace("=", "-").replace(" ", "_")).name
-    together.save(folder / f"{sample.name}_{name}.jpg", quality=90)
+    together.save(folder / f"{sample.name}_{name}.jpg", quality=90, subsampling=0)  # colours are to be judged, too
 
 
 def first_results(options: argparse.Namespace, has_st_lpips: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .seeds import sample_generator
 
 SCALE = 4
 """How many times smaller photos are made."""
-DAMAGES: dict[str, Degradation] = {"mild": MILD, "medium": MEDIUM, "heavy": DegradationConfig()} | DEGRADATIONS
+DAMAGES: dict[str, Degradation] = {"mild": MILD, "medium": MEDIUM, "heavy": DegradationConfig(), **DEGRADATIONS}
 """The degradations of photos that models are measured on, by name."""
 LAYOUTS = (("hr", "lr"), ("test_HR", "test_LR"))
 """The folders in a folder of pairs: those of the originals, and of their low-resolution versions."""

@@ -17,8 +17,10 @@ from .measures import check_images
 
 # The mean and deviation of photos in [-1, 1], by which LPIPS (Zhang et al. 2018) standardises them.
 _MEAN, _DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-# The numbers that the weights file has for the convolutions of AlexNet.
-_CONVOLUTIONS = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
+# The convolutions of AlexNet: channels before and after, side of the kernel, padding.
+_LAYERS = ((3, 64, 11, 2), (64, 192, 5, 2), (192, 384, 3, 1), (384, 256, 3, 1), (256, 256, 3, 1))
+# Their names in the weights file.
+_NAMES = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
 _SMALLEST = 21  # pixels of a side: less does not survive three reductions
 
 
@@ -34,15 +36,9 @@ class STLPIPS(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(3, 64, 11, padding=2),
-                nn.Conv2d(64, 192, 5, padding=2),
-                nn.Conv2d(192, 384, 3, padding=1),
-                nn.Conv2d(384, 256, 3, padding=1),
-                nn.Conv2d(256, 256, 3, padding=1),
-            ]
+            nn.Conv2d(before, after, kernel, padding=padding) for before, after, kernel, padding in _LAYERS
         )
-        self.channel_weights = nn.ParameterList(torch.zeros(each.out_channels) for each in self.convolutions)
+        self.channel_weights = nn.ParameterList(torch.zeros(after) for _, after, _, _ in _LAYERS)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Compute the features of images in [0, 1] after each convolution, with unit length at each position."""
@@ -95,7 +91,7 @@ def load_stlpips() -> STLPIPS:
     stored = torch.load(file, map_location="cpu", weights_only=True)
     network = STLPIPS()
     state = {}
-    for number, name in enumerate(_CONVOLUTIONS):
+    for number, name in enumerate(_NAMES):
         for part in ("weight", "bias"):
             state[f"convolutions.{number}.{part}"] = stored[f"net.{name}.{part}"]
         state[f"channel_weights.{number}"] = stored[f"lin{number}.model.1.weight"].flatten()

@@ -50,10 +50,10 @@ def test_two_colours_worked_out_by_hand() -> None:
     (1, 1, 0), whose direction is (1, 1, 0) / sqrt(2): 2 (1 - 1 / sqrt(2))^2 + 3 / 2.
     """
     network = STLPIPS()
-    network.convolutions[0].weight.zero_()
-    network.convolutions[0].bias.zero_()
+    for parameter in network.convolutions[0].parameters():
+        parameter.zero_()
     for channel in range(3):
-        network.convolutions[0].weight[channel, channel, 5, 5] = 1
+        network.get_parameter("convolutions.0.weight")[channel, channel, 5, 5] = 1
     network.channel_weights[0][:3] = torch.tensor([2.0, 3.0, 4.0])
 
     mean, deviation = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])

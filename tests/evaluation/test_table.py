@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusers_sr.evaluation.table import DIGITS, ST_LPIPS, intervals_table, mean, means_table, measure
+from diffusers_sr.evaluation.table import DIGITS, ST_LPIPS, Values, intervals_table, mean, means_table, measure
 
 
 def test_measures_of_equal_images_and_of_a_grey_one() -> None:
@@ -20,7 +20,7 @@ def test_measures_of_equal_images_and_of_a_grey_one() -> None:
 
 
 def test_means() -> None:
-    rows = {
+    rows: dict[str, list[Values]] = {
         "first": [{"HaarPSI ↑": 0.5, "weave": 1.0}, {"HaarPSI ↑": 0.25, "weave": None}],
         "second": [{"HaarPSI ↑": 0.75, "weave": None}],
     }
@@ -37,7 +37,7 @@ def test_means() -> None:
 
 def test_intervals_of_the_images_that_both_rows_have() -> None:
     """Differences of 0 and 0.5: their resampled means reach from one to the other. The third image is alone."""
-    rows = {
+    rows: dict[str, dict[str, Values]] = {
         "bicubic": {"a": {"HaarPSI ↑": 0.5, "GMSD ↓": 0.1}, "b": {"HaarPSI ↑": 0.25, "GMSD ↓": None}},
         "model": {name: {"HaarPSI ↑": value, "GMSD ↓": None} for name, value in (("a", 0.5), ("b", 0.75), ("c", 1.0))},
     }
