@@ -29,7 +29,7 @@ def main() -> dict[str, Any] | None:
         else:
             answer = os.fork()
             if answer == 0:
-                return request  # type: ignore[no-any-return]
+                return dict(request)
         print(json.dumps(answer), flush=True)
     return None
 

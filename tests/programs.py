@@ -66,7 +66,7 @@ def start(
         output, errors: where what it prints goes: new files, or those of a device.
     """
     request = {
-        "words": list(map(os.fspath, words)),
+        "words": [os.fspath(word) for word in words],
         "folder": os.getcwd(),
         "environment": {**os.environ, **(environment or {})},
         "streams": [os.path.abspath(output), os.path.abspath(errors)],
