@@ -26,7 +26,6 @@ from tests import programs
 from tests.components import tiny_image
 from tests.released.stubbed import HYPIR, left, sent
 
-
 UPSCALE = """
 import os, sys
 from huggingface_hub import constants
