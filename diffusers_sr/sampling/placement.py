@@ -53,11 +53,13 @@ def _weight_dtype(model: nn.Module) -> torch.dtype:
 
 def has_hook(model: nn.Module, name: str) -> bool:
     """Whether a module of a model has diffusers' hook of a name; those of an adapter have names of their own."""
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
+    modules: list[nn.Module | None] = [model]
+    for module in modules:  # which grows
+        if module is None:
+            continue
         registry = vars(module).get("_diffusers_hook")
         if registry is not None and registry.get_hook(name) is not None:
             return True
-        waiting.extend(child for child in module._modules.values() if child is not None)
+        if module._modules:
+            modules.extend(module._modules.values())
     return False
