@@ -192,10 +192,11 @@ class SuperResolutionPipeline(
             lora_scale=call.lora_scale,
             **texts,
         )
+        device = self._execution_device
 
         def for_results(embeds: torch.Tensor, name: str) -> torch.Tensor:
             embeds = for_each_result(embeds, name, num_images, call.num_images_per_prompt)
-            return embeds.to(self._execution_device, self.sampling_dtype)
+            return embeds.to(device, self.sampling_dtype)
 
         if negative_prompt_embeds is not None:
             negative_prompt_embeds = for_results(negative_prompt_embeds, "negative_prompt")

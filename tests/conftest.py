@@ -32,6 +32,7 @@ LONGEST = (
     "tests/publishing/test_publishing.py",
     "tests/training/test_scripts.py",
     "tests/training/test_one_step_scripts.py",
+    "tests/cli/test_processes.py",
     "tests/training/test_distributed.py",
     "tests/training/test_ending.py",
     "tests/test_readme.py",

@@ -1,7 +1,7 @@
 """Where models are and in which type, as diffusers says it, but read faster.
 
-The properties of diffusers look for hooks in every module, through an exception in each that has none. That takes tens
-of milliseconds where LoRA layers make thousands of modules, and is done several times in a call.
+The properties of diffusers look for hooks in every module, several times, and through an exception in each that has
+none. That takes tens of milliseconds where LoRA layers make thousands of modules, and is done several times in a call.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from itertools import chain
 from typing import Any
 
 import torch
+from diffusers.hooks.group_offloading import _GROUP_OFFLOADING as IN_GROUPS
+from diffusers.hooks.layerwise_casting import _LAYERWISE_CASTING_HOOK as CASTING
 from torch import nn
 
 
@@ -22,7 +24,7 @@ class Placement:
     @property
     def _execution_device(self) -> torch.device:
         models = [model for model in self.components.values() if isinstance(model, nn.Module)]
-        if any("_hf_hook" in vars(model) or has_hooks(model) for model in models):  # offloaded, or an adapter's hooks
+        if any("_hf_hook" in vars(model) or has_hook(model, IN_GROUPS) for model in models):  # offloaded
             device: torch.device = super()._execution_device  # type: ignore[misc]
             return device
         devices = [next(chain(model.parameters(), model.buffers())).device for model in models]
@@ -39,7 +41,7 @@ class Placement:
 
 def model_dtype(model: Any) -> torch.dtype:
     """Read the type of a model's weights, `model.dtype`."""
-    if has_hooks(model) or getattr(model, "_keep_in_fp32_modules", None):
+    if has_hook(model, CASTING) or getattr(model, "_keep_in_fp32_modules", None):
         dtype: torch.dtype = model.dtype
         return dtype
     return _weight_dtype(model)
@@ -49,12 +51,15 @@ def _weight_dtype(model: nn.Module) -> torch.dtype:
     return next(each.dtype for each in chain(model.parameters(), model.buffers()) if each.is_floating_point())
 
 
-def has_hooks(model: nn.Module) -> bool:
-    """Whether a module of a model has hooks of diffusers: for offloading, for casting, or those of an adapter."""
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
-        if "_diffusers_hook" in vars(module):
+def has_hook(model: nn.Module, name: str) -> bool:
+    """Whether a module of a model has diffusers' hook of a name; those of an adapter have names of their own."""
+    modules: list[nn.Module | None] = [model]
+    for module in modules:  # which grows
+        if module is None:
+            continue
+        registry = vars(module).get("_diffusers_hook")
+        if registry is not None and registry.get_hook(name) is not None:
             return True
-        waiting.extend(child for child in module._modules.values() if child is not None)
+        if module._modules:
+            modules.extend(module._modules.values())
     return False

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-import diffusers_sr
 from diffusers_sr.image.reader import read_photo
+from tests import programs
 from tests.cli.photos import files
 from tests.components import tiny_image
 
@@ -42,15 +39,9 @@ def start(run, model):
         path.parent.mkdir(parents=True, exist_ok=True)
         tiny_image(16, 12, seed=number).save(path)
 
-    def start(*program: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, *program, "upscale", "--model", model, "--upscale", "2", "--device", "cpu", *OPTIONS],
-            env={**os.environ, "PYTHONPATH": str(Path(diffusers_sr.__file__).parents[1])},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
-        )
+    def start(*program: str) -> programs.Program:
+        options = ("--model", model, "--upscale", "2", "--device", "cpu", *OPTIONS)
+        return programs.start(*program, "upscale", *options, output="output", errors="errors")
 
     return start
 
@@ -84,26 +75,22 @@ def test_killed_between_photos(run, start, whole, kind):
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(getattr(signal, kind))
-    output, error = process.communicate()
-    assert process.returncode == (130 if kind == "SIGINT" else -getattr(signal, kind))
+    assert process.wait() == (130 if kind == "SIGINT" else -getattr(signal, kind))
     if kind == "SIGINT":
-        assert error.endswith("diffusers-sr: interrupted\n")
-        assert "Images done: " in output
+        assert Path("errors").read_text().endswith("diffusers-sr: interrupted\n")
+        assert "Images done: " in Path("output").read_text()
     check_and_complete(run, whole)
 
 
 def test_killed_in_the_middle_of_writing(run, start, whole):
-    process = start("-c", KILLED_IN_WRITING)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert start("-c", KILLED_IN_WRITING).wait() == -signal.SIGKILL
     partial = [name for name in files("out") if name.endswith(".partial")]
     assert len(partial) == 1
     check_and_complete(run, whole)
 
 
 def test_what_was_left_is_removed_even_if_all_is_done(run, start, whole):
-    process = start("-c", KILLED_IN_WRITING.format(signal="SIGKILL"))
-    process.communicate()
+    start("-c", KILLED_IN_WRITING).wait()
     (partial,) = (name for name in files("out") if name.endswith(".partial"))
     for name, content in whole.items():
         Path("out", name).parent.mkdir(exist_ok=True)

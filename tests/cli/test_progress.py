@@ -6,15 +6,14 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
-import subprocess
-import sys
 import termios
 from pathlib import Path
 
 import pytest
 
-import diffusers_sr
+from tests import programs
 from tests.components import tiny_image
 
 
@@ -30,24 +29,13 @@ def shown(model, tmp_path, monkeypatch):
     def shown(*arguments: str) -> str:
         terminal, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        folder = str(Path(diffusers_sr.__file__).parents[1])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "diffusers_sr.cli", "upscale", *arguments, "--model", model, "--device", "cpu"],
-            stdout=subprocess.DEVNULL,
-            stderr=end,
-            env={**os.environ, "PYTHONPATH": folder, "TERM": "xterm"},
-        )
-        os.close(end)
+        words = ("-m", "diffusers_sr.cli", "upscale", *arguments, "--model", model, "--device", "cpu")
+        process = programs.start(*words, environment={"TERM": "xterm"}, errors=os.ttyname(end))
         text = b""
-        while True:
-            try:
-                read = os.read(terminal, 1 << 16)
-            except OSError:  # Linux says so that the other end is closed
-                break
-            if not read:
-                break
-            text += read
-        process.wait()
+        while (is_readable := select.select([terminal], [], [], 0.02)[0]) or process.poll() is None:
+            if is_readable:
+                text += os.read(terminal, 1 << 16)
+        os.close(end)
         os.close(terminal)
         return text.decode()
 

@@ -11,15 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import programs
 from tests.components import TEXT_DIM, scheduler, tiny_unet, tiny_vae
 from tests.one_step import official_files
 from tests.parity.forward import main
 
 SCRIPT = Path(__file__).with_name("forward.py")
-
-
-def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def test_relative_paths_and_settings_beside_the_inputs(tmp_path: Path) -> None:
@@ -35,15 +32,15 @@ def test_relative_paths_and_settings_beside_the_inputs(tmp_path: Path) -> None:
     given = {"lr": torch.zeros(16, 20, 3, dtype=torch.uint8), "prompt_embeds": torch.randn(1, 77, TEXT_DIM)}
     save_file(given, tmp_path / "given" / "case_mine.safetensors")
     arguments = ("pisa", "weights", "given/case_mine.safetensors", "outputs.safetensors", "--dtype", "float64")
-    done = call(tmp_path, *arguments)
+    done = subprocess.run([sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     outputs = load_file(tmp_path / "outputs.safetensors")
     assert outputs["latents"].shape == (1, 4, 8, 10)
     assert {tensor.dtype for tensor in outputs.values()} == {torch.float64, torch.uint8}
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
-    done = call(tmp_path, "pisa", "weights", "nowhere/case_plain.safetensors", "outputs.safetensors")
+def test_what_is_not_there() -> None:
+    done = programs.run(SCRIPT, "pisa", "weights", "nowhere/case_plain.safetensors", "outputs.safetensors")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("forward.py: ")
     assert "nowhere/case_plain.safetensors" in done.stderr

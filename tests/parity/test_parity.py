@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_sr.image.tiling import gaussian_weights
+from tests import programs
 from tests.parity import coser
 from tests.parity.arrays import WEIGHT, read_arrays
 from tests.parity.forward import main
@@ -90,8 +89,9 @@ def test_seesr(weights: Path, vectors: Path, tolerance: float, tmp_path: Path) -
 def test_seesr_in_float64_from_the_command_line(tmp_path: Path) -> None:
     vectors = DATA / "seesr" / "A"
     split_vectors(vectors, tmp_path / "inputs.safetensors")
-    command = [sys.executable, "tests/parity/forward.py", "seesr", str(vectors), str(tmp_path / "inputs.safetensors")]
-    subprocess.run([*command, str(tmp_path / "outputs.safetensors"), "--dtype", "float64"], cwd=ROOT, check=True)
+    files = (tmp_path / "inputs.safetensors", tmp_path / "outputs.safetensors")
+    done = programs.run(ROOT / "tests" / "parity" / "forward.py", "seesr", vectors, *files, "--dtype", "float64")
+    assert done.returncode == 0, done.stderr
     output = load_file(tmp_path / "outputs.safetensors")["odd.unet_out"]
     assert output.dtype == torch.float64
     expected = load_file(vectors / "io.safetensors")["odd.unet_out_fp64"].double()

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,24 +22,26 @@ from filelock import FileLock
 from diffusers_sr.cli.main import main
 from diffusers_sr.hub import load_pipeline, pipeline_class
 from diffusers_sr.released import cache
+from tests import programs
 from tests.components import tiny_image
 from tests.released.stubbed import HYPIR, left, sent
 
+UPSCALE = """
+import os, sys
+from huggingface_hub import constants
+constants.HF_HUB_CACHE = os.environ["HF_HUB_CACHE"]  # which it reads when it is imported
+constants.HF_HUB_DOWNLOAD_TIMEOUT = 120
+from diffusers_sr.cli.main import main
+sys.exit(main(["upscale", *sys.argv[1:]]))
+"""
 
-def start(output: str) -> tuple[subprocess.Popen[str], Path]:
+
+def start(output: str) -> tuple[programs.Program, Path]:
     """Upscale a photo with `hypir` in a process of its own, whose error output goes into a file."""
     tiny_image().save("photo.png")
-    arguments = ["photo.png", "-o", output, "--model", "hypir", "--device", "cpu", "--upscale", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+    arguments = ("photo.png", "-o", output, "--model", "hypir", "--device", "cpu", "--upscale", "1")
     errors = Path(f"{output}.txt")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffusers_sr.cli", "upscale", *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=errors.open("w"),
-        text=True,
-    )
-    return process, errors
+    return programs.start("-c", UPSCALE, *arguments, errors=errors), errors
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 120) -> None:
@@ -93,8 +93,8 @@ def test_waiting_is_said(hub, caplog):
 def test_a_process_that_is_killed_leaves_nothing_that_counts(hub, held):
     process, _ = start("photo_x1.png")
     wait_for(lambda: sent(hub)[HYPIR])
-    process.kill()
-    process.wait(60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     held.set()
     load_pipeline("hypir")
     assert {path for path, count in sent(hub).items() if count > 1} == {HYPIR}

@@ -1,9 +1,6 @@
 """Two processes, started once: they have to do together what one does."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +10,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusers_sr.training.engine import trainable_parameters
+from tests import programs
 from tests.training import distributed_run
 from tests.training.interruptions import assert_same, state
 from tests.training.runs import Fit, fit
 from tests.training.stages import build
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     distributed_run.prepare(folder)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, distributed_run.__file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = programs.run(distributed_run.__file__, folder, environment=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import programs
 from tests.training import ending_runs
 from tests.training.runs import Fit, fit
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"}
 ENDS: dict[str, tuple[int, str]] = {
     "worker-1": (1, "row 40 is bad"),
     "worker-5": (1, "row 40 is bad"),
@@ -33,7 +30,8 @@ ENDS: dict[str, tuple[int, str]] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ends")
-    subprocess.run([sys.executable, ending_runs.__file__, str(folder), *ENDS], env=ENVIRONMENT, check=True)
+    done = programs.run(ending_runs.__file__, folder, *ENDS, environment={"ACCELERATE_USE_CPU": "true"}, timeout=600)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -7,8 +7,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +18,7 @@ import pytest
 import torch
 
 from diffusers_sr.training.checkpointing import MANIFEST, damage, remember_random_states
+from tests import programs
 from tests.training.interruptions import (
     Killed,
     assert_same,
@@ -74,44 +73,30 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
     assert ends[0]["random_states_0.pkl"]["random_state"] != state(newest)["random_states_0.pkl"]["random_state"]
 
 
-SLOW_RUNS = """
-import gc, os, sys, time
+SLOW_RUN = """
+import sys, time
 from pathlib import Path
 from tests.training.runs import Fit, fit
-gc.freeze()
 slower = Fit(lambda number: time.sleep(0.02 if number < 10 else 0.5))
-processes = []
-for folder in sys.argv[1:]:  # importing takes longest, so it is done once, and every run is a fork
-    process = os.fork()
-    if process == 0:
-        os.setsid()
-        os.dup2(2, 1)  # the parent alone writes to what the test reads
-        fit(Path(folder), slower, max_train_steps=10_000, ema_decay=0.9, dataloader_num_workers=1)
-    processes.append(process)
-print(*processes, flush=True)
-print(*(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes), flush=True)
+fit(Path(sys.argv[1]), slower, max_train_steps=10_000, ema_decay=0.9, dataloader_num_workers=1)
 """
 
 
 def test_a_process_that_is_ended_from_outside_goes_on_exactly(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     signals = (signal.SIGTERM, signal.SIGKILL)
-    words = [sys.executable, "-c", SLOW_RUNS, *(str(tmp_path / number.name) for number in signals)]
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        processes = [int(word) for word in parent.stdout.readline().split()]
-        try:
-            for number, process in zip(signals, processes, strict=True):
-                deadline = time.monotonic() + 120
-                while not (tmp_path / number.name / "checkpoint-8").exists() and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                os.killpg(process, number)  # with its loader worker, as a job scheduler ends them
-            # SIGTERM leaves a checkpoint of the step it came in, which need not be a multiple of four.
-            assert parent.communicate(timeout=60)[0].splitlines()[-1] == f"143 {-signal.SIGKILL}"
-        finally:
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process, signal.SIGKILL)
+    processes = [programs.start("-c", SLOW_RUN, tmp_path / number.name) for number in signals]
+    try:
+        for number, process in zip(signals, processes, strict=True):
+            deadline = time.monotonic() + 120
+            while not (tmp_path / number.name / "checkpoint-8").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.killpg(process.pid, number)  # with its loader worker, as a job scheduler ends them
+        # SIGTERM leaves a checkpoint of the step it came in, which need not be a multiple of four.
+        assert [process.wait() for process in processes] == [143, -signal.SIGKILL]
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     for number in signals:
         folder = tmp_path / number.name
         newest = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from diffusers_sr.training.checkpointing import MANIFEST
 from diffusers_sr.training.folder_lock import LOCK_FILE, locked
+from tests import programs
 from tests.training.interruptions import Killed, assert_same, kill_at
 from tests.training.runs import Fit, fit
 
@@ -114,26 +113,24 @@ fit(Path(sys.argv[1]), Fit(lambda number: time.sleep(0.1)), max_train_steps=10_0
 
 
 def test_a_second_trainer_in_the_folder_of_a_running_one_is_refused(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    words = [sys.executable, "-c", LONG_RUN, str(tmp_path)]
-    with subprocess.Popen(words, env=environment, start_new_session=True) as process:
-        try:
-            deadline = time.monotonic() + 120
-            while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            before = sorted(path.name for path in tmp_path.iterdir())
-            for resume in (None, "latest"):
-                with pytest.raises(ValueError, match=rf"Another trainer, process {process.pid} on .*, is running in"):
-                    fit(tmp_path, resume_from_checkpoint=resume)
-            assert LOCK_FILE in before
-            # Only the trainer itself: its worker lives on for seconds.
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            newest = max(int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*"))
-            resumed = fit(tmp_path, resume_from_checkpoint="latest", max_train_steps=newest + 1)
-            assert len(resumed.batches) == 1
-        finally:
-            process.kill()
+    process = programs.start("-c", LONG_RUN, tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        before = sorted(path.name for path in tmp_path.iterdir())
+        for resume in (None, "latest"):
+            with pytest.raises(ValueError, match=rf"Another trainer, process {process.pid} on .*, is running in"):
+                fit(tmp_path, resume_from_checkpoint=resume)
+        assert LOCK_FILE in before
+        # Only the trainer itself: its worker lives on for seconds.
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        newest = max(int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*"))
+        resumed = fit(tmp_path, resume_from_checkpoint="latest", max_train_steps=newest + 1)
+        assert len(resumed.batches) == 1
+    finally:
+        process.send_signal(signal.SIGKILL)
 
 
 def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
