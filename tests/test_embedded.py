@@ -18,7 +18,7 @@ from diffusers_sr.image.tiling import tile_starts
 
 TILE_SIZE, TILE_OVERLAP = 192, 64
 WIDTH = 384
-MEGABYTES = {BASE: 20, "seesr-small": 15}
+MEGABYTES = {BASE: 20, "seesr-small": 15, "one-step-small": 40}
 
 
 @pytest.fixture(scope="module", params=embedded_models())
@@ -122,8 +122,7 @@ def test_borders_of_tiles_cannot_be_seen(pipeline):
 def test_half_precision_is_close_to_float32(pipeline, dtype, caplog):
     image = Image.fromarray(skimage.data.astronaut()[100:116, 200:220])
     arguments = {"num_inference_steps": 1 if dtype == torch.float16 else 4, "output_type": "pt", "process_size": 16}
-    method = type(pipeline).__name__.removesuffix("Pipeline").lower()
-    half = load_pipeline(f"{method}-small", dtype=dtype)
+    half = load_pipeline(pipeline.name_or_path.rpartition("/")[2], dtype=dtype)
     half.set_progress_bar_config(disable=True)
     result, expected = (
         each(image, generator=torch.Generator().manual_seed(0), **arguments).images for each in (half, pipeline)

@@ -1,7 +1,7 @@
 r"""Measure models on photographs and compare them with bicubic enlargement, in a table for each set of photographs.
 
     python training/evaluate.py --data PHOTOS --list training/recipes/held_out_photos.txt \
-        --degradation mild medium heavy --pairs REALSR SET14 --model seesr-small "cassr-small activation=lr"
+        --degradation mild medium heavy --pairs REALSR SET14 --model one-step-small "cassr-small activation=lr"
 
 The photographs of `--data` are made four times smaller and damaged, number i with seed `--first-seed` + i, so that
 every run measures the same inputs. Those of `--pairs` are taken as they are: folders with the originals in `hr` and
@@ -63,7 +63,7 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         nargs="*",
-        default=["seesr-small"],
+        default=["one-step-small"],
         help="models, as diffusers_sr.load_pipeline takes them, each one a row; it may be followed by arguments of "
         "its call, as in 'cassr-small activation=lr' (%(default)s)",
     )

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from diffusers_sr import hub
 from diffusers_sr.cli.main import main
+from diffusers_sr.one_step.pipeline import OneStepPipeline
 from tests.cli.photos import files, pixels
 from tests.components import components, tiny_image
 
@@ -27,9 +28,12 @@ def test_model_of_another_method(run, model, coser, capsys):
         hub.load_pipeline(coser, method="magic")
 
 
-@pytest.mark.parametrize("arguments", [(), ("--method", "seesr"), ("--method", "coser"), ("--model", "coser-small")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--method", "one_step"), ("--method", "seesr"), ("--method", "coser"), ("--model", "coser-small")],
+)
 def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys, arguments):
-    """The package's model of the method is taken, with the parts of the base."""
+    """The package's model of the method is taken, with the base's parts if it has none; by default the one-step model."""
     parts = components("seesr")
     base = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
     StableDiffusionPipeline(
@@ -40,11 +44,15 @@ def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys
         index = json.loads((tmp_path / name / "model_index.json").read_text())
         index |= {part: [None, None] for part in hub.BASE_COMPONENTS}
         (tmp_path / name / "model_index.json").write_text(json.dumps(index))
+    whole = tmp_path / "one-step-small"
+    OneStepPipeline(**{**components("one_step"), "lora": None}).save_pretrained(whole)
     monkeypatch.setattr(hub, "MODELS", tmp_path)
-    assert hub.embedded_models() == ["coser-small", "seesr-small"]
+    assert hub.embedded_models() == ["coser-small", "one-step-small", "seesr-small"]
     tiny_image().save(tmp_path / "photo.png")
     results: list[np.ndarray[Any, Any]] = []
-    for extra in (arguments, ("--model", coser if "coser" in "".join(arguments) else model)):
+    words = "".join(arguments)
+    expected = coser if "coser" in words else model if "seesr" in words else str(whole)
+    for extra in (arguments, ("--model", expected)):
         path = str(tmp_path / f"{len(results)}.png")
         assert main(["upscale", str(tmp_path / "photo.png"), "-o", path, "--device", "cpu", *extra]) == 0
         results.append(pixels(path))

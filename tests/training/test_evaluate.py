@@ -108,7 +108,10 @@ def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureF
         ((), "give photographs to measure: --data, --pairs, or both"),
         (("--data", "x", "--resume"), "--resume needs the file --json"),
         (("--data", "x", "--model", "a", "a"), "two rows have the same name"),
-        (("--data", "x", "--baseline", "coser-small"), "expected one of bicubic, Lanczos + unsharp mask, seesr-small"),
+        (
+            ("--data", "x", "--baseline", "coser-small"),
+            "expected one of bicubic, Lanczos + unsharp mask, one-step-small",
+        ),
     ):
         with pytest.raises(SystemExit):
             run(*options)
