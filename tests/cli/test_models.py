@@ -33,7 +33,7 @@ def test_model_of_another_method(run, model, coser, capsys):
     [(), ("--method", "one_step"), ("--method", "seesr"), ("--method", "coser"), ("--model", "coser-small")],
 )
 def test_the_small_model_of_a_method(model, coser, tmp_path, monkeypatch, capsys, arguments):
-    """The package's model of the method is taken, with the base's parts if it has none; by default the one-step model."""
+    """The package's model of the method is taken, with parts of the base or whole; by default the one-step model."""
     parts = components("seesr")
     base = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
     StableDiffusionPipeline(
