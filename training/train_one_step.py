@@ -34,7 +34,13 @@ from diffusers_sr.training import osediff
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.autoencoders import load_autoencoder
 from diffusers_sr.training.engine import train
-from diffusers_sr.training.judgement import Judgement, LatentGrid, ShiftTolerantDistance, WaveletSimilarity
+from diffusers_sr.training.judgement import (
+    Judgement,
+    LatentGrid,
+    Overshoot,
+    ShiftTolerantDistance,
+    WaveletSimilarity,
+)
 from diffusers_sr.training.one_step import OneStepArguments, OneStepLoss, TrainableOneStep, one_step_scheduler_of
 from diffusers_sr.training.perceptual import load_lpips
 from diffusers_sr.training.photos import degraded_crops
@@ -52,6 +58,7 @@ WEIGHTS = (
     "stlpips_weight",
     "haarpsi_weight",
     "grid_weight",
+    "overshoot_weight",
     "feature_weight",
     "adversarial_weight",
 )
@@ -78,6 +85,7 @@ class OneStepUNetArguments(OneStepArguments):
     stlpips_samples: Count | None = option(None, "Samples of a batch that it compares; by default all.")
     haarpsi_weight: Weight = option(0.0, "Weight of how far HaarPSI, a similarity of wavelets, is from 1.")
     grid_weight: Weight = option(0.0, "Weight of the error that repeats with the pitch of the latents, a weave.")
+    overshoot_weight: Weight = option(0.0, "Weight of how far pixels leave the range of the target around them.")
     feature_weight: Weight = option(0.0, "Weight of the absolute error of a discriminator's features.")
     adversarial_weight: Weight = option(0.0, "Weight of a discriminator's judgement, which is trained as well.")
     vae: str | None = option(None, "Folder of an AutoencoderKL or AutoencoderDC to use instead of the base's.")
@@ -166,6 +174,8 @@ def main(argv: list[str] | None = None) -> None:
         comparisons.append(WaveletSimilarity(arguments.haarpsi_weight))
     if arguments.grid_weight:
         comparisons.append(LatentGrid(arguments.grid_weight, 2 ** (count_levels(base.vae) - 1)))
+    if arguments.overshoot_weight:
+        comparisons.append(Overshoot(arguments.overshoot_weight))
     if arguments.feature_weight or arguments.adversarial_weight:
         comparisons.append(Judgement(arguments.feature_weight, arguments.adversarial_weight))
     loss = OneStepLoss(

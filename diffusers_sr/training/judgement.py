@@ -147,3 +147,25 @@ class LatentGrid(nn.Module):
         places = functional.pixel_unshuffle(picture - target, self.pitch).unflatten(1, (3, -1))
         pattern = functional.avg_pool3d(places, (1, self.side, self.side), stride=(1, self.side // 2, self.side // 2))
         return {"grid": self.weight * (pattern - pattern.mean(2, keepdim=True)).abs().mean()}
+
+
+class Overshoot(nn.Module):
+    """How far a picture leaves the range of its target's neighbouring pixels, as a loss: outlines along edges.
+
+    Args:
+        weight: of the loss.
+        side: pixels, an odd number, of the square around a pixel that is its neighbourhood.
+    """
+
+    def __init__(self, weight: float, side: int = 9) -> None:
+        super().__init__()
+        self.weight = weight
+        self.side = side
+
+    def forward(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted loss by name of a picture and a photograph [B, 3, H, W] in [0, 1]."""
+        highest, negative_lowest = (
+            functional.max_pool2d(each, self.side, stride=1, padding=self.side // 2) for each in (target, -target)
+        )
+        beyond = functional.relu(picture - highest) + functional.relu(-picture - negative_lowest)
+        return {"overshoot": self.weight * beyond.mean()}

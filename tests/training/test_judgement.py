@@ -2,9 +2,16 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from diffusers_sr.evaluation.haarpsi import haarpsi
-from diffusers_sr.training.judgement import Judgement, LatentGrid, ShiftTolerantDistance, WaveletSimilarity
+from diffusers_sr.training.judgement import (
+    Judgement,
+    LatentGrid,
+    Overshoot,
+    ShiftTolerantDistance,
+    WaveletSimilarity,
+)
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,3 +78,15 @@ def test_a_weave_of_the_latents_pitch_in_numbers() -> None:
     stripes = torch.zeros_like(target)
     stripes[..., ::3] = 0.12
     assert loss(target + stripes, target)["grid"].item() < 0.01
+
+
+def test_overshoot_in_numbers() -> None:
+    """An edge from 0.25 to 0.75, with an outline on either side that is 0.1 beyond it, in 2 of 32 columns."""
+    target = torch.full((1, 3, 32, 32), 0.25)
+    target[..., 16:] = 0.75
+    picture = target.clone()
+    picture[..., 15] -= 0.1
+    picture[..., 16] += 0.1
+    assert Overshoot(3.0)(picture, target)["overshoot"].item() == pytest.approx(3 * 0.1 * 2 / 32, rel=1e-5)
+    soft = functional.avg_pool2d(target, (1, 7), stride=1, padding=(0, 3), count_include_pad=False)
+    assert Overshoot(3.0)(soft, target)["overshoot"].item() == 0
