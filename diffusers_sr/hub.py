@@ -100,7 +100,7 @@ def load_pipeline(
             "the method out."
         )
     dtype = dtype or torch.float32
-    if is_embedded and _stands_on_base(Path(path)):
+    if is_embedded and stands_on_base(Path(path)):
         base = StableDiffusionPipeline.from_pretrained(MODELS / BASE, dtype=dtype, safety_checker=None)
         components = {name: base.components[name] for name in BASE_COMPONENTS} | components
     pipeline: SuperResolutionPipeline = pipeline_class(methods[name]).from_pretrained(path, dtype=dtype, **components)
@@ -112,7 +112,7 @@ def small_model(method: str) -> str:
     return f"{method.replace('_', '-')}-small"
 
 
-def _stands_on_base(folder: Path) -> bool:
+def stands_on_base(folder: Path) -> bool:
     """Whether a model of the package leaves its UNet to the base that such models share."""
     return not (folder / "unet").exists()
 

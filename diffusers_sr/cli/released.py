@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..hub import BASE, METHODS, MODELS, embedded_models
+from ..hub import BASE, METHODS, MODELS, embedded_models, stands_on_base
 from ..publishing.shareable import mask_credentials
 from ..released.catalogue import ELSEWHERE, RELEASED, by_hand
 from .parser import Commands
@@ -57,7 +57,8 @@ def _embedded(name: str) -> tuple[str, ...]:
     """Describe a model that is part of the package, under its licence."""
     index = json.loads((MODELS / name / "model_index.json").read_text(encoding="utf-8"))
     method = next(method for method, path in METHODS.items() if path.endswith(f".{index['_class_name']}"))
-    return name, method, BASE, "in the package", _size(MODELS / name), "apache-2.0"
+    base = BASE if stands_on_base(MODELS / name) else "its own"
+    return name, method, base, "in the package", _size(MODELS / name), "apache-2.0"
 
 
 def _released(name: str, ask: bool) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ def test_models_are_listed_without_what_takes_long_to_import(tmp_path, monkeypat
     assert [row[0] for row in rows[1:]] == [*hub.embedded_models(), *RELEASED, *ELSEWHERE]
     found = {row[0]: row[1:] for row in rows}
     assert found["seesr-small"][:3] == ["seesr", "base-small", "in the package"]
+    assert found["one-step-small"][:3] == ["one_step", "its own", "in the package"]
     assert found["hypir"] == ["one_step", "stable-diffusion-2-1-base", "to download", "?", RELEASED["hypir"].license]
     assert found["pisa"][2:4] == ["convert", "?"]
     assert len(by_hand) == len(ELSEWHERE)
