@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..pipeline import SuperResolutionPipeline
@@ -83,7 +83,7 @@ class OneStepPipeline(LoraSetsLoader, SuperResolutionPipeline[OneStepCall]):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | AutoencoderDC,
         unet: UNet2DConditionModel,
         scheduler: OneStepScheduler,
         text_encoder: CLIPTextModel | None = None,
