@@ -18,7 +18,8 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 import diffusers_sr
 from diffusers_sr.data.photos import read_image
-from diffusers_sr.image.decoding import ImageFileError, bands, on_white, open_image, to_array, to_rgb
+from diffusers_sr.image.bands import bands
+from diffusers_sr.image.decoding import ImageFileError, on_white, open_image, to_array, to_rgb
 from diffusers_sr.image.folders import find_images
 from diffusers_sr.image.formats import OPENED, images_in
 from diffusers_sr.image.pixels import read_images
