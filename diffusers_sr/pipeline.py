@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .image.color import COLOR_FIXES
-from .image.pixels import resize
+from .image.pixels import keep_profiles, resize
 from .image.tiling import Window, tile_windows
 from .publishing.pipeline import PublishablePipeline
 from .sampling.autoencoder import decode_latents, encode_image
@@ -150,6 +150,7 @@ class SuperResolutionPipeline(
             images: Any = latents.to(model_dtype(self.unet))
             if call.output_type != "latent":
                 images = self.finish(call, photo, self.decode(call, photo, latents))
+                images = keep_profiles(images, photo.profiles, call.num_images_per_prompt)
             self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if call.return_dict else (images,)
 
