@@ -86,6 +86,7 @@ def decode_deep(image: Image.Image, file: Path, stored: Stored) -> Deep:
         grey = np.empty((image.height, image.width), np.uint16)
         for box in bands(image.size):
             grey[box[1] : box[3]] = kinds.values_of_grey(image.crop(box), meaning)
+        image.close()  # its memory is needed
         return Deep(grey, None)
     higher = upright(image)
     with open_image(file) as again:
@@ -100,6 +101,8 @@ def decode_deep(image: Image.Image, file: Path, stored: Stored) -> Deep:
         colours[rows] = _colours(values, meaning, stored.is_multiplied)
         if alpha is not None:
             alpha[rows] = values[..., 3] if has_alpha else np.where((values == key).all(axis=-1), 0, WHITE)
+    for image in (higher, lower):
+        image.close()
     return Deep(colours, alpha)
 
 
