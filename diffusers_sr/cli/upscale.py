@@ -27,8 +27,9 @@ Photos that are larger already than --long-side, --width, --megapixels or --max-
 said; only an --upscale below 1 reduces.
 
 EXIF orientation is applied; colour profile, transparency and metadata (EXIF, XMP, IPTC, comments, texts, resolution)
-are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel. The
-settings are recorded in the result. --strip-metadata leaves out both.
+are kept, and what the output's format cannot carry is said; grey stays grey. 16 bits per channel stay 16 in PNG and
+TIFF, and become 8 in other formats, which is said. Of animations and files of several pages the first picture is
+taken, which is said. The settings are recorded in the result. --strip-metadata leaves out metadata and settings.
 
 A file or folder that cannot be read or written is reported, the others are still processed, and the summary at the end
 names all that failed. The exit status is 0 if all went well, 1 if something failed, 2 if the arguments make no sense,

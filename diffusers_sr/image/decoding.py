@@ -91,6 +91,8 @@ def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
             status = os.stat(file)
             if stat.S_ISDIR(status.st_mode):
                 raise ImageFileError("is a folder")
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageFileError("is a pipe or a device, not a file")
             size = status.st_size
         if size == 0:
             raise ImageFileError("the file is empty")

@@ -89,21 +89,25 @@ def decode_deep(image: Image.Image, file: Path, stored: Stored) -> Deep:
         image.close()  # its memory is needed
         return Deep(grey, None)
     higher = upright(image)
+    size, has_alpha = higher.size, higher.mode == "RGBA"
+    values = np.empty((size[1], size[0], len(higher.mode)), np.uint16)
+    for box in bands(size):
+        values[box[1] : box[3]] = np.asarray(higher.crop(box))
+    higher.close()  # its memory is needed
     with open_image(file) as again:
         again.tile = stored.lower  # type: ignore[attr-defined]
         lower = upright(again)
-    has_alpha = higher.mode == "RGBA"
-    colours = np.empty((higher.height, higher.width, 3), np.uint16)
-    alpha = np.empty(colours.shape[:2], np.uint16) if has_alpha or key is not None else None
-    for box in bands(higher.size):
-        values = np.asarray(higher.crop(box)).astype(np.uint16) << 8 | np.asarray(lower.crop(box))
-        rows = slice(box[1], box[3])
-        colours[rows] = _colours(values, meaning, stored.is_multiplied)
-        if alpha is not None:
-            alpha[rows] = values[..., 3] if has_alpha else np.where((values == key).all(axis=-1), 0, WHITE)
-    for image in (higher, lower):
-        image.close()
-    return Deep(colours, alpha)
+        alpha = np.empty(values.shape[:2], np.uint16) if has_alpha or key is not None else None
+        for box in bands(size):
+            rows = values[box[1] : box[3]]
+            rows <<= 8
+            rows |= np.asarray(lower.crop(box))
+            if alpha is not None:
+                opacity = rows[..., 3] if has_alpha else np.where((rows == key).all(axis=-1), 0, WHITE)
+                alpha[box[1] : box[3]] = opacity
+            rows[..., :3] = _colours(rows, meaning, stored.is_multiplied)
+        lower.close()
+    return Deep(values[..., :3], alpha)
 
 
 def in_8_bits(values: NDArray[np.uint16]) -> Image.Image:
