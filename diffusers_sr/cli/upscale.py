@@ -19,9 +19,9 @@ Enlarge photographs.
 INPUT is an image file, or a folder whose images are all enlarged (with --recursive also those of the folders in it;
 hidden files and folders, links to folders, and files without an image's suffix are skipped). OUTPUT is the file to
 write if INPUT is one file and OUTPUT ends in .png, .jpg, .webp, .tif, .avif or .bmp; otherwise it is a folder. In a
-folder a result keeps the name of its input, with the suffix .png if its own format cannot be written, and with a
-number if another result has that name already. Existing files at OUTPUT are overwritten (or kept, with
---skip-existing), but inputs never are.
+folder a result keeps the name of its input, with the suffix .png if its own format cannot be written (AVIF is written
+where it is asked for, as not every Pillow can), and with a number if another result has that name already. Existing
+files at OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 
 Photos that are larger already than --long-side, --width, --megapixels or --max-side ask for are left alone, which is
 said; only an --upscale below 1 reduces.

@@ -27,6 +27,9 @@ High quality: what was just restored should not be lost to compression. (TIFF is
 write other tags.) AVIF is read and written by Pillow from version 11.3 on, or with a plugin.
 """
 
+ASKED_FOR = (".avif",)
+"""The suffixes of `WRITABLE` that results have only where they are asked for: not every Pillow writes them."""
+
 FORMATS = ("png", "jpg", "webp", "tif", "avif")
 """The formats that results can be asked for in, by their suffixes."""
 
