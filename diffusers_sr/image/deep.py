@@ -142,7 +142,7 @@ def resized(values: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uin
 
 def _colours(values: NDArray[np.uint16], meaning: str | None, is_multiplied: bool) -> NDArray[Any]:
     if meaning == tiff_kinds.LAB:
-        a, b = (values[..., channel].view(np.int16) / 256 for channel in (1, 2))
+        a, b = (values[..., channel].view(np.int16).astype(np.float64) / 256 for channel in (1, 2))
         return (lab.to_srgb(values[..., 0] * (100 / WHITE), a, b) * WHITE).round()
     if is_multiplied:
         alpha = values[..., 3:].astype(np.int64)

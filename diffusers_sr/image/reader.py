@@ -13,6 +13,7 @@ from PIL import Image
 from .bands import bands
 from .decoding import DAMAGED, Decoded, decode, open_image, orientation_of
 from .deep import Deep, decode_deep, find_deep, in_8_bits
+from .depth import bits_of
 from .kinds import MEANING, srgb_profile
 from .metadata import Metadata, read_metadata, turn
 from .tiff_kinds import GREY_WITH_ALPHA, LAB
@@ -54,8 +55,9 @@ def read_photo(path: Path) -> Photo:
     notes = []
     with open_image(path) as image:
         is_deep, stored = _is_deep(image), find_deep(image)
-        if is_deep and stored is None:
-            notes.append("has 16 bits per channel, of which 8 are read")
+        bits = 16 if is_deep else bits_of(path, image.format)
+        if bits > 8 and stored is None:
+            notes.append(f"has {bits} bits per channel, of which 8 are read")
         if image.mode in ("CMYK", "LAB") or image.info.get(MEANING) == LAB:
             notes.append("has colours that are not RGB; those of the result are sRGB")
         frames = _frames(image)

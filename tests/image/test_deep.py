@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.deep import in_8_bits, in_16_bits
+from diffusers_sr.image.depth import bits_of
 from diffusers_sr.image.reader import Photo, read_photo
 from diffusers_sr.image.transparency import shown
 from diffusers_sr.image.writer import check_output, unkept, write_comparison, write_photo
@@ -160,8 +161,8 @@ def test_a_turned_photo_is_upright_in_16_bits(tmp_path: Path) -> None:
 def lab(path: Path, deep: bool) -> np.ndarray:
     """Write colours of sRGB as CIELAB, by Little CMS; give them."""
     colours = np.array([[[200, 30, 40], [60, 200, 90], [30, 60, 200], [128, 128, 128]]], np.uint8)
-    profiles = [ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")]
-    image = ImageCms.applyTransform(Image.fromarray(colours), ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    srgb, cielab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.applyTransform(Image.fromarray(colours), ImageCms.buildTransform(srgb, cielab, "RGB", "LAB"))
     assert image is not None
     if not deep:
         image.save(path)
@@ -261,3 +262,21 @@ def test_tiffs_that_are_not_read_say_why(
     with pytest.raises(ImageFileError) as error:
         read_photo(tmp_path / "photo.tif")
     assert str(error.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "bits"),
+    [
+        ("AVIF", b"\0\0\0\x10pixi\0\0\0\0\3\x0a\x0a\x0a", 10),
+        ("AVIF", b"\0\0\0\x10pixi\0\0\0\0\3\x08\x08\x08", 8),
+        ("HEIF", b"\0\0\0\x0epixi\0\0\0\0\1\x08\0\0\0\x10pixi\0\0\0\0\3\x0c\x0c\x0c", 12),
+        ("HEIF", b"pixi\0\0", 8),
+        ("JPEG2000", b"\xff\x4f\xff\x51" + bytes(38) + b"\x0f", 16),
+        ("JPEG2000", b"\xff\x4f\xff\x51" + bytes(38) + b"\x87", 8),
+        ("JPEG2000", b"\xff\x4f\xff\x51", 8),
+        ("PNG", b"pixi\0\0\0\0\3\x0a\x0a\x0a", 8),
+    ],
+)
+def test_more_bits_of_formats_of_which_8_are_read(tmp_path: Path, format: str, content: bytes, bits: int) -> None:
+    (tmp_path / "photo").write_bytes(b"head" + content)
+    assert bits_of(tmp_path / "photo", format) == bits
