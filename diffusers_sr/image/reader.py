@@ -54,13 +54,13 @@ def read_photo(path: Path) -> Photo:
     """
     notes = []
     with open_image(path) as image:
+        frames = _frames(image)  # which reads how the first is stored anew
         is_deep, stored = _is_deep(image), find_deep(image)
         bits = 16 if is_deep else bits_of(path, image.format)
         if bits > 8 and stored is None:
             notes.append(f"has {bits} bits per channel, of which 8 are read")
         if image.mode in ("CMYK", "LAB") or image.info.get(MEANING) == LAB:
             notes.append("has colours that are not RGB; those of the result are sRGB")
-        frames = _frames(image)
         if frames > 1:
             notes.append(f"has {frames} frames; only the first is taken")
         if image.info.get(DAMAGED):
