@@ -112,10 +112,11 @@ def decode_deep(image: Image.Image, file: Path, stored: Stored) -> Deep:
 
 def in_8_bits(values: NDArray[np.uint16]) -> Image.Image:
     """Round pixels `[height, width]` or `[height, width, 3]` to 8 bits."""
-    rounded = np.empty(values.shape, np.uint8)
-    for _, top, _, bottom in bands((values.shape[1], values.shape[0])):
-        rounded[top:bottom] = (values[top:bottom].astype(np.uint32) + 128) // 257
-    return Image.fromarray(rounded)
+    image = Image.new("L" if values.ndim == 2 else "RGB", (values.shape[1], values.shape[0]))
+    for box in bands(image.size):
+        band = values[box[1] : box[3]].astype(np.uint32)
+        image.paste(Image.fromarray(((band + 128) // 257).astype(np.uint8)), box)
+    return image
 
 
 def in_16_bits(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:

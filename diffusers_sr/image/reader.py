@@ -103,8 +103,9 @@ def _has_equal_channels(image: Image.Image) -> bool:
 
 
 def _in_8_bits(deep: Deep, icc_profile: bytes | None) -> Decoded:
+    image = in_8_bits(deep.colours)
     alpha = None if deep.alpha is None else in_8_bits(deep.alpha)
-    return Decoded(in_8_bits(deep.colours).convert("RGB"), alpha, icc_profile)
+    return Decoded(image if image.mode == "RGB" else image.convert("RGB"), alpha, icc_profile)
 
 
 def _is_deep(image: Image.Image) -> bool:
