@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,9 @@ _TO_LINEAR = np.array(
 )
 
 
-def to_srgb(lightness: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_srgb(
+    lightness: NDArray[np.floating[Any]], a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
     """Convert colours to sRGB, `[..., 3]` in [0, 1]; those that it does not have become the nearest in each channel.
 
     Args:
