@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from diffusers import AutoencoderKL, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .image.pixels import keep_profiles
 from .publishing.pipeline import PublishablePipeline
 from .sampling.call import Call, CallT
 from .sampling.callback import callback_after_step
@@ -72,7 +73,7 @@ class SuperResolutionPipeline(
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | AutoencoderDC,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
@@ -131,6 +132,7 @@ class SuperResolutionPipeline(
             images: Any = latents.to(model_dtype(self.unet))
             if call.output_type != "latent":
                 images = self.finish(call, photo, self.decode(call, photo, latents))
+                images = keep_profiles(images, photo.profiles, call.num_images_per_prompt)
             self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if call.return_dict else (images,)
 

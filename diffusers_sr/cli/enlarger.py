@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..image.decoding import ImageFileError
+from ..image.deep import in_16_bits
 from ..image.names import printable
 from ..image.outputs import comparison_of
-from ..image.transparency import under_transparency
+from ..image.transparency import shown
 from ..image.writer import unkept, write_comparison, write_photo
 from ..pipeline import SuperResolutionPipeline
 from .captioner import prompts_of
@@ -84,8 +87,8 @@ class Enlarger:
             else:
                 tally.seconds.append((time.perf_counter() - start) / len(batch))
 
-    def _call(self, batch: Sequence[Work], arguments: Mapping[str, Any]) -> list[Image.Image]:
-        """Call the pipeline.
+    def _call(self, batch: Sequence[Work], arguments: Mapping[str, Any]) -> list[Image.Image | NDArray[np.uint16]]:
+        """Call the pipeline; photos of 16 bits per channel become arrays.
 
         Raises:
             ValueError: if there is not enough memory, or an argument does not suit the pipeline.
@@ -95,13 +98,14 @@ class Enlarger:
         if self.options.prompts is not None:
             arguments = {**arguments, "captioner": prompts_of(sources, self.options.prompts)}
         self.pipeline.set_progress_bar_config(desc=_title(sources), disable=not self.is_shown)
-        images = [_shown(work) for work in batch]
+        images = [shown(work.photo) for work in batch]
         generators = [torch.Generator("cpu").manual_seed(self.options.seed) for _ in batch]
         single = len(batch) == 1
         try:
             (results,) = self.pipeline(
                 image=images[0] if single else images,
                 generator=generators[0] if single else generators,
+                output_type="pil" if batch[0].photo.deep is None else "np",
                 return_dict=False,
                 **arguments,
             )
@@ -109,13 +113,7 @@ class Enlarger:
             if not is_out_of_memory(error):
                 raise
             raise ValueError(f"there is not enough memory{_remedy(self.pipeline, batch[0], arguments)}") from error
-        return list(results)
-
-
-def _shown(work: Work) -> Image.Image:
-    """Give the pixels that the model sees."""
-    photo = work.photo
-    return photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha)
+        return [result if isinstance(result, Image.Image) else in_16_bits(result) for result in results]
 
 
 def _title(sources: Sequence[Path]) -> str:

@@ -58,10 +58,10 @@ def read_photos(
 
 
 def batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:
-    """Collect up to `size` neighbours that have one size, and whose results have."""
+    """Collect up to `size` neighbours that have one size and as many bits per channel, and whose results have."""
     batch: list[Work] = []
     for work in works:
-        if batch and (batch[0].photo.image.size, batch[0].upscale) != (work.photo.image.size, work.upscale):
+        if batch and _kind(batch[0]) != _kind(work):
             yield batch
             batch = []
         batch.append(work)
@@ -70,3 +70,7 @@ def batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:
             batch = []
     if batch:
         yield batch
+
+
+def _kind(work: Work) -> tuple[tuple[int, int], float, bool]:
+    return work.photo.image.size, work.upscale, work.photo.deep is None

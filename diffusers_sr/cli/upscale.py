@@ -19,16 +19,17 @@ Enlarge photographs.
 INPUT is an image file, or a folder whose images are all enlarged (with --recursive also those of the folders in it;
 hidden files and folders, links to folders, and files without an image's suffix are skipped). OUTPUT is the file to
 write if INPUT is one file and OUTPUT ends in .png, .jpg, .webp, .tif, .avif or .bmp; otherwise it is a folder. In a
-folder a result keeps the name of its input, with the suffix .png if its own format cannot be written, and with a
-number if another result has that name already. Existing files at OUTPUT are overwritten (or kept, with
---skip-existing), but inputs never are.
+folder a result keeps the name of its input, with the suffix .png if its own format cannot be written (AVIF is written
+where it is asked for, as not every Pillow can), and with a number if another result has that name already. Existing
+files at OUTPUT are overwritten (or kept, with --skip-existing), but inputs never are.
 
 Photos that are larger already than --long-side, --width, --megapixels or --max-side ask for are left alone, which is
 said; only an --upscale below 1 reduces.
 
 EXIF orientation is applied; colour profile, transparency and metadata (EXIF, XMP, IPTC, comments, texts, resolution)
-are kept, and what the output's format cannot carry is said; grey stays grey. The output has 8 bits per channel. The
-settings are recorded in the result. --strip-metadata leaves out both.
+are kept, and what the output's format cannot carry is said; grey stays grey. 16 bits per channel stay 16 in PNG and
+TIFF, and become 8 in other formats, which is said. Of animations and files of several pages the first picture is
+taken, which is said. The settings are recorded in the result. --strip-metadata leaves out metadata and settings.
 
 A file or folder that cannot be read or written is reported, the others are still processed, and the summary at the end
 names all that failed. The exit status is 0 if all went well, 1 if something failed, 2 if the arguments make no sense,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..image.color import adain, wavelet
-from ..image.pixels import read_images, resize_as_torch
+from ..image.pixels import read_with_profiles, resize_as_torch
 from ..sampling.call import Call
 from ..sampling.finite import check_finite
 from ..sampling.official import as_planes, rounded_down
@@ -34,7 +34,8 @@ class CoSeRScript:
         Raises:
             ValueError: if the image is too small to be enlarged or padded.
         """
-        low_resolution = as_planes(read_images(call.image)).to(device)
+        low_resolution, profiles = read_with_profiles(call.image)
+        low_resolution = as_planes(low_resolution).to(device)
         height, width = low_resolution.shape[-2:]
         scale = max(call.process_size / min(height, width), call.upscale)
         size = int(height * scale), int(width * scale)
@@ -51,7 +52,7 @@ class CoSeRScript:
             )
         enlarged = resize_as_torch(low_resolution, size)
         padded = F.pad(enlarged, (0, padding[1], 0, padding[0]), mode="reflect")
-        return Photo(low_resolution, enlarged, padded, final_size)
+        return Photo(low_resolution, enlarged, padded, final_size, profiles)
 
     def finish(self, call: Call, photo: Photo, images: torch.Tensor) -> torch.Tensor:
         """Match the colours of the padded images before their values are limited; then cut, resize and round down."""

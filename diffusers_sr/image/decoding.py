@@ -15,13 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from . import kinds, tiff_kinds
+from .bands import bands
 from .damage import without_damaged_chunks, without_segments
 from .formats import OPENED
 
@@ -34,6 +36,9 @@ _FOREIGN = {
     b"8BPS": "a Photoshop file",
     b"\0\0\x01\0": "an icon",
     b"<svg": "an SVG file",
+    b"FUJI": "a camera's raw file",
+    b"IIU\0": "a camera's raw file",
+    b"IIRO": "a camera's raw file",
 }
 """Other kinds of files that people take for photos, by their first bytes."""
 DAMAGED = "damaged metadata"
@@ -86,6 +91,8 @@ def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
             status = os.stat(file)
             if stat.S_ISDIR(status.st_mode):
                 raise ImageFileError("is a folder")
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageFileError("is a pipe or a device, not a file")
             size = status.st_size
         if size == 0:
             raise ImageFileError("the file is empty")
@@ -94,10 +101,13 @@ def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
 
 
 def _opened(file: Path | str | bytes) -> Image.Image:
-    """Open a file, if need be without its damaged metadata; `DAMAGED` in the image's `info` then says so."""
+    """Open a file, if need be without its damaged metadata; `DAMAGED` in the image's `info` then says so.
+
+    `kinds.MEANING` there says what the values of a TIFF stand for, if it is not what they seem to.
+    """
     content = without_damaged_chunks(file)
     try:
-        return _open(file if content is None else content)
+        return _opened_tiff(file) or _open(file if content is None else content)
     except UnidentifiedImageError:
         for content in without_segments(file):
             with suppress(UnidentifiedImageError):
@@ -105,6 +115,21 @@ def _opened(file: Path | str | bytes) -> Image.Image:
                 image.info[DAMAGED] = True
                 return image
         raise ImageFileError(_not_an_image(file)) from None
+
+
+def _opened_tiff(file: Path | str | bytes) -> Image.Image | None:
+    """Open a TIFF of a kind that Pillow by itself does not read, or reads wrongly."""
+    fields = tiff_kinds.fields_of(file)
+    if fields is None:
+        return None
+    if fields.is_raw():
+        raise ImageFileError("is a camera's raw file, which holds no picture yet: develop it to a TIFF or JPEG first")
+    readable = tiff_kinds.made_readable(file, fields)
+    if readable is None:
+        return None
+    image = _open(readable.content)
+    image.info[kinds.MEANING] = readable.meaning
+    return image
 
 
 def _open(file: Path | str | bytes) -> Image.Image:
@@ -154,8 +179,10 @@ def _not_an_image(file: Path | str | bytes) -> str:
         with open(file, "rb") as opened:
             start = opened.read(16)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in _formats():
-        return "is a HEIF file, as of a phone: install pillow-heif to read it"
-    kind = _FOREIGN.get(start[:4])
+        return "is a HEIF file, as of a phone: install pillow-heif to read it (pip install 'diffusers-sr[heic]')"
+    if (fields := tiff_kinds.fields_of(file)) is not None:
+        return f"is a TIFF whose pixels are stored in a way that is not read ({fields}): save it as one of RGB or grey"
+    kind = "a JPEG XL file" if start[4:8] == b"JXL " else _FOREIGN.get(start[:4])
     if kind is None:
         return "is not an image that can be read"
     return f"is {kind}, not an image that can be read: those are {', '.join(OPENED)}"
@@ -169,11 +196,14 @@ def read(file: Path | str | bytes) -> Decoded:
 
 def decode(image: Image.Image) -> Decoded:
     """Decode an opened file, and turn it upright as its EXIF data says; the rest is as in `to_rgb`."""
+    return _to_rgb(upright(image), is_kept=False)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an opened file, and turn it upright as its EXIF data says, in the mode that it has."""
     image.load()
     turn = _UPRIGHT.get(orientation_of(image))
-    if turn is not None:
-        image = _instead(image, image.transpose(turn))
-    return _to_rgb(image, is_kept=False)
+    return image if turn is None else _instead(image, image.transpose(turn))
 
 
 @_decoding()
@@ -190,7 +220,7 @@ def load(image: Image.Image) -> None:
 def to_rgb(image: Image.Image) -> Decoded:
     """Convert an image of any mode to RGB, without turning it upright.
 
-    16-bit grey becomes 8 bits, and CMYK sRGB by its colour profile, if it has one.
+    16-bit grey becomes 8 bits, CMYK sRGB by its colour profile, if it has one, and CIELAB sRGB.
 
     Raises:
         ImageFileError: if the image holds pixels of unknown range (floating-point, or 32 bits), or a CMYK image's
@@ -209,7 +239,12 @@ def _to_rgb(image: Image.Image, is_kept: bool) -> Decoded:
         is_needed, is_kept = is_kept, is_kept and new is image
         return new if is_needed else _instead(image, new)
 
-    image = instead(_to_8_bits(image))
+    meaning = image.info.get(kinds.MEANING)
+    if meaning == tiff_kinds.LAB or image.mode == "LAB":
+        image, icc_profile = instead(kinds.lab_to_srgb(image)), kinds.srgb_profile()
+    if meaning in tiff_kinds.GREY_WITH_ALPHA:
+        image = instead(kinds.grey_with_alpha(image))
+    image = instead(kinds.to_8_bits(image))
     if image.has_transparency_data:
         image = instead(image if image.mode == "RGBA" else image.convert("RGBA"))
         *colours, alpha = image.split()
@@ -217,8 +252,7 @@ def _to_rgb(image: Image.Image, is_kept: bool) -> Decoded:
             image.close()
         return Decoded(Image.merge("RGB", colours), alpha, icc_profile)
     if image.mode == "CMYK" and icc_profile is not None:
-        converted, icc_profile = _to_srgb(image, icc_profile)
-        image = instead(converted)
+        image, icc_profile = instead(kinds.cmyk_to_srgb(image, icc_profile)), kinds.srgb_profile()
     return Decoded(instead(image if image.mode == "RGB" else image.convert("RGB")), None, icc_profile)
 
 
@@ -244,14 +278,6 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
     for box in bands(image.size):
         pixels[box[1] : box[3]] = np.asarray(image.crop(box))
     return pixels
-
-
-def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Divide an image into bands of about a million pixels, for work that needs more memory than the image."""
-    width, height = size
-    rows = max(1, (1 << 20) // max(width, 1))
-    for top in range(0, height, rows):
-        yield 0, top, width, min(top + rows, height)
 
 
 def upright_size(file: Path) -> tuple[int, int]:
@@ -283,34 +309,3 @@ def orientation_of(image: Image.Image) -> int:
 def _exif(image: Image.Image) -> Image.Exif:
     # Not `image.getexif()`: that of a PNG decodes its pixels first.
     return Image.Image.getexif(image)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a single channel of more than 8 bits to 8 bits.
-
-    Pillow itself reads three channels of 16 bits as 8.
-    """
-    if image.mode == "F":
-        raise ImageFileError("holds floating-point pixels, whose range is unknown: convert it to 8 or 16 bits")
-    if not image.mode.startswith("I"):
-        return image
-    transparent = image.info.get("transparency")
-    grey = Image.new("L" if transparent is None else "LA", image.size)
-    for box in bands(image.size):
-        values = np.asarray(image.crop(box)).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageFileError("holds 32-bit pixels, whose range is unknown: convert it to 8 or 16 bits")
-        band = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-        if transparent is not None:
-            band.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-        grey.paste(band, box)
-    return grey
-
-
-def _to_srgb(image: Image.Image, icc_profile: bytes) -> tuple[Image.Image, bytes]:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    try:
-        converted = ImageCms.profileToProfile(image, io.BytesIO(icc_profile), srgb, outputMode="RGB")
-    except ImageCms.PyCMSError as error:
-        raise ImageFileError(f"its colour profile cannot be used: {error}") from error
-    return cast(Image.Image, converted), srgb.tobytes()

@@ -27,6 +27,9 @@ High quality: what was just restored should not be lost to compression. (TIFF is
 write other tags.) AVIF is read and written by Pillow from version 11.3 on, or with a plugin.
 """
 
+ASKED_FOR = (".avif",)
+"""The suffixes of `WRITABLE` that results have only where they are asked for: not every Pillow writes them."""
+
 FORMATS = ("png", "jpg", "webp", "tif", "avif")
 """The formats that results can be asked for in, by their suffixes."""
 
@@ -60,8 +63,12 @@ bytes tells it from other files.
 SUFFIX_OF = {name: suffix for suffix, (name, _) in reversed(WRITABLE.items()) if name != "AVIF"}
 """The usual suffix of each format that every Pillow writes, by its name for it."""
 
+MOST_BYTES_OF_TIFF = (1 << 32) - (1 << 26)
+"""The most bytes of pixels that a TIFF is written with; its places are numbers of 32 bits."""
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768}  # of AVIF, what libavif reads
 HOLDS_TRANSPARENCY = ("PNG", "WEBP", "TIFF", "AVIF")
+HOLDS_16_BITS = ("PNG", "TIFF")
+"""Those that are written with 16 bits per channel; of AVIF, Pillow writes 8."""
 HOLDS_METADATA = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .folders import find_images
-from .formats import READABLE, WRITABLE
+from .formats import ASKED_FOR, READABLE, WRITABLE
 
 _LONGEST_NAME = 255  # bytes
 COMPARISON = "_compare.png"
@@ -23,7 +23,7 @@ class Naming:
     suffix: str = ""
     """Text between the stem of the input's name and the dot."""
     format: str | None = None
-    """One of `FORMATS`, or None for the input's own where it can be written, and PNG elsewhere."""
+    """One of `FORMATS`, or None for the input's own where every Pillow writes it, and PNG elsewhere."""
     comparisons: bool = False
     """Whether there is a comparison besides each result."""
 
@@ -31,7 +31,8 @@ class Naming:
         """Give the result's suffix, with the dot."""
         if self.format is not None:
             return f".{self.format}"
-        return source.suffix if source.suffix.lower() in WRITABLE else ".png"
+        suffix = source.suffix.lower()
+        return source.suffix if suffix in WRITABLE and suffix not in ASKED_FOR else ".png"
 
 
 class Plan(NamedTuple):

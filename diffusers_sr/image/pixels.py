@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 
 from .decoding import load, on_white, to_rgb
+from .sources import read_source
 
 logger = logging.get_logger(__name__)
 
-ImageInput: TypeAlias = PIL.Image.Image | np.ndarray[Any, Any] | torch.Tensor
+ImageInput: TypeAlias = PIL.Image.Image | np.ndarray[Any, Any] | torch.Tensor | str | os.PathLike[str]
 Bicubic = Literal["pillow", "torch"]
 # The value that stands for white, by the type of the values.
 WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
@@ -29,29 +31,46 @@ MOST_SQUARES = 16
 def read_images(images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
     """Read one image or several of one size as `[B, 3, H, W]`, float32 in [0, 1].
 
-    An image is a PIL image of any mode; an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; or a tensor `[H, W]`,
-    `[C, H, W]` or `[B, C, H, W]`; arrays and tensors of 1 or 3 channels, of uint8, uint16, or floats in [0, 1].
-    Grey becomes RGB with three equal channels. Transparent parts of a PIL image are put on white, with a warning: the
-    result has no alpha channel. Pixels are taken as they are stored; an orientation in the EXIF data is not applied
+    An image is the path or the URL of a file; a PIL image of any mode; an array `[H, W]`, `[H, W, C]` or
+    `[B, H, W, C]`; or a tensor `[H, W]`, `[C, H, W]` or `[B, C, H, W]`; arrays and tensors of 1 or 3 channels, of
+    uint8, uint16, or floats in [0, 1].
+    Grey becomes RGB with three equal channels. Transparent parts of an image are put on white, with a warning: the
+    result has no alpha channel. A file is turned upright as its EXIF data says, and 16 bits per channel are read
+    whole. Of a PIL image pixels are taken as they are; an orientation in its EXIF data is not applied
     (`diffusers.utils.load_image` does that). CMYK becomes sRGB by its colour profile, if it has one.
 
     Raises:
         TypeError: if an image is of another kind, or its values are of another type.
-        ValueError: if there is no image, or one is empty, has another number of axes or channels, values that are not
-            finite or outside [0, 1], or a colour profile that cannot be used; or if the images differ in size.
+        ValueError: if there is no image, or one cannot be read, is empty, has another number of axes or channels,
+            values that are not finite or outside [0, 1], or a colour profile that cannot be used; or if the images
+            differ in size.
     """
+    return read_with_profiles(images)[0]
+
+
+def read_with_profiles(images: ImageInput | Sequence[ImageInput]) -> tuple[torch.Tensor, list[bytes | None]]:
+    """Read images as `read_images` does, with the colour profile of RGB that each of them is in, if it says so."""
     if not isinstance(images, (list, tuple)):
         return _read(images)
     if not images:
         raise ValueError("`image` is an empty list: give at least one image.")
-    tensors = [_read(image) for image in images]
-    sizes = sorted({(tensor.shape[3], tensor.shape[2]) for tensor in tensors})
+    read = [_read(image) for image in images]
+    sizes = sorted({(tensor.shape[3], tensor.shape[2]) for tensor, _ in read})
     if len(sizes) > 1:
         raise ValueError(
             f"The images of one call must have one size, but these are {', '.join(f'{w}×{h}' for w, h in sizes)} "
             "(width × height): call the pipeline once for each size."
         )
-    return torch.cat(tensors)
+    return torch.cat([tensor for tensor, _ in read]), [profile for _, profiles in read for profile in profiles]
+
+
+def keep_profiles(results: Any, profiles: Sequence[bytes | None], num_images_per_prompt: int) -> Any:
+    """Put colour profiles on results that are PIL images, whose files then have them; give the results."""
+    if isinstance(results, list):
+        for number, result in enumerate(results):
+            if (profile := profiles[number // num_images_per_prompt]) is not None:
+                result.info["icc_profile"] = profile
+    return results
 
 
 def read_references(images: ImageInput | Sequence[ImageInput], size: tuple[int, int]) -> torch.Tensor:
@@ -126,7 +145,19 @@ def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
     return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
-def _read(image: Any) -> torch.Tensor:
+def _read(image: Any) -> tuple[torch.Tensor, list[bytes | None]]:
+    profile = None
+    if isinstance(image, (str, os.PathLike)):
+        image, profile = read_source(image)
+    elif isinstance(image, PIL.Image.Image):
+        profile = image.info.get("icc_profile")
+    tensor = _values(image)
+    # A profile of grey or of inks is not that of the RGB that they become.
+    is_of_rgb = profile is not None and profile[16:20] == b"RGB "
+    return tensor, [profile if is_of_rgb else None] * len(tensor)
+
+
+def _values(image: Any) -> torch.Tensor:
     tensor = _channels_first(image)
     if tensor.dtype in WHITE:
         tensor = tensor.float().div_(WHITE[tensor.dtype])  # a copy of its own, and large
@@ -164,7 +195,8 @@ def _channels_first(image: Any) -> torch.Tensor:
         tensor, channels = image, -3
     else:
         raise TypeError(
-            f"An image is a {type(image).__name__}, expected a PIL image, a numpy array or a torch tensor."
+            f"An image is a {type(image).__name__}, expected a path, a URL, a PIL image, a numpy array or a torch "
+            "tensor."
         )
     if tensor.ndim == 2:
         return tensor[None, None]

@@ -54,6 +54,22 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
         start += 12 + size
 
 
+def all_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Read all chunks of a sound PNG: their kinds and contents."""
+    file.seek(len(SIGNATURE))
+    while head := file.read(8):
+        size, kind = struct.unpack(">I4s", head)
+        yield kind, file.read(size)
+        file.seek(4, 1)
+
+
+def write_chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
+    """Write a chunk of a PNG."""
+    file.write(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    )
+
+
 def without_damage(file: BinaryIO) -> bytes | None:
     """Give the PNG without chunks for which Pillow would refuse all of it, or None if there is no such chunk."""
     damaged = [chunk.start for chunk in chunks(file) if not chunk.is_sound]

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from .reader import Photo
+
 _OWN = 16  # from this transparency on, a pixel's own colour can be seen
+
+
+def shown(photo: Photo) -> Image.Image | NDArray[np.uint16]:
+    """Give the pixels of a photograph that a model sees: RGB, or an array of its 16 bits per channel."""
+    image = photo.image if photo.alpha is None else under_transparency(photo.image, photo.alpha)
+    if photo.deep is None:
+        return image
+    if photo.alpha is None or image is photo.image:
+        return photo.deep.colours
+    is_own = np.asarray(photo.alpha)[..., None] >= _OWN
+    return np.where(is_own, photo.deep.colours, np.asarray(image).astype(np.uint16) * np.uint16(257))
 
 
 def under_transparency(image: Image.Image, alpha: Image.Image) -> Image.Image:

@@ -67,8 +67,8 @@ class Call:
     fidelity_meaning: ClassVar[str] = "those that the method says."
 
     image: ImageInput | Sequence[ImageInput] = argument(
-        "the image to enlarge, or several of the same size; see `read_images` of `diffusers_sr.image.pixels` for the "
-        "kinds that are read."
+        "the image to enlarge, or several of the same size: paths, URLs, PIL images, arrays or tensors; see "
+        "`read_images` of `diffusers_sr.image.pixels` for the kinds that are read."
     )
     prompt: str | list[str] | None = argument(
         "what is in the image, one text for all images or one for each; it is added to what the method itself says "

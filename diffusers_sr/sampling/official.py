@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from ..image.color import COLOR_FIXES
-from ..image.pixels import read_images
+from ..image.pixels import read_with_profiles
 from .call import Call
 from .photo import Photo
 
@@ -74,7 +74,7 @@ class PillowScript:
 
     def read(self, call: Call, unit: int, device: torch.device) -> Photo:
         """Enlarge each image and stretch it to whole latents, with 8 bits after each resize."""
-        low_resolution = read_images(call.image)
+        low_resolution, profiles = read_with_profiles(call.image)
         height, width = low_resolution.shape[-2:]
         factor = int(call.upscale)
         stretched = []
@@ -87,7 +87,8 @@ class PillowScript:
                 )
             stretched.append(enlarged.resize((whole(enlarged.width, unit), whole(enlarged.height, unit)), BICUBIC))
         enlarged_images = from_pil(stretched).to(device)
-        return Photo(low_resolution.to(device), enlarged_images, enlarged_images, (height * factor, width * factor))
+        final_size = (height * factor, width * factor)
+        return Photo(low_resolution.to(device), enlarged_images, enlarged_images, final_size, profiles)
 
     def finish(self, call: Call, photo: Photo, images: torch.Tensor) -> torch.Tensor:
         """Round to 8 bits, match the colours rounding down, and resize to the size that was asked for."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 
-from ..image.pixels import output_size, pad_to_multiple, read_images, working_size
+from ..image.pixels import output_size, pad_to_multiple, read_with_profiles, working_size
 from .call import Call
 
 Enlarge: TypeAlias = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
@@ -22,12 +22,14 @@ class Photo(NamedTuple):
         enlarged: at the size the models work at, `[images, 3, H, W]` in [0, 1].
         padded: the enlarged ones with both sides padded to whole latents.
         final_size: height and width of the result.
+        profiles: the colour profile that each image is in, or None.
     """
 
     low_resolution: torch.Tensor
     enlarged: torch.Tensor
     padded: torch.Tensor
     final_size: tuple[int, int]
+    profiles: Sequence[bytes | None] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,11 +56,12 @@ def read_photo(call: Call, unit: int, device: torch.device, enlarge: Enlarge) ->
         TypeError: if `read_images` does.
         ValueError: if `read_images` does, or if the result would have no pixels.
     """
-    low_resolution = read_images(call.image).to(device)
+    low_resolution, profiles = read_with_profiles(call.image)
+    low_resolution = low_resolution.to(device)
     height, width = low_resolution.shape[-2:]
     final_size = output_size(height, width, call.upscale)
     enlarged = enlarge(low_resolution, working_size(height, width, call.upscale, call.process_size))
-    return Photo(low_resolution, enlarged, pad_to_multiple(enlarged, unit), final_size)
+    return Photo(low_resolution, enlarged, pad_to_multiple(enlarged, unit), final_size, profiles)
 
 
 def check_against_photo(call: Call, photo: Photo, channels: int, unit: int) -> None:

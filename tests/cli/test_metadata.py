@@ -108,9 +108,12 @@ def test_sixteen_bits_are_read_and_said(run, capsys):
     Path("deep.ppm").write_bytes(header + np.array([0, 32896, 65535] * 2, ">u2").tobytes())
     photo = read_photo(Path("deep.ppm"))
     assert photo.image.getpixel((1, 0)) == (0, 128, 255)
-    assert photo.notes == ["has 16 bits per channel; the output has 8"]
-    assert run("deep.png", "-o", "big.png") == 0
-    assert "deep.png: has 16 bits per channel; the output has 8" in capsys.readouterr().err
+    assert photo.notes == []
+    for name, said in (("big.png", "which the result keeps"), ("big.jpg", "of which JPEG keeps 8")):
+        assert run("deep.png", "-o", name) == 0
+        assert f"deep.png: has 16 bits per channel, {said}\n" in capsys.readouterr().err
+    with Image.open("big.png") as image:
+        assert image.mode == "I;16"
 
 
 def test_eight_bits_are_not_called_sixteen(tmp_path):

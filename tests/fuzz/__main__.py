@@ -1,15 +1,17 @@
-"""`python -m tests.fuzz --files 10000 --seed 0`: damage files of 18 kinds, and give them to whatever reads images.
+"""`python -m tests.fuzz --files 10000 --seed 0`: damage files of 24 kinds, and give them to whatever reads images.
 
-Each file is read in this process by every reader (the way "readers"), and whole folders of them, each with a whole
-photo, go through the command line and the trainers as programs of their own: `upscale`, `caption`, `prepare`,
-`train_autoencoder`; a part of the folders through `train_seesr`, `evaluate`, and `references` (as the reference of
-another photo), too.
+Each file is read in this process by every reader, and written as a result with all that came with it (the way
+"readers"); of these files one of three is hostile: bombs, sizes and lengths that lie, circles of directories, metadata
+that is none, wrong suffixes. And whole folders of damaged files, each with a whole photo, go through the command line
+and the trainers as programs of their own: `upscale`, `caption`, `prepare`, `train_autoencoder`; a part of the folders
+through `train_seesr`, `evaluate`, and `references` (as the reference of another photo), too.
 
-The exit status is 1 after any finding: anything but an ImageFileError or ValueError from a reader; of a program, a
-traceback, another exit status than is documented, a damaged file without a result and its one line, a result that is
-not a whole picture, a whole photo without a result, a file that is left unfinished; more than 20 seconds for a file;
-or more than 2 GB. What a program with a finding read and wrote is kept. `--first NUMBER --files 1` repeats a single
-file. Pillow's libraries write to standard error what they think of the files; the report is on standard output.
+The exit status is 1 after any finding: anything but an ImageFileError or ValueError from a reader; a result that
+cannot be written, or not be read again, or leaves an unfinished file; of a program, a traceback, another exit status
+than is documented, a damaged file without a result and its one line, a result that is not a whole picture, a whole
+photo without a result, a file that is left unfinished; more than 20 seconds for a file; or more than 2 GB. What a
+program with a finding read and wrote is kept. `--first NUMBER --files 1` repeats a single file. Pillow's libraries
+write to standard error what they think of the files; the report is on standard output.
 """
 
 from __future__ import annotations

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+import tempfile
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
+
+from tests.image.files import png, tiff
 
 SUFFIXES = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
 
@@ -44,7 +49,31 @@ def seeds() -> dict[str, tuple[str, bytes]]:
         kinds["JPEG 2000"] = (colour, "JPEG2000", {})
     if features.check("avif"):
         kinds["AVIF"] = (colour, "AVIF", {"exif": exif})
-    return {kind: _file(*how) for kind, how in kinds.items()}
+    made = {kind: _file(*how) for kind, how in kinds.items()}
+    made["MPO"] = ".mpo", _file(colour, "MPO", {"save_all": True, "append_images": [palette.convert("RGB")]})[1]
+    lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    made["Lab TIFF"] = _file(cast(Image.Image, ImageCms.applyTransform(colour, lab)), "TIFF", {})
+    return made | _deep(np.asarray(colour).astype(np.uint16) * 257 + 3)
+
+
+def _deep(pixels: NDArray[np.uint16]) -> dict[str, tuple[str, bytes]]:
+    """Make files of 16 bits per channel, which Pillow does not write."""
+    rgb, apart = pixels.astype("<u2").tobytes(), np.moveaxis(pixels, -1, 0).astype("<u2").tobytes()
+    rgba = np.dstack([pixels, pixels[..., 0]]).astype(">u2").tobytes()
+    size = pixels.shape[1], pixels.shape[0]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {
+            "16-bit RGBA PNG": Path(folder, "rgba.png"),
+            "16-bit RGB TIFF": Path(folder, "rgb.tif"),
+            "16-bit TIFF with channels apart": Path(folder, "apart.tif"),
+            "16-bit PPM": Path(folder, "rgb.ppm"),
+        }
+        of_png, of_rgb, of_apart, of_ppm = paths.values()
+        png(of_png, (), rgba, 16, 6, size=size)
+        tiff(of_rgb, rgb, 2, 3, size=size)
+        tiff(of_apart, apart, 2, 3, more={284: 2}, size=size)
+        of_ppm.write_bytes(b"P6\n48 40\n65535\n" + pixels.astype(">u2").tobytes())
+        return {kind: (path.suffix, path.read_bytes()) for kind, path in paths.items()}
 
 
 def _colour() -> Image.Image:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,19 @@ from tests.fuzz.watch import Ended, watch
 
 KINDS = (
     "PNG, JPEG, progressive JPEG, JPEG with EXIF, CMYK JPEG, WebP, lossless WebP, TIFF, LZW TIFF, 16-bit PNG, "
-    "palette PNG, GIF, animated GIF, BMP, PPM, TGA, JPEG 2000, AVIF"
+    "palette PNG, GIF, animated GIF, BMP, PPM, TGA, JPEG 2000, AVIF, MPO, Lab TIFF, 16-bit RGBA PNG, 16-bit RGB TIFF, "
+    "16-bit TIFF with channels apart, 16-bit PPM"
 )
 
 
 def test_every_kind_is_read_while_it_is_whole(tmp_path: Path) -> None:
     made = seeds()
-    optional = [kind for kind in ("JPEG 2000", "AVIF") if kind not in made]  # which a Pillow may lack
-    assert ", ".join([*made, *optional]) == KINDS
+    optional = {"JPEG 2000", "AVIF"} - made.keys()  # which a Pillow may lack
+    assert ", ".join(made) == ", ".join(kind for kind in KINDS.split(", ") if kind not in optional)
     for kind, (suffix, content) in made.items():
         path = tmp_path / f"{kind}{suffix}"
         path.write_bytes(content)
-        assert len(content) < 16000, kind
+        assert len(content) < 20000, kind
         for reader in fuzz.READERS:
             reader(path)
 
@@ -44,12 +44,12 @@ def test_a_number_and_a_seed_give_the_same_damage() -> None:
     assert len({*files, content}) == 21
 
 
-def test_damaged_files_are_read_or_refused() -> None:
-    report = fuzz.run(300, seed=0)
+def test_damaged_and_hostile_files_are_read_or_refused() -> None:
+    report = fuzz.run(90, seed=0)  # each hostile kind twice
     assert report.tracebacks == []
     assert report.hangs == []
-    assert report.files == 300
-    assert 0 < report.read["for_users"] < 300
+    assert report.files == 90
+    assert 0 < report.read["for_results"] <= report.read["for_users"] < 90
 
 
 def test_what_ought_not_to_happen_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,8 @@ def test_what_ought_not_to_happen_is_noted(monkeypatch: pytest.MonkeyPatch) -> N
 
     def endless(path: Path) -> None:
         try:
-            time.sleep(30)
+            while True:
+                pass
         except Exception:
             return
 

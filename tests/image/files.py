@@ -27,13 +27,14 @@ def png(
     depth: int = 8,
     kind: int = 2,
     last: Sequence[tuple[bytes, bytes]] = (),
+    size: tuple[int, int] = (16, 12),
 ) -> None:
-    """Write a PNG of 16 x 12 pixels, with chunks before and after them."""
-    row = len(pixels) // 12
+    """Write a PNG of 16 x 12 pixels, or another size, with chunks before and after them."""
+    row = len(pixels) // size[1]
     rows = b"".join(b"\0" + pixels[start : start + row] for start in range(0, len(pixels), row))
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, depth, kind, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
         + b"".join(chunk(*each) for each in chunks)
         + chunk(b"IDAT", zlib.compress(rows))
         + b"".join(chunk(*each) for each in last)
@@ -70,3 +71,30 @@ def text(value: str) -> tuple[int, int, bytes]:
     """An entry of text in UTF-8."""
     content = value.encode() + b"\0"
     return 2, len(content), content
+
+
+def tiff(
+    path: Path,
+    pixels: bytes,
+    photometric: int,
+    samples: int = 1,
+    order: str = "<",
+    more: dict[int, int] | None = None,
+    size: tuple[int, int] = (16, 12),
+) -> None:
+    """Write a TIFF of 16 x 12 pixels, or another size, with 16 bits per channel; `more` are tags of one number."""
+    bits = struct.pack(f"{order}{samples}H", *[16] * samples)
+    rows: dict[int, tuple[int, int, bytes]] = {
+        tag: (4, 1, struct.pack(order + "I", value))
+        for tag, value in {256: size[0], 257: size[1], 273: 8, 278: size[1], 279: len(pixels)}.items()
+    }
+    numbers = {259: 1, 262: photometric, 277: samples, **(more or {})}
+    rows |= {tag: (3, 1, struct.pack(order + "H", value)) for tag, value in numbers.items()}
+    end = 8 + len(pixels)
+    rows[258] = (3, samples, bits if samples < 3 else struct.pack(order + "I", end))
+    directory = struct.pack(order + "H", len(rows))
+    for tag, (kind, number, value) in sorted(rows.items()):
+        directory += struct.pack(order + "HHI", tag, kind, number) + value.ljust(4, b"\0")
+    start = end + len(bits)
+    mark = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, start)
+    path.write_bytes(mark + pixels + bits + directory + bytes(4))

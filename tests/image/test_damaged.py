@@ -18,7 +18,8 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 import diffusers_sr
 from diffusers_sr.data.photos import read_image
-from diffusers_sr.image.decoding import ImageFileError, bands, on_white, open_image, to_array, to_rgb
+from diffusers_sr.image.bands import bands
+from diffusers_sr.image.decoding import ImageFileError, on_white, open_image, to_array, to_rgb
 from diffusers_sr.image.folders import find_images
 from diffusers_sr.image.formats import OPENED, images_in
 from diffusers_sr.image.pixels import read_images
@@ -228,6 +229,7 @@ def test_reading_takes_little_more_memory_than_the_pixels(tmp_path: Path) -> Non
         image.save(tmp_path / name, **options)
         image.crop((0, 0, 20, 10)).save(tmp_path / f"small_{name}", **options)
     environment = {**os.environ, "PYTHONPATH": str(Path(diffusers_sr.__file__).parents[1])}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # the C library gives back at once what is freed
     command = [sys.executable, "-c", MEMORY]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     measured = list(map(float, done.stdout.split()))

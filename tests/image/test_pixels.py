@@ -104,8 +104,9 @@ def test_what_is_transparent_is_put_on_white_and_said(caplog):
         (np.full((5, 7, 3), 255.0), ValueError, "from 255 to 255.*divide"),
         (-torch.ones(3, 5, 7), ValueError, "from -1 to -1"),
         (np.zeros((5, 7, 3), dtype=np.int64), TypeError, "torch.int64"),
-        ("photo.png", TypeError, "is a str"),
-        (["photo.png"], TypeError, "is a str"),
+        ("photo.png", ValueError, "there is no such file"),
+        (["photo.png"], ValueError, "there is no such file"),
+        (b"photo.png", TypeError, "is a bytes, expected a path"),
         (Image.new("RGBA", (0, 5)), ValueError, "0×5 pixels is empty"),
     ],
 )
