@@ -10,9 +10,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-from diffusers.hooks.group_offloading import _GROUP_OFFLOADING as IN_GROUPS
-from diffusers.hooks.layerwise_casting import _LAYERWISE_CASTING_HOOK as CASTING
+from diffusers.hooks import group_offloading, layerwise_casting
 from torch import nn
+
+IN_GROUPS = group_offloading._GROUP_OFFLOADING
+CASTING = layerwise_casting._LAYERWISE_CASTING_HOOK
 
 
 class Placement:
