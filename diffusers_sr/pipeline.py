@@ -27,6 +27,7 @@ from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple, check_overlap
 from .sampling.denoiser import Denoiser
 from .sampling.finite import check_finite
+from .sampling.fit import with_fitting_tiles
 from .sampling.guidance import Guidance
 from .sampling.loop import AfterStep, PredictNoise, sample
 from .sampling.official import OfficialScript
@@ -167,6 +168,7 @@ class SuperResolutionPipeline(
         """
         kind = cast(type[CallT], self.call_class)  # a class variable cannot have a type variable
         call = read_call(kind, args, kwargs, self.config.call_defaults, type(self).__name__)
+        call = with_fitting_tiles(self, call)
         self.check_components(call)
         return call
 
@@ -322,10 +324,12 @@ class SuperResolutionPipeline(
     ) -> torch.Tensor:
         """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
         windows, unit = self.windows(call, latents), self.vae_scale_factor
-        prediction = GuidedPrediction(denoiser, guidance, windows, call.tile_batch_size, unit)
+        prediction = GuidedPrediction(
+            denoiser, guidance, windows, call.tile_batch_size, unit, call.tile_overlap // unit
+        )
         prediction.show(control, len(latents))
         latents = sample(
-            self.predictor(call, prediction, control, scheduler),
+            self._told_timestep(self.predictor(call, prediction, control, scheduler)),
             latents,
             scheduler,
             generator=call.generator,
@@ -333,6 +337,7 @@ class SuperResolutionPipeline(
             after_step=after_step,
             progress_bar=self.progress_bar,
         )
+        self._current_timestep = None
         check_finite("denoising", latents)
         return latents
 
