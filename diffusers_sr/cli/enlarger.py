@@ -17,11 +17,13 @@ from ..image.outputs import comparison_of
 from ..image.transparency import under_transparency
 from ..image.writer import unkept, write_comparison, write_photo
 from ..pipeline import SuperResolutionPipeline
+from ..sampling.free_memory import peak_memory
+from ..sampling.out_of_memory import is_out_of_memory, sizes_used
 from .captioner import prompts_of
 from .photos import Work
 from .record import settings_record
 from .tally import Tally
-from .terminal import is_out_of_memory, report
+from .terminal import report
 
 # A pixel of a tile takes about this many times the memory of a pixel of the result, of which only values are kept.
 _MOST_TILES = 64
@@ -54,16 +56,20 @@ class Enlarger:
     def enlarge(self, batch: Sequence[Work], tally: Tally) -> None:
         """Enlarge photos of one size in one call and write their results; what fails is reported."""
         arguments = {**self.arguments, "upscale": batch[0].upscale}
-        record = None if self.options.strip_metadata else settings_record(self.pipeline, self.options, arguments)
+        record = self._record(arguments)
         for work in batch:
             for note in [*work.photo.notes, *unkept(work.photo, work.target, *work.size, record)]:
                 report(work.source, note)
-        self._enlarge(batch, arguments, record, tally)
+        self._enlarge(batch, arguments, tally)
 
-    def _enlarge(self, batch: Sequence[Work], arguments: Mapping[str, Any], record: str | None, tally: Tally) -> None:
+    def _record(self, arguments: Mapping[str, Any]) -> str | None:
+        return None if self.options.strip_metadata else settings_record(self.pipeline, self.options, arguments)
+
+    def _enlarge(self, batch: Sequence[Work], arguments: Mapping[str, Any], tally: Tally) -> None:
         start = time.perf_counter()
         try:
-            images = self._call(batch, arguments)
+            with sizes_used() as used:
+                images = self._call(batch, arguments)
         # A ValueError is the pipeline's, about its arguments for these images.
         except (ValueError, OSError) as error:
             if len(batch) == 1:
@@ -72,8 +78,10 @@ class Enlarger:
             # One image may be the cause, or all together may need too much memory.
             report(batch[0].source, f"its batch of {len(batch)} failed, and is enlarged one by one: {error}")
             for work in batch:
-                self._enlarge([work], arguments, record, tally)
+                self._enlarge([work], arguments, tally)
             return
+        tally.peak = max(tally.peak, peak_memory(self.pipeline._execution_device))
+        record = self._record({**arguments, **used})
         for work, image in zip(batch, images, strict=True):
             try:
                 write_photo(work.target, image, work.photo, self.options.quality, record)
