@@ -1,6 +1,6 @@
 """The memory that a step takes for a tile: the rows of `diffusers_sr/sampling/memory_table.py`.
 
-    python benchmarks/tile_memory.py [--models full small] [--side 512]
+    python benchmarks/tile_memory.py [--models full small] [--vaes full FOLDER] [--side 512]
 
 A guided step of each method's denoiser, and encoding and decoding by the autoencoder, run on tensors that have shapes
 and types but no data (`FakeTensorMode`); each storage is counted from its creation until it is freed. So it takes
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.utils import logging
@@ -35,6 +36,7 @@ from diffusers_sr.hub import BASE, METHODS, MODELS, pipeline_class
 from diffusers_sr.image.tiling import Window
 from diffusers_sr.one_step.denoiser import OneStepDenoiser
 from diffusers_sr.sampling.denoiser import Denoiser
+from diffusers_sr.sampling.fit import width_of
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.denoiser import SeeSRControl, SeeSRDenoiser
 from diffusers_sr.xpsr.adapter import XPSRAdapter
@@ -42,7 +44,8 @@ from diffusers_sr.xpsr.denoiser import XPSRControl, XPSRDenoiser
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SMALL = MODELS / BASE
-UNITS = {"full": 8, "small": 4}
+FULL = "full"
+UNITS = {FULL: 8, "small": 4}
 """Pixels per latent."""
 
 
@@ -133,25 +136,24 @@ class Case:
         return self.place.peak() - before
 
 
-def autoencoder(size: str) -> AutoencoderKL:
-    """Make an autoencoder of the published shapes, or of the embedded one's."""
-    if size == "full":
+def autoencoder(name: str) -> Any:
+    """Make an autoencoder of the published shapes, or of those of a folder."""
+    if name == FULL:
         return AutoencoderKL(**VAE)
-    config = AutoencoderKL.load_config(SMALL / "vae")
-    return AutoencoderKL(**{name: value for name, value in config.items() if not name.startswith("_")})
+    kind = getattr(diffusers, AutoencoderKL.load_config(name)["_class_name"])
+    return kind.from_config(kind.load_config(name))
 
 
 @torch.no_grad()
-def autoencoding(size: str, dtype: torch.dtype, side: int) -> int:
+def autoencoding(vae: Any, side: int) -> int:
     """Count the bytes of encoding and of decoding an image of this side whole, whichever are more."""
     place = Computed()
-    with torch.device("meta"):
-        vae = autoencoder(size)
-    place.place(vae.to(dtype).eval().requires_grad_(False))
+    place.place(vae.eval().requires_grad_(False))
     peaks = []
     with place.running():
-        image = torch.zeros(1, 3, side, side, dtype=dtype)
-        latents = vae.encode(image).latent_dist.mean
+        image = torch.zeros(1, 3, side, side, dtype=vae.dtype)
+        encoded = vae.encode(image)
+        latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded[0]
         for run in (lambda: vae.encode(image), lambda: vae.decode(latents)):
             place.reset_peak()
             before = place.current()
@@ -162,7 +164,8 @@ def autoencoding(size: str, dtype: torch.dtype, side: int) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=("full", "small"), default=["full", "small"])
+    parser.add_argument("--models", nargs="*", choices=UNITS, default=list(UNITS))
+    parser.add_argument("--vaes", nargs="*", default=[str(SMALL / "vae"), FULL], help="folders, or full (%(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--side", type=int, default=512, help="of the tile, in pixels (%(default)s)")
     options = parser.parse_args(arguments)
@@ -174,12 +177,15 @@ def main(arguments: list[str] | None = None) -> None:
             for name, dtype in DTYPES.items():
                 case = Case(method, size, dtype, Computed())
                 sizes[name] = round(case.step(side) / side**2)
-            width = case.models["unet"].config["block_out_channels"][0]
+            width = width_of(case.models["unet"])
             print(f'    ("{pipeline_class(method).__name__}", {width}): {sizes},', flush=True)
-        sizes = {
-            name: round(autoencoding(size, dtype, options.side) / options.side**2) for name, dtype in DTYPES.items()
-        }
-        print(f"    VAE {size}: {sizes}", flush=True)
+    for source in options.vaes:
+        sizes = {}
+        for name, dtype in DTYPES.items():
+            with torch.device("meta"):
+                vae = autoencoder(source).to(dtype)
+            sizes[name] = round(autoencoding(vae, options.side) / options.side**2)
+        print(f'    ("{type(vae).__name__}", {width_of(vae)}): {sizes},', flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from .checks import AUTO
@@ -74,29 +75,27 @@ def bytes_per_latent(pipeline: Any) -> float:
     For a class without rows it is that of its base class, or the most of all; for a UNet of another width it is in
     proportion to that of the nearest.
     """
-    names = [kind.__name__ for kind in type(pipeline).__mro__]
-    known = {name for name, _ in BYTES_PER_LATENT}
-    name = next((name for name in names if name in known), None)
-    rows = {row: sizes for row, sizes in BYTES_PER_LATENT.items() if name in (None, row[0])}
-    return _for_width(rows, pipeline.unet)
+    return _look_up(BYTES_PER_LATENT, type(pipeline), pipeline.unet)
 
 
 def bytes_per_pixel_of(vae: Any) -> float:
     """Look up what encoding or decoding takes for each pixel of a tile; see `bytes_per_latent`."""
-    return _for_width(BYTES_PER_PIXEL, vae)
+    return _look_up(BYTES_PER_PIXEL, type(unwrap_module(vae)), vae)
 
 
-def _for_width(rows: Mapping[tuple[str, int], Mapping[str, int]], model: Any) -> float:
-    width = _width(model)
-    nearest = min(rows, key=lambda row: abs(math.log(row[1] / width)))[1]
-    dtype = model_dtype(model)
-    most = max(
-        sizes["float32" if dtype.itemsize > 2 else "float16"] for row, sizes in rows.items() if row[1] == nearest
-    )
+def _look_up(table: Mapping[tuple[str, int], Mapping[str, int]], kind: type, model: Any) -> float:
+    known = {name for name, _ in table}
+    name = next((each.__name__ for each in kind.__mro__ if each.__name__ in known), None)
+    rows = {row: sizes for row, sizes in table.items() if name in (None, row[0])}
+    width, dtype = width_of(model), model_dtype(model)
+    nearest = min((row[1] for row in rows), key=lambda each: abs(math.log(each / width)))
+    column = "float32" if dtype.itemsize > 2 else "float16"
+    most = max(sizes[column] for row, sizes in rows.items() if row[1] == nearest)
     return most * max(dtype.itemsize / 4, 1) * width / nearest
 
 
-def _width(model: Any) -> int:
+def width_of(model: Any) -> int:
+    """Read the channels of the first level of a UNet or an autoencoder."""
     config = model.config
     widths = config.get("block_out_channels") or config.get("encoder_block_out_channels")
     return int(widths[0])

@@ -24,6 +24,7 @@ BYTES_PER_LATENT: Mapping[tuple[str, int], Mapping[str, int]] = {
 """Those of a guided step for each latent, by the pipeline's class and the channels of the UNet's first level."""
 
 BYTES_PER_PIXEL: Mapping[tuple[str, int], Mapping[str, int]] = {
+    ("AutoencoderDC", 16): {"float32": 97, "float16": 64},
     ("AutoencoderKL", 32): {"float32": 770, "float16": 385},
     ("AutoencoderKL", 128): {"float32": 3072, "float16": 1536},
 }

@@ -59,7 +59,7 @@ def table(monkeypatch):
         ("CoSeRPipeline", 320): {"float32": 100000, "float16": 50000},
     }
     monkeypatch.setattr(fit, "BYTES_PER_LATENT", rows)
-    monkeypatch.setattr(fit, "BYTES_PER_PIXEL", {("", 128): {"float32": 6400, "float16": 3200}})
+    monkeypatch.setattr(fit, "BYTES_PER_PIXEL", {("AutoencoderKL", 128): {"float32": 6400, "float16": 3200}})
     state = SimpleNamespace(free=GIB)
     monkeypatch.setattr(fit, "free_memory", lambda device: state.free)
     return state
