@@ -69,7 +69,7 @@ class Enlarger:
         start = time.perf_counter()
         try:
             with sizes_used() as used:
-                images = self._call(batch, arguments)
+                images = self._call(batch, arguments, used)
         # A ValueError is the pipeline's, about its arguments for these images.
         except (ValueError, OSError) as error:
             if len(batch) == 1:
@@ -92,8 +92,11 @@ class Enlarger:
             else:
                 tally.seconds.append((time.perf_counter() - start) / len(batch))
 
-    def _call(self, batch: Sequence[Work], arguments: Mapping[str, Any]) -> list[Image.Image]:
+    def _call(self, batch: Sequence[Work], arguments: Mapping[str, Any], used: Mapping[str, int]) -> list[Image.Image]:
         """Call the pipeline.
+
+        Args:
+            used: the sizes that it has come down to where memory ran out.
 
         Raises:
             ValueError: if there is not enough memory, or an argument does not suit the pipeline.
@@ -116,7 +119,9 @@ class Enlarger:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise ValueError(f"there is not enough memory{_remedy(self.pipeline, batch[0], arguments)}") from error
+            raise ValueError(
+                f"there is not enough memory{_remedy(self.pipeline, batch[0], arguments, used)}"
+            ) from error
         return list(results)
 
 
@@ -131,12 +136,14 @@ def _title(sources: Sequence[Path]) -> str:
     return f"{printable(sources[0].name)}{others}"
 
 
-def _remedy(pipeline: SuperResolutionPipeline, work: Work, arguments: Mapping[str, Any]) -> str:
-    """Say what helps when memory ran out: smaller tiles, unless the result is too large or tiles cannot be smaller."""
+def _remedy(
+    pipeline: SuperResolutionPipeline, work: Work, arguments: Mapping[str, Any], used: Mapping[str, int]
+) -> str:
+    """Say what helps when memory ran out: smaller tiles, unless the result is too large or they did not help."""
     call = pipeline.check_inputs(**arguments)
     width, height = work.size
     if width * height > _MOST_TILES * call.tile_size**2:
         return f" for a result of {width}x{height} pixels: try a smaller --upscale, or cut the image"
-    sizes = {"--tile-size": call.tile_size, "--vae-tile-size": call.vae_tile_size}
-    smaller = [option for option, size in sizes.items() if size > pipeline.vae_scale_factor]
+    sizes = {name: getattr(call, name) for name in ("tile_size", "vae_tile_size") if name not in used}
+    smaller = [f"--{name.replace('_', '-')}" for name, size in sizes.items() if size > pipeline.vae_scale_factor]
     return f": try a smaller {' and '.join(smaller)}" if smaller else ""
