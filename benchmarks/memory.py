@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     call(pipeline, min(256, options.tile_size), options)  # what libraries allocate once
     before: tuple[int, int] | None = None
     for side in options.sides:
-        peak = peak_memory(lambda side=side: call(pipeline, side, options), options.device)
+        peak = peak_memory(partial(call, pipeline, side, options), options.device)
         growth = ""
         if before is not None:
             growth = f"{(peak - before[1]) / (side**2 - before[0] ** 2):6.0f} bytes a pixel more"

@@ -60,8 +60,8 @@ def unet_config(size: str, method: str) -> dict[str, Any]:
 def controlnet_for(unet: UNet2DConditionModel, unit: int, kind: type[ControlNetModel]) -> ControlNetModel:
     """Make a ControlNet of a UNet's shapes, with the default channels for the image, which it reduces to latents."""
     embedding = (16, 32, 96, 256)[: unit.bit_length()]
-    names = ("in_channels", "down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim")
-    names += ("attention_head_dim", "use_linear_projection", "norm_num_groups")
+    names = ["in_channels", "down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim"]
+    names += ["attention_head_dim", "use_linear_projection", "norm_num_groups"]
     options = {name: unet.config[name] for name in names} | {"conditioning_embedding_out_channels": embedding}
     if kind is LatentControlNetModel:
         options["conditioning_channels"] = unet.config.in_channels
@@ -101,8 +101,9 @@ class Case:
             return OneStepDenoiser(unet)
         adapter: Any = self.models["adapter"]
         adapter.attach(unet).attach(self.models["controlnet"])
-        kinds = {"seesr": SeeSRDenoiser, "coser": CoSeRDenoiser, "cassr": CasSRDenoiser}
-        return kinds.get(self.method, XPSRDenoiser)(unet, self.models["controlnet"], adapter)
+        kinds: dict[str, Any] = {"seesr": SeeSRDenoiser, "coser": CoSeRDenoiser, "cassr": CasSRDenoiser}
+        denoiser: Denoiser = kinds.get(self.method, XPSRDenoiser)(unet, self.models["controlnet"], adapter)
+        return denoiser
 
     def control(self, denoiser: Any, image: torch.Tensor, latents: torch.Tensor) -> Any:
         """Make what the denoiser is shown of an image."""

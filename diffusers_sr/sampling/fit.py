@@ -35,7 +35,7 @@ def with_fitting_tiles(pipeline: Any, call: CallT) -> CallT:
     Args:
         pipeline: its models are where the call will run them, or are brought there by hooks.
     """
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     if AUTO not in (call.tile_size, call.vae_tile_size):
         return call
     unit, device = pipeline.vae_scale_factor, pipeline._execution_device
@@ -49,9 +49,9 @@ def with_fitting_tiles(pipeline: Any, call: CallT) -> CallT:
         sizes["tile_size"] = largest_tile(own, _left(free, models, device), bytes_per_pixel, unit)
         sizes["tile_overlap"] = call.tile_overlap * sizes["tile_size"] // own // unit * unit
     if call.vae_tile_size == AUTO:
-        own = next(field.default for field in dataclasses.fields(call) if field.name == "vae_tile_size")
+        most: Any = next(field.default for field in dataclasses.fields(call) if field.name == "vae_tile_size")
         left = _left(free, [pipeline.vae], device)
-        sizes["vae_tile_size"] = largest_tile(own, left, bytes_per_pixel_of(pipeline.vae), unit)
+        sizes["vae_tile_size"] = largest_tile(most, left, bytes_per_pixel_of(pipeline.vae), unit)
     return dataclasses.replace(call, **sizes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_the_call_of_diffusers_that_offloads(kind, expected):
             assert hasattr(SeeSRPipeline, name)
             return lambda *args, **kwargs: calls.append((name, args, kwargs))
 
-    memory_options.offload(Recorder(), kind, "cuda:1")
+    recorder: Any = Recorder()
+    memory_options.offload(recorder, kind, "cuda:1")
     assert calls == expected
 
 

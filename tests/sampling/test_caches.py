@@ -85,7 +85,7 @@ def test_a_second_call_in_a_step_is_refused():
 
 def test_a_pipeline_says_its_timestep_to_the_hooks():
     pipeline = build("seesr")
-    timesteps: list[object] = []
+    timesteps: list[torch.Tensor] = []
 
     def current() -> float:
         timesteps.append(pipeline.current_timestep)

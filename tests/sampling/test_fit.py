@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def table(monkeypatch):
 
 def like(pipeline: str, width: int, dtype: torch.dtype) -> object:
     """A pipeline as far as the table is asked for it."""
-    unet = nn.Linear(1, 1).to(dtype)
+    unet: Any = nn.Linear(1, 1).to(dtype)
     unet.config = {"block_out_channels": (width, 640)}
     return type(pipeline, (), {"unet": unet})()
 
@@ -111,7 +112,7 @@ def test_a_model_has_a_number(table):
 
 
 def test_weights_that_are_still_to_come_need_room_too():
-    model = nn.Linear(1000, 1000, bias=False)
+    model: Any = nn.Linear(1000, 1000, bias=False)
     there = torch.device("meta")
     assert fit._left(5_000_000, [model], there) == 5_000_000
     model._hf_hook = object()

@@ -106,7 +106,7 @@ class Doubling(Denoiser):
     """Predicts twice the latents, if there are at most so many of them in all tiles together."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(nn.Linear(1, 1))  # type: ignore[arg-type]
+        super().__init__(nn.Linear(1, 1))
         self.most = most
         self.sizes: list[tuple[int, ...]] = []
 
