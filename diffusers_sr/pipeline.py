@@ -23,6 +23,7 @@ from .sampling.call import Call, CallT
 from .sampling.callback import callback_after_step
 from .sampling.checks import check_multiple, check_overlap
 from .sampling.denoiser import Denoiser
+from .sampling.fit import with_fitting_tiles
 from .sampling.guidance import Guidance
 from .sampling.latent_steps import LatentSteps
 from .sampling.photo import Photo, Start, for_each_result
@@ -150,6 +151,7 @@ class SuperResolutionPipeline(
         """
         kind = cast(type[CallT], self.call_class)  # a class variable cannot have a type variable
         call = read_call(kind, args, kwargs, self.config.call_defaults, type(self).__name__)
+        call = with_fitting_tiles(self, call)
         self.check_components(call)
         return call
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..sampling.checks import AUTO
 from .method_options import refused_options
 from .options import positive_int
 
@@ -35,14 +37,17 @@ def add_call_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--prompt", help="description of the image, added to what the model sees in it")
     command.add_argument(
         "--tile-size",
-        type=positive_int,
-        help="side of a tile of the denoiser in output pixels; smaller tiles need less memory (the model's default)",
+        type=_tile_size,
+        metavar="N",
+        help="side of a tile of the denoiser in output pixels; smaller tiles need less memory; auto takes the largest "
+        "that fits into what is free, up to the model's default (the model's default)",
     )
     command.add_argument(
         "--vae-tile-size",
-        type=positive_int,
+        type=_tile_size,
         default=768,
-        help="the same for the VAE, whose tiles make no difference to the result (%(default)s)",
+        metavar="N",
+        help="the same for the VAE, whose tiles make no difference to the result, or hardly any (%(default)s)",
     )
     command.add_argument(
         "--tile-overlap",
@@ -79,6 +84,19 @@ def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None or name == "color_fix"}
 
 
+def fit_tiles(pipeline: SuperResolutionPipeline, options: argparse.Namespace, arguments: dict[str, Any]) -> None:
+    """Replace "auto" among the arguments by sizes that fit now, the same for all photos, and say which."""
+    names = [name for name in ("tile_size", "vae_tile_size") if arguments.get(name) == AUTO]
+    if not names:
+        return
+    call = pipeline.check_inputs(**arguments, image=[None] * options.batch_size)
+    if "tile_size" in names:
+        names.insert(1, "tile_overlap")
+    arguments |= {name: getattr(call, name) for name in names}
+    chosen = ", ".join(f"--{name.replace('_', '-')} {arguments[name]}" for name in names)
+    print(f"chosen for the memory that is free: {chosen}", file=sys.stderr)
+
+
 def check_arguments(
     parser: argparse.ArgumentParser,
     pipeline: SuperResolutionPipeline,
@@ -92,3 +110,12 @@ def check_arguments(
         pipeline.check_inputs(**arguments)
     except ValueError as error:
         parser.error(str(error))
+
+
+def _tile_size(text: str) -> int | str:
+    if text == AUTO:
+        return text
+    try:
+        return positive_int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO}") from None

@@ -12,7 +12,7 @@ from .captioner import CAPTIONER_HELP, MEASURED, CaptionerError, load_captioner
 from .method_options import method_arguments
 from .options import add_device, choose_device, positive_int
 from .parser import Commands
-from .terminal import add_max_pixels, is_out_of_memory, limit_pixels, report
+from .terminal import add_max_pixels, limit_pixels, report
 
 DESCRIPTION = """\
 Describe photographs: what each shows, and how good it is.
@@ -62,6 +62,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         )
     device = choose_device(parser, options.device)
     limit_pixels(options.max_pixels)
+    from ..sampling.out_of_memory import is_out_of_memory
     from ..xpsr.caption_folder import caption_folder, measure_folder
     from ..xpsr.captioner import captioner_settings
 

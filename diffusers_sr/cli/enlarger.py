@@ -20,11 +20,13 @@ from ..image.outputs import comparison_of
 from ..image.transparency import shown
 from ..image.writer import unkept, write_comparison, write_photo
 from ..pipeline import SuperResolutionPipeline
+from ..sampling.free_memory import peak_memory
+from ..sampling.out_of_memory import is_out_of_memory, sizes_used
 from .captioner import prompts_of
 from .photos import Work
 from .record import settings_record
 from .tally import Tally
-from .terminal import is_out_of_memory, report
+from .terminal import report
 
 # A pixel of a tile takes about this many times the memory of a pixel of the result, of which only values are kept.
 _MOST_TILES = 64
@@ -57,16 +59,20 @@ class Enlarger:
     def enlarge(self, batch: Sequence[Work], tally: Tally) -> None:
         """Enlarge photos of one size in one call and write their results; what fails is reported."""
         arguments = {**self.arguments, "upscale": batch[0].upscale}
-        record = None if self.options.strip_metadata else settings_record(self.pipeline, self.options, arguments)
+        record = self._record(arguments)
         for work in batch:
             for note in [*work.photo.notes, *unkept(work.photo, work.target, *work.size, record)]:
                 report(work.source, note)
-        self._enlarge(batch, arguments, record, tally)
+        self._enlarge(batch, arguments, tally)
 
-    def _enlarge(self, batch: Sequence[Work], arguments: Mapping[str, Any], record: str | None, tally: Tally) -> None:
+    def _record(self, arguments: Mapping[str, Any]) -> str | None:
+        return None if self.options.strip_metadata else settings_record(self.pipeline, self.options, arguments)
+
+    def _enlarge(self, batch: Sequence[Work], arguments: Mapping[str, Any], tally: Tally) -> None:
         start = time.perf_counter()
         try:
-            images = self._call(batch, arguments)
+            with sizes_used() as used:
+                images = self._call(batch, arguments, used)
         # A ValueError is the pipeline's, about its arguments for these images.
         except (ValueError, OSError) as error:
             if len(batch) == 1:
@@ -75,8 +81,10 @@ class Enlarger:
             # One image may be the cause, or all together may need too much memory.
             report(batch[0].source, f"its batch of {len(batch)} failed, and is enlarged one by one: {error}")
             for work in batch:
-                self._enlarge([work], arguments, record, tally)
+                self._enlarge([work], arguments, tally)
             return
+        tally.peak = max(tally.peak, peak_memory(self.pipeline._execution_device))
+        record = self._record({**arguments, **used})
         for work, image in zip(batch, images, strict=True):
             try:
                 write_photo(work.target, image, work.photo, self.options.quality, record)
@@ -87,8 +95,13 @@ class Enlarger:
             else:
                 tally.seconds.append((time.perf_counter() - start) / len(batch))
 
-    def _call(self, batch: Sequence[Work], arguments: Mapping[str, Any]) -> list[Image.Image | NDArray[np.uint16]]:
+    def _call(
+        self, batch: Sequence[Work], arguments: Mapping[str, Any], used: Mapping[str, int]
+    ) -> list[Image.Image | NDArray[np.uint16]]:
         """Call the pipeline; photos of 16 bits per channel become arrays.
+
+        Args:
+            used: the sizes that it has come down to where memory ran out.
 
         Raises:
             ValueError: if there is not enough memory, or an argument does not suit the pipeline.
@@ -112,7 +125,9 @@ class Enlarger:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise ValueError(f"there is not enough memory{_remedy(self.pipeline, batch[0], arguments)}") from error
+            raise ValueError(
+                f"there is not enough memory{_remedy(self.pipeline, batch[0], arguments, used)}"
+            ) from error
         return [result if isinstance(result, Image.Image) else in_16_bits(result) for result in results]
 
 
@@ -121,12 +136,14 @@ def _title(sources: Sequence[Path]) -> str:
     return f"{printable(sources[0].name)}{others}"
 
 
-def _remedy(pipeline: SuperResolutionPipeline, work: Work, arguments: Mapping[str, Any]) -> str:
-    """Say what helps when memory ran out: smaller tiles, unless the result is too large or tiles cannot be smaller."""
+def _remedy(
+    pipeline: SuperResolutionPipeline, work: Work, arguments: Mapping[str, Any], used: Mapping[str, int]
+) -> str:
+    """Say what helps when memory ran out: smaller tiles, unless the result is too large or they did not help."""
     call = pipeline.check_inputs(**arguments)
     width, height = work.size
     if width * height > _MOST_TILES * call.tile_size**2:
         return f" for a result of {width}x{height} pixels: try a smaller --upscale, or cut the image"
-    sizes = {"--tile-size": call.tile_size, "--vae-tile-size": call.vae_tile_size}
-    smaller = [option for option, size in sizes.items() if size > pipeline.vae_scale_factor]
+    sizes = {name: getattr(call, name) for name in ("tile_size", "vae_tile_size") if name not in used}
+    smaller = [f"--{name.replace('_', '-')}" for name, size in sizes.items() if size > pipeline.vae_scale_factor]
     return f": try a smaller {' and '.join(smaller)}" if smaller else ""

@@ -40,7 +40,7 @@ def choose_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipeline | None:
-    """Load the pipeline; say why and return None if it cannot be loaded."""
+    """Load the pipeline to the device, or with `--offload` to main memory; say why and return None if that fails."""
     quiet_libraries()
     # Terms of use, and what is downloaded and converted.
     logging.basicConfig(format="%(message)s")
@@ -51,7 +51,8 @@ def load_model(options: argparse.Namespace, device: str) -> SuperResolutionPipel
     libraries.setLevel(logging.CRITICAL)  # what the libraries log and warn of on damaged files is in the error
     try:
         with warnings.catch_warnings(action="ignore"):
-            return load_pipeline(options.model, method=options.method, device=device, dtype=dtype)
+            place = "cpu" if vars(options).get("offload") else device
+            return load_pipeline(options.model, method=options.method, device=place, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         message = f"diffusers-sr: the model {options.model} could not be loaded: {reason}"

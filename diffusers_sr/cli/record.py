@@ -44,6 +44,8 @@ def settings_record(
         settings["prompts"] = options.prompts.name
     if options.captioner is not None:
         settings["captioner"] = _name_of_model(options.captioner)
+    if options.quantize is not None:
+        settings["quantize"] = options.quantize
     dtype = str(pipeline.dtype).removeprefix("torch.")
     if dtype != "float32":
         settings["dtype"] = dtype

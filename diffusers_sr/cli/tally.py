@@ -21,6 +21,8 @@ class Tally:
     """Images whose results were there."""
     large: int = 0
     """Images that were left alone because they are larger than what was asked for."""
+    peak: int = 0
+    """The most bytes that a process used: of its device, or of main memory on a CPU."""
     failures: list[tuple[Path, str]] = field(default_factory=list)
     """Files and folders that failed, and why."""
 
@@ -40,7 +42,9 @@ class Tally:
         if self.large:
             print(f"Left alone, because they are larger than what was asked for: {self.large}")
         if self.seconds:
-            print(f"Images done: {len(self.seconds)}, {sum(self.seconds) / len(self.seconds):.1f} seconds an image")
+            seconds = sum(self.seconds) / len(self.seconds)
+            memory = f", peak memory {self.peak / 1e9:.2f} GB" if self.peak else ""
+            print(f"Images done: {len(self.seconds)}, {seconds:.1f} seconds an image{memory}")
         if self.failures and names_failures:
             print(f"Images and folders that failed: {len(self.failures)}")
             for path, reason in self.failures:
@@ -55,5 +59,6 @@ def summed(tallies: Iterable[Tally]) -> Tally:
         total.seconds += tally.seconds
         total.existing += tally.existing
         total.large += tally.large
+        total.peak = max(total.peak, tally.peak)
         total.failures += tally.failures
     return total

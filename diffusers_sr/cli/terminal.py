@@ -40,14 +40,6 @@ def add_max_pixels(command: argparse.ArgumentParser) -> None:
     )
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that memory ran out, on any device."""
-    import torch
-
-    # CUDA has a class for it; other devices only say so in the message.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
-
-
 def quiet_libraries() -> None:
     """Keep the libraries' messages and progress off the terminal while loading; that of images and downloads stays."""
     from diffusers.utils import logging as diffusers_logging

@@ -6,6 +6,7 @@ import argparse
 
 from .call_arguments import add_call_options
 from .files import add_file_options, check_quality
+from .memory_options import add_memory_options
 from .method_options import add_method_options, check_together
 from .models import add_model, choose_model
 from .options import add_device, positive_int
@@ -62,6 +63,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_max_pixels(command)
     add_device(command)
+    add_memory_options(command)
     add_method_options(command)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from ..image.outputs import Plan
 from ..image.partial import remove_left_over
-from .call_arguments import call_arguments, check_arguments
+from .call_arguments import call_arguments, check_arguments, fit_tiles
 from .captioner import MEASURED, CaptionerError, load_captioner
 from .enlarger import Enlarger
 from .files import is_done, plan
+from .memory_options import apply_memory_options
 from .method_options import read_method_options
 from .models import load_model
 from .options import choose_device
@@ -88,6 +89,9 @@ def _load(
     if pipeline is None:
         return None
     check_arguments(parser, pipeline, options, arguments)
+    apply_memory_options(parser, pipeline, options, device)
+    arguments = dict(arguments)
+    fit_tiles(pipeline, options, arguments)
     if options.captioner == MEASURED:
         arguments = {**arguments, "captioner": MEASURED}
     elif options.captioner is not None:

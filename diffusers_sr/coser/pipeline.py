@@ -196,9 +196,9 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
         images = (2 * photo.padded - 1).to(self.vae.dtype)
         copies = len(latents) // len(images)
 
-        def decode(unscaled: torch.Tensor) -> torch.Tensor:
-            if not fits_tile(images, call.vae_tile_size):
-                return restore_in_bands(self.cfw, self.vae, images, unscaled, weight, call.vae_tile_size)
+        def decode(unscaled: torch.Tensor, tile_size: int) -> torch.Tensor:
+            if not fits_tile(images, tile_size):
+                return restore_in_bands(self.cfw, self.vae, images, unscaled, weight, tile_size)
             _, features = self.cfw.encode(self.vae, images)
             features = [feature.repeat_interleave(copies, dim=0) for feature in features]
             return self.cfw.decode(self.vae, unscaled, features, weight)

@@ -18,6 +18,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .large_maps import new_map
+
 STORE = torch.device("cpu")
 """Where whole feature maps are kept: only bands go to the device of the models."""
 
@@ -47,7 +49,7 @@ class _Band(NamedTuple):
 class Bands:
     """A way to run blocks on feature maps `[B, C, H, W]` in bounded memory, with the result of the whole map.
 
-    Maps are kept in main memory. On `device` there is one band at a time.
+    Maps are kept in main memory, or in temporary files if it is short. On `device` there is one band at a time.
 
     Args:
         values: how many values (channels times pixels) a band may have; a band has at least as many rows as the
@@ -88,7 +90,7 @@ class Bands:
                 height = rows.shape[-2] * maps[0].shape[-2] // (band.last - band.first)
                 shape = (*rows.shape[:2], height, rows.shape[-1])
                 fits = shape == maps[0].shape and rows.dtype == maps[0].dtype and maps[0].device == STORE
-                result = maps[0] if overwrite and fits else rows.new_empty(shape, device=STORE)
+                result = maps[0] if overwrite and fits else new_map(shape, rows.dtype)
             # A band is written when the next one, which reads some of its rows, has been computed.
             if finished is not None:
                 written = _write(result, finished, written)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from typing_extensions import TypeVar  # typing's own has no default yet
 
-from .checks import check_choice, check_count, check_flag, check_number, check_texts, is_number
+from .checks import AUTO, check_choice, check_count, check_flag, check_number, check_texts, is_number
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,9 @@ def argument(help: str, default: Any = None, **metadata: Any) -> Any:
     Args:
         help: what it means, for the pipeline's documentation.
         default: its value if the caller does not give one.
-        metadata: `per_image=True` if it is one value for all images, or a list or a first axis with one for each; and
-            `option`, how argparse adds it to the command line, for a method's argument that is an option there.
+        metadata: `per_image=True` if it is one value for all images, or a list or a first axis with one for each;
+            `option`, how argparse adds it to the command line, for a method's argument that is an option there; and
+            `annotation`, that of the signature, if a caller may give more than what the call then has.
     """
     return field(default=default, metadata={"help": help, **metadata})
 
@@ -93,7 +94,9 @@ class Call:
     )
     tile_size: int = model_argument(
         "side of a tile of the denoiser in pixels of the result, a multiple of `vae_scale_factor`. An image that has "
-        "no more pixels than a tile is not tiled."
+        f"no more pixels than a tile is not tiled. {AUTO!r} takes the model's own size, or the largest below it that "
+        "fits into the memory that is free; the overlap shrinks with it.",
+        annotation="int | Literal['auto']",
     )
     tile_overlap: int = model_argument(
         "pixels by which neighbouring tiles overlap, a multiple of `vae_scale_factor` too."
@@ -102,8 +105,10 @@ class Call:
     vae_tile_size: int = argument(
         "an image with more pixels than a square of this side, a multiple of `vae_scale_factor`, is encoded and "
         "decoded in the memory that such a square needs. An `AutoencoderKL` gives the same result whatever the size; "
-        "other autoencoders are tiled, and tiles that overlap by a quarter are blended.",
+        "other autoencoders are tiled, and tiles that overlap by a quarter are blended. "
+        f"{AUTO!r} takes 768, or the largest size below it that fits into the memory that is free.",
         768,
+        annotation="int | Literal['auto']",
     )
     color_fix: str | None = argument(
         '"adain" or "wavelet" gives the result the colours of the image (`diffusers_sr.image.color`), None leaves it '
@@ -166,8 +171,10 @@ class Call:
             raise ValueError(f"upscale={self.upscale!r}, expected a factor above 0.")
         check_number("guidance_scale", self.guidance_scale)
         check_number("controlnet_conditioning_scale", self.controlnet_conditioning_scale)
-        for name in ("num_inference_steps", "tile_batch_size", "vae_tile_size", "num_images_per_prompt"):
+        for name in ("num_inference_steps", "tile_batch_size", "num_images_per_prompt"):
             check_count(name, getattr(self, name))
+        if self.vae_tile_size != AUTO:
+            check_count("vae_tile_size", self.vae_tile_size)
         if not is_number(self.process_size) or self.process_size < 0:
             raise ValueError(f"process_size={self.process_size!r}, expected a number of pixels from 0 upwards.")
         check_choice("start_point", self.start_point, START_POINTS)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+AUTO: Any = "auto"
+"""This size of tiles stands for the one that fits into the memory that is free."""
+
 
 def check_texts(name: str, text: object, embeds: object = None) -> None:
     """Raise ValueError if `text` is not a text or a list of texts, or is given together with its embeddings."""
@@ -54,7 +57,9 @@ def check_multiple(name: str, value: Any, unit: int) -> None:
 
 
 def check_overlap(tile_overlap: int, tile_size: int) -> None:
-    """Raise ValueError unless tiles overlap by less than their size."""
+    """Raise ValueError unless tiles overlap by less than their size, which is a number."""
+    if tile_size == AUTO:
+        raise ValueError(f"tile_size={tile_size!r} is for a call: give the model's own size as a number.")
     if tile_overlap >= tile_size:
         raise ValueError(f"tile_overlap={tile_overlap}, expected less than tile_size={tile_size}.")
 

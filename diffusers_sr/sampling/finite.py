@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .in_float32 import in_float32, is_in_half_precision
+from .out_of_memory import is_out_of_memory
 
 logger = logging.get_logger(__name__)
 
@@ -66,9 +67,9 @@ class Stage:
         try:
             with in_float32(devices):
                 result = compute()
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
             message = self._message("not finite in half precision")
             raise NotFiniteError(f"{message} It could not be computed in float32: {error}") from error
         if not is_finite(result):

@@ -78,10 +78,12 @@ class LatentSteps(CallState, ImageSteps[CallT]):
     ) -> torch.Tensor:
         """Denoise latents `[B, channels, h, w]` from the scheduler's first timestep on, tile by tile in every step."""
         windows, unit = self.windows(call, latents), self.vae_scale_factor
-        prediction = GuidedPrediction(denoiser, guidance, windows, call.tile_batch_size, unit)
+        prediction = GuidedPrediction(
+            denoiser, guidance, windows, call.tile_batch_size, unit, call.tile_overlap // unit
+        )
         prediction.show(control, len(latents))
         latents = sample(
-            self.predictor(call, prediction, control, scheduler),
+            self._told_timestep(self.predictor(call, prediction, control, scheduler)),
             latents,
             scheduler,
             generator=call.generator,
@@ -89,6 +91,7 @@ class LatentSteps(CallState, ImageSteps[CallT]):
             after_step=after_step,
             progress_bar=self.progress_bar,
         )
+        self._current_timestep = None
         check_finite("denoising", latents)
         return latents
 

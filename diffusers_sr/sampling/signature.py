@@ -67,13 +67,14 @@ def call_signature(kind: type[Call]) -> inspect.Signature:
     for each in sorted(dataclasses.fields(kind), key=lambda each: each.name not in common):
         if each.name in kind.fixed:
             continue
+        annotation = each.metadata.get("annotation", each.type)
         optional = each.metadata.get("from_model") and "None" not in str(each.type)
         parameters.append(
             inspect.Parameter(
                 each.name,
                 inspect.Parameter.POSITIONAL_OR_KEYWORD if each.name in common else inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if each.name == "image" else each.default,
-                annotation=f"{each.type} | None" if optional else each.type,
+                annotation=f"{annotation} | None" if optional else annotation,
             )
         )
     return inspect.Signature(parameters)

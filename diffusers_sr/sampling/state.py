@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from .call import Call
+    from .loop import PredictNoise
 
 
 class CallState:
@@ -17,6 +20,7 @@ class CallState:
     _guidance_scale: float = 1.0
     _cross_attention_kwargs: dict[str, Any] | None = None
     _num_timesteps: int = 0
+    _current_timestep: torch.Tensor | None = None
     _interrupt: bool = False
 
     @property
@@ -40,6 +44,11 @@ class CallState:
         return self._num_timesteps
 
     @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """The timestep of the step that is being taken, which hooks of diffusers ask for; None outside sampling."""
+        return self._current_timestep
+
+    @property
     def interrupt(self) -> bool:
         """Whether a callback has stopped the call."""
         return self._interrupt
@@ -49,4 +58,14 @@ class CallState:
         self._guidance_scale = call.guidance_scale
         self._cross_attention_kwargs = call.cross_attention_kwargs
         self._num_timesteps = 0
+        self._current_timestep = None
         self._interrupt = False
+
+    def _told_timestep(self, predict_noise: PredictNoise) -> PredictNoise:
+        """Set `current_timestep` before each prediction."""
+
+        def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            self._current_timestep = timestep
+            return predict_noise(latents, timestep)
+
+        return predict

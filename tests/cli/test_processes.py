@@ -63,7 +63,8 @@ def test_two_processes_share_a_folder(run, model, capsys):
     # Neither the failure nor the summary is said twice.
     assert done.stderr.count("in/z.png: is not an image that can be read") == 1
     assert re.fullmatch(
-        r"Images done: 5, \S+ seconds an image\nImages and folders that failed: 1\n  in/z.png: is not .*\n",
+        r"Images done: 5, \S+ seconds an image, peak memory \S+ GB\n"
+        r"Images and folders that failed: 1\n  in/z.png: is not .*\n",
         done.stdout,
     )
     before = {name: Path("out", name).stat().st_mtime_ns for name in files("out")}
@@ -71,7 +72,9 @@ def test_two_processes_share_a_folder(run, model, capsys):
     os.remove("in/z.png")
     statuses, output, errors = run_two(*own, "--skip-existing")
     assert statuses == [0, 0], errors
-    assert re.fullmatch(r"Skipped, because they exist: 4\nImages done: 1, \S+ seconds an image\n", output)
+    assert re.fullmatch(
+        r"Skipped, because they exist: 4\nImages done: 1, \S+ seconds an image, peak memory \S+ GB\n", output
+    )
     changed = [name for name in files("out") if Path("out", name).stat().st_mtime_ns != before[name]]
     assert changed == ["sub/3.png"]
 

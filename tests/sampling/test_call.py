@@ -33,7 +33,10 @@ def test_signature_and_help_show_every_argument(method):
     assert list(parameters)[:5] == ["self", "image", "prompt", "negative_prompt", "upscale"]
     assert parameters["image"].default is inspect.Parameter.empty
     assert (parameters["upscale"].annotation, parameters["upscale"].default) == ("float", 4.0)
-    assert (parameters["tile_size"].annotation, parameters["tile_size"].default) == ("int | None", None)
+    assert (parameters["tile_size"].annotation, parameters["tile_size"].default) == (
+        "int | Literal['auto'] | None",
+        None,
+    )
     text = pydoc.plain(pydoc.render_doc(call))
     for name in list(parameters)[1:]:
         assert f"\n        {name}: " in text, name
