@@ -39,9 +39,9 @@ def test_the_wavelet_loss_shows_the_way() -> None:
 def test_a_judgement_in_numbers() -> None:
     """A discriminator of one layer that copies red, and whose score is twice the copy."""
     judgement = Judgement(feature_weight=3.0, adversarial_weight=5.0)
-    first = judgement.discriminator.levels[0]
+    first = torch.nn.Conv2d(3, 32, 3, padding=1)
     judgement.discriminator.levels = torch.nn.ModuleList([first])
-    judgement.discriminator.score = torch.nn.Conv2d(first.out_channels, 1, 1)
+    judgement.discriminator.score = torch.nn.Conv2d(32, 1, 1)
     with torch.no_grad():
         for parameter in judgement.discriminator.parameters():
             parameter.zero_()
@@ -51,9 +51,7 @@ def test_a_judgement_in_numbers() -> None:
     red[:, 0] = 1
     losses = {name: value.item() for name, value in judgement(black, red).items()}
     # In [-1, 1] red's first channel is 1, and black's -1, of which the leaky rectifier leaves -0.2: scores 2 and -0.4.
-    assert losses == pytest.approx(
-        {"feature": 3 * 1.2 / first.out_channels, "adversarial": 5 * 0.4, "discriminator": 0 + 0.6}
-    )
+    assert losses == pytest.approx({"feature": 3 * 1.2 / 32, "adversarial": 5 * 0.4, "discriminator": 0 + 0.6})
 
 
 def test_the_learned_distance_of_the_first_pictures() -> None:
