@@ -185,5 +185,5 @@ def test_what_is_not_allowed_is_said(arguments: dict[str, Any], message: str) ->
 
 
 def test_a_function_that_returns_no_image() -> None:
-    with pytest.raises(TypeError, match="An image is a NoneType, expected a PIL image"):
+    with pytest.raises(TypeError, match="An image is a NoneType, expected a path, a URL, a PIL image"):
         run(build(), activation=lambda image: None)
