@@ -20,12 +20,13 @@ def test_pictures_and_images() -> None:
 
 
 def test_baselines() -> None:
-    # Between grey levels that no filter carries beyond 0 and 255: Pillow clips after each of its two passes.
+    # Between grey levels that no filter carries beyond 0 and 255. Pillow clips and rounds after each of its two passes,
+    # and weights of the second, whose magnitudes add up to 1.25, act on the rounding of the first.
     levels = np.random.default_rng(0).integers(90, 166, (7, 9, 3), dtype=np.uint8)
     picture = Image.fromarray(levels)
     image = to_image(picture)
     bicubic = to_image(picture.resize((36, 28), Image.Resampling.BICUBIC))
-    assert (255 * (baseline_row("bicubic").enlarge("", "", image, (28, 36)) - bicubic)).abs().max() < 1.01
+    assert (255 * (baseline_row("bicubic").enlarge("", "", image, (28, 36)) - bicubic)).abs().max() < 1.13
     sharp = picture.resize((36, 28), Image.Resampling.LANCZOS).filter(ImageFilter.UnsharpMask(2, 150, 3))
     assert torch.equal(
         baseline_row("Lanczos + unsharp mask").enlarge("", "", image, (28, 36)),
