@@ -20,8 +20,8 @@ def test_pictures_and_images() -> None:
 
 
 def test_baselines() -> None:
-    # Between grey levels that no filter carries beyond 0 and 255. Pillow clips and rounds after each of its two passes,
-    # and weights of the second, whose magnitudes add up to 1.25, act on the rounding of the first.
+    # Between grey levels that no filter carries beyond 0 and 255, where Pillow clips after each of its two passes. It
+    # rounds, too: weights of the second pass, whose magnitudes add up to 1.25, act on the rounding of the first.
     levels = np.random.default_rng(0).integers(90, 166, (7, 9, 3), dtype=np.uint8)
     picture = Image.fromarray(levels)
     image = to_image(picture)
