@@ -12,7 +12,7 @@ from diffusers_sr.data.degradation import degrade
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.seeds import sample_generator
 from diffusers_sr.evaluation.measures import evaluate
-from diffusers_sr.hub import BASE, MODELS, embedded_models
+from diffusers_sr.hub import BASE, DEFAULT_MODEL, MODELS, embedded_models
 from diffusers_sr.image.pixels import resize
 from diffusers_sr.image.tiling import tile_starts
 
@@ -63,6 +63,7 @@ def test_any_size(pipeline, size, upscale, expected):
 def test_it_is_better_than_bicubic(pipeline):
     """Means over three photos it has not seen, against the limits the model was accepted with."""
     results, bicubics = [], []
+    is_default = pipeline.name_or_path.endswith(DEFAULT_MODEL)
     for index, name in enumerate(("astronaut", "coffee", "chelsea")):
         original = photo(name)
         degraded = degrade(original, sample_generator(0, index), DegradationConfig())[None]
@@ -71,9 +72,11 @@ def test_it_is_better_than_bicubic(pipeline):
         height, width = original.shape[-2:]
         bicubics.append(evaluate(original[None], resize(degraded, (height, width))))
     ours, bicubic = ({name: np.mean([row[name] for row in rows]) for name in rows[0]} for rows in (results, bicubics))
-    assert ours["log_power_spectrum_distance"] <= 0.7 * bicubic["log_power_spectrum_distance"]
+    # The default model invents less than the others, and is closer to the photo than bicubic enlargement.
+    most = 0.75 if is_default else 0.7
+    assert ours["log_power_spectrum_distance"] <= most * bicubic["log_power_spectrum_distance"]
     assert ours["gmsd"] <= 1.2 * bicubic["gmsd"]
-    assert ours["psnr_y"] >= bicubic["psnr_y"] - 3
+    assert ours["psnr_y"] >= bicubic["psnr_y"] - (0 if is_default else 3)
     assert ours["mean_color_difference"] <= bicubic["mean_color_difference"] + 2
 
 
