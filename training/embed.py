@@ -31,7 +31,7 @@ ONE_STEP_CALL_DEFAULTS: dict[str, Any] = {
     "tile_size": 1024,
     "tile_overlap": 128,
     "process_size": 64,
-    "color_fix": None,
+    "color_fix": "wavelet",
     "semantic_scale": None,
 }
 
