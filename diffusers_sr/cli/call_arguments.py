@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..sampling.checks import AUTO
@@ -101,11 +100,16 @@ def check_arguments(
     parser: argparse.ArgumentParser,
     pipeline: SuperResolutionPipeline,
     options: argparse.Namespace,
-    arguments: Mapping[str, Any],
+    arguments: dict[str, Any],
 ) -> None:
-    """Exit with status 2 if an argument does not suit the pipeline, whatever the image."""
+    """Exit with status 2 if an argument does not suit the pipeline, whatever the image.
+
+    Arguments that its calls do not have, as they always have the value that was given, are taken out.
+    """
     if refused := refused_options(type(pipeline).call_class, options):
         parser.error(f"{options.model} is a {type(pipeline).__name__}, which has no {', '.join(refused)}")
+    for name in type(pipeline).call_class.fixed:
+        arguments.pop(name, None)
     try:
         pipeline.check_inputs(**arguments)
     except ValueError as error:

@@ -78,11 +78,14 @@ def check_together(parser: argparse.ArgumentParser, options: argparse.Namespace)
 
 
 def refused_options(kind: type[Call], options: argparse.Namespace) -> list[str]:
-    """List the options that were given for arguments that this class of call does not have."""
+    """List the options that were given for arguments that this class of call does not have.
+
+    One that asks for what the class does anyway, such as one step of a one-step model, is not refused.
+    """
     taken = {field.name for field in dataclasses.fields(kind)}
-    fixed = {"num_inference_steps": "steps"}
-    common = [fixed.get(name, name) for name in kind.fixed]
-    return [_flag(option) for option in common if getattr(options, option, None) is not None] + [
+    names = {"num_inference_steps": "steps"}
+    common = {names.get(name, name): value for name, value in kind.fixed.items()}
+    return [_flag(name) for name, value in common.items() if getattr(options, name, None) not in (None, value)] + [
         _flag(option)
         for name in method_arguments()
         if name not in taken

@@ -88,9 +88,9 @@ def _load(
     pipeline = load_model(options, device)
     if pipeline is None:
         return None
+    arguments = dict(arguments)
     check_arguments(parser, pipeline, options, arguments)
     apply_memory_options(parser, pipeline, options, device)
-    arguments = dict(arguments)
     fit_tiles(pipeline, options, arguments)
     if options.captioner == MEASURED:
         arguments = {**arguments, "captioner": MEASURED}

@@ -163,6 +163,14 @@ def test_a_one_step_model_has_no_steps_and_no_guidance(run, one_step, capsys):
     assert "is a OneStepPipeline, which has no --steps, --guidance-scale" in capsys.readouterr().err
 
 
+def test_what_a_one_step_model_does_anyway_may_be_asked_for(run, one_step):
+    tiny_image().save("photo.png")
+    model = ("--model", one_step)
+    assert run("photo.png", "-o", "big.png", *model) == 0
+    assert run("photo.png", "-o", "same.png", *model, "--steps", "1", "--guidance-scale", "1", "--strength", "1") == 0
+    assert np.array_equal(pixels("big.png"), pixels("same.png"))
+
+
 def test_which_pipelines_take_what():
     assert {name: argument.pipelines for name, argument in method_arguments().items()} == {
         "psr_weight": ["SeeSR"],
