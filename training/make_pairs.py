@@ -11,24 +11,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-import torch
-from PIL import Image
-from torch import Tensor
+from typing import Any
 
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.data.lists import training_photos
-from diffusers_sr.image.partial import whole_file
+from diffusers_sr.image.pictures import write_image
 from diffusers_sr.training.script import run_script
-
-
-def write(path: Path, image: Tensor | str) -> None:
-    """Write an image [3, H, W] in [0, 1] as a PNG file, completely or not at all."""
-    assert isinstance(image, Tensor)
-    pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    with whole_file(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, "PNG")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
         name = f"{number:06}.png"
         if (low / name).exists():  # the last of the two that is written
             continue
-        sample = crops[number]
-        write(high / name, sample["target"])
-        write(low / name, sample["degraded"])
+        sample: dict[str, Any] = crops[number]
+        write_image(high / name, sample["target"])
+        write_image(low / name, sample["degraded"])
 
 
 if __name__ == "__main__":

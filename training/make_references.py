@@ -14,12 +14,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from diffusers import DDIMScheduler
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffusers_sr.cassr.activation import SCEditAdapter
@@ -27,18 +24,11 @@ from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import training_photos
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
+from diffusers_sr.image.pictures import write_image
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
-
-
-def write_image(path: Path, image: Tensor) -> None:
-    """Write `image` [3, H, W] in [0, 1] as a PNG file, completely or not at all."""
-    pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
-    unfinished = path.with_name(f".{path.name}")
-    Image.fromarray(pixels).save(unfinished, format="PNG")
-    unfinished.rename(path)
 
 
 def batches_to_do(folder: Path, count: int, batch_size: int, accelerator: Accelerator) -> Iterator[list[int]]:

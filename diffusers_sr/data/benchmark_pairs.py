@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..image.decoding import ImageFileError, upright_size
 from ..image.formats import images_in
 from ..image.names import printable
-from ..image.partial import whole_file
+from ..image.pictures import write_image
 from .degradation import degrade
 from .degradation_settings import OSEDIFF, DegradationConfig
 from .photos import read_image
@@ -150,8 +149,8 @@ def make_pairs(
             low, original = _centre_crops(pair)
         else:
             low, original = _degraded_crop(pair, recipe, seed)
-        _write(output / INPUTS / f"{pair.name}.png", low)
-        _write(output / ORIGINALS / f"{pair.name}.png", original)
+        write_image(output / INPUTS / f"{pair.name}.png", low)
+        write_image(output / ORIGINALS / f"{pair.name}.png", original)
 
 
 def _names(stem: str, crops: int) -> list[str]:
@@ -194,7 +193,7 @@ def _wrong_size(pair: PlannedPair) -> str | None:
 
 def _centre_crops(pair: PlannedPair) -> tuple[Tensor, Tensor]:
     assert pair.low is not None
-    low, original = read_image(pair.low), read_image(pair.original)
+    low, original = (read_image(path).float() / 255 for path in (pair.low, pair.original))
     side = SIDE // SCALE
     top, left = ((length - side) // 2 for length in low.shape[1:])
     return (
@@ -211,9 +210,4 @@ def _degraded_crop(pair: PlannedPair, recipe: DegradedCrops, seed: int) -> tuple
     if recipe.sharpens:
         original = usm_sharpen(original)
     low = degrade(original, generator, recipe.degradation, SCALE)
-    return (255 * low).round().byte(), (255 * original).round().byte()
-
-
-def _write(path: Path, image: Tensor) -> None:
-    with whole_file(path) as temporary:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, "PNG")
+    return low, original

@@ -9,12 +9,13 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from ..image import pictures
 from ..image.pixels import resize
 
 
 def to_picture(image: Tensor) -> Image.Image:
     """Convert [1, 3, height, width] in [0, 1] to a picture of 8 bits a channel."""
-    return Image.fromarray((image[0].permute(1, 2, 0).cpu().float().numpy() * 255).round().astype(np.uint8))
+    return pictures.to_picture(image[0])
 
 
 def to_image(picture: Image.Image) -> Tensor:
