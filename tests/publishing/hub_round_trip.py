@@ -211,8 +211,9 @@ def test_stock_base_and_adapter_repository(base, trained, tmp_path, monkeypatch)
     assert made["pipeline"].num_timesteps == 1
 
 
-def test_a_training_script_publishes(base, tmp_path):
-    photos, output_dir = tmp_path / "photos", tmp_path / "xpsr"
+def train_and_publish(stage, base, folder, **options):
+    """Train one step on a photo in `folder`, and publish what comes of it; return the output folder."""
+    photos, output_dir = folder / "photos", folder / stage
     photos.mkdir()
     tiny_image(48, 48).save(photos / "photo.png")
     options = {
@@ -222,14 +223,18 @@ def test_a_training_script_publishes(base, tmp_path):
         "resolution": 32,
         "max_train_steps": 1,
         "train_batch_size": 1,
-        "checkpointing_steps": 1,
-        "report_to": "tensorboard",
-        "hub_model_id": "trained",
         "hub_token": TOKEN,
+        **options,
     }
-    script("train_xpsr").main(
+    script(f"train_{stage}").main(
         ["--push_to_hub", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
     )
+    return output_dir
+
+
+def test_a_training_script_publishes(base, tmp_path):
+    options = {"checkpointing_steps": 1, "report_to": "tensorboard", "hub_model_id": "trained"}
+    output_dir = train_and_publish("xpsr", base, tmp_path, **options)
     loaded = XPSRPipeline.from_pretrained(f"{OWNER}/trained")
     assert loaded.config.call_defaults["process_size"] == 32
     files = running.files(f"{OWNER}/trained")
@@ -242,23 +247,8 @@ def test_a_training_script_publishes(base, tmp_path):
 
 
 def test_a_one_step_training_publishes_the_whole_pipeline(base, tmp_path, monkeypatch):
-    photos, output_dir = tmp_path / "photos", tmp_path / "one_step"
-    photos.mkdir()
-    tiny_image(48, 48).save(photos / "photo.png")
-    options = {
-        "pretrained_model_name_or_path": base,
-        "train_data_dir": photos,
-        "output_dir": output_dir,
-        "resolution": 32,
-        "max_train_steps": 1,
-        "train_batch_size": 1,
-        "validation_images": photos,
-        "hub_model_id": "one-step",
-        "hub_token": TOKEN,
-    }
-    script("train_one_step").main(
-        ["--push_to_hub", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
-    )
+    options = {"validation_images": tmp_path / "photos", "hub_model_id": "one-step"}
+    output_dir = train_and_publish("one_step", base, tmp_path, **options)
     repo_id = f"{OWNER}/one-step"
     loaded = OneStepPipeline.from_pretrained(repo_id)
     assert loaded.config.call_defaults["process_size"] == 32
