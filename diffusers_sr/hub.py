@@ -29,11 +29,18 @@ METHODS = {
 MODELS = Path(__file__).parent / "models"
 """The folder of the package's own small models; `base-small` is a Stable Diffusion that most of them share."""
 
-DEFAULT_MODEL = "one-step-small"
 DEFAULT_METHOD = "one_step"
 
 BASE = "base-small"
 BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet")
+
+
+def small_model(method: str) -> str:
+    """Name the package's own model of a method, whether there is one or not."""
+    return f"{method.replace('_', '-')}-small"
+
+
+DEFAULT_MODEL = small_model(DEFAULT_METHOD)
 
 
 def pipeline_class(method: str) -> type[SuperResolutionPipeline]:
@@ -105,11 +112,6 @@ def load_pipeline(
         components = {name: base.components[name] for name in BASE_COMPONENTS} | components
     pipeline: SuperResolutionPipeline = pipeline_class(methods[name]).from_pretrained(path, dtype=dtype, **components)
     return pipeline.to(device)
-
-
-def small_model(method: str) -> str:
-    """Name the package's own model of a method, whether there is one or not."""
-    return f"{method.replace('_', '-')}-small"
 
 
 def stands_on_base(folder: Path) -> bool:

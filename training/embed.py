@@ -26,25 +26,19 @@ from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.training.publish import trained_models
 from diffusers_sr.training.script import run_script
 
-# Without attention nothing but memory limits a tile. There is no semantic LoRA.
-ONE_STEP_CALL_DEFAULTS: dict[str, Any] = {
+# The wavelet colour fix keeps colours locally.
+SHARED_CALL_DEFAULTS: dict[str, Any] = {
     "tile_size": 1024,
     "tile_overlap": 128,
     "process_size": 64,
     "color_fix": "wavelet",
-    "semantic_scale": None,
 }
 
+# There is no semantic LoRA.
+ONE_STEP_CALL_DEFAULTS: dict[str, Any] = {**SHARED_CALL_DEFAULTS, "semantic_scale": None}
+
 # One step is what the models were fine-tuned for. The small text encoder adds little, so there is no guidance.
-# The wavelet colour fix keeps colours locally.
-CALL_DEFAULTS: dict[str, Any] = {
-    "num_inference_steps": 1,
-    "guidance_scale": 1.0,
-    "tile_size": 1024,
-    "tile_overlap": 128,
-    "process_size": 64,
-    "color_fix": "wavelet",
-}
+CALL_DEFAULTS: dict[str, Any] = {**SHARED_CALL_DEFAULTS, "num_inference_steps": 1, "guidance_scale": 1.0}
 
 
 TRAINED = [method for method in METHODS if issubclass(pipeline_class(method), ControlledPipeline)]

@@ -44,6 +44,7 @@ from diffusers_sr.evaluation.rows import (
 )
 from diffusers_sr.evaluation.stlpips import STLPIPS, load_stlpips
 from diffusers_sr.evaluation.table import SMALLEST, intervals_table, mean, means_table, measure
+from diffusers_sr.hub import DEFAULT_MODEL
 from diffusers_sr.image.decoding import ImageFileError
 from diffusers_sr.image.partial import whole_file
 from diffusers_sr.image.pixels import resize
@@ -63,7 +64,7 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         nargs="*",
-        default=["one-step-small"],
+        default=[DEFAULT_MODEL],
         help="models, as diffusers_sr.load_pipeline takes them, each one a row; it may be followed by arguments of "
         "its call, as in 'cassr-small activation=lr' (%(default)s)",
     )
