@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, too
 
 from benchmarks.seesr_step import peak_memory
 from diffusers_sr.image.tiling import tile_windows, tiled_map
-from diffusers_sr.sampling.autoencoder import decode_latents, encode_image
+from diffusers_sr.sampling.autoencoder import decode_latents, encode_image, pixels_per_latent
 
 EMBEDDED = Path(diffusers_sr.__file__).parent / "models" / "base-small" / "vae"
 STABLE_DIFFUSION = "stable-diffusion"
@@ -50,7 +50,7 @@ def autoencoder(name: str) -> AutoencoderKL:
 
 def ways_to_encode(vae: AutoencoderKL, image: torch.Tensor, tile_size: int) -> dict[str, Callable[[], torch.Tensor]]:
     """List the ways to compute the means of the latents of an image in [0, 1]."""
-    unit = 2 ** (len(vae.config.block_out_channels) - 1)
+    unit = pixels_per_latent(vae)
     windows = tile_windows(image.shape[-2] // unit, image.shape[-1] // unit, 512 // unit, 128 // unit)
 
     def blended() -> torch.Tensor:
@@ -65,7 +65,7 @@ def ways_to_encode(vae: AutoencoderKL, image: torch.Tensor, tile_size: int) -> d
 
 def ways_to_decode(vae: AutoencoderKL, mean: torch.Tensor, tile_size: int) -> dict[str, Callable[[], torch.Tensor]]:
     """List the ways to decode latents to an image in [0, 1]."""
-    unit = 2 ** (len(vae.config.block_out_channels) - 1)
+    unit = pixels_per_latent(vae)
     windows = tile_windows(mean.shape[-2], mean.shape[-1], 512 // unit, 128 // unit)
     latents = mean * vae.config.scaling_factor
 

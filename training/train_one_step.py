@@ -29,11 +29,10 @@ from diffusers_sr.data.mixed import MixedCrops
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.one_step.prediction import Prediction
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.sampling.autoencoder import count_levels
+from diffusers_sr.sampling.autoencoder import pixels_per_latent
 from diffusers_sr.training import osediff
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.autoencoders import load_autoencoder
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.judgement import (
     Judgement,
     LatentGrid,
@@ -42,9 +41,9 @@ from diffusers_sr.training.judgement import (
     WaveletSimilarity,
 )
 from diffusers_sr.training.one_step import OneStepArguments, OneStepLoss, TrainableOneStep, one_step_scheduler_of
+from diffusers_sr.training.one_step_run import train_one_step
 from diffusers_sr.training.perceptual import load_lpips
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import pipeline_publisher
 from diffusers_sr.training.ranges import Count, CountFromZero, OneOf, Share, Weight
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -165,15 +164,13 @@ def main(argv: list[str] | None = None) -> None:
         call_defaults=call,
         base_name=arguments.pretrained_model_name_or_path,
     )
-    if arguments.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
     comparisons: list[nn.Module] = []
     if arguments.stlpips_weight:
         comparisons.append(ShiftTolerantDistance(arguments.stlpips_weight, arguments.stlpips_samples))
     if arguments.haarpsi_weight:
         comparisons.append(WaveletSimilarity(arguments.haarpsi_weight))
     if arguments.grid_weight:
-        comparisons.append(LatentGrid(arguments.grid_weight, 2 ** (count_levels(base.vae) - 1)))
+        comparisons.append(LatentGrid(arguments.grid_weight, pixels_per_latent(base.vae)))
     if arguments.overshoot_weight:
         comparisons.append(Overshoot(arguments.overshoot_weight))
     if arguments.feature_weight or arguments.adversarial_weight:
@@ -187,8 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.lpips_weight,
         comparisons=comparisons,
     )
-    publish = pipeline_publisher(arguments, OneStepPipeline)
-    train(loss, samples(arguments), arguments, denoiser.save, denoiser.enlarge(**call), publish)
+    train_one_step(loss, arguments, call, samples(arguments))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         perceptual_weight=arguments.lpips_weight,
         distillation=distillation,
     )
-    train_one_step(loss, arguments, **call, **({"prompt": ""} if tagger is None else {}))
+    train_one_step(loss, arguments, call | ({"prompt": ""} if tagger is None else {}))
 
 
 if __name__ == "__main__":

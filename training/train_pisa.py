@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         perceptual_weight=arguments.lpips_weight,
         distillation=distillation,
     )
-    train_one_step(loss, arguments, **call)
+    train_one_step(loss, arguments, call)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         call,
         arguments.pretrained_model_name_or_path,
     )
-    train_one_step(OneStepLoss(denoiser), arguments, **call)
+    train_one_step(OneStepLoss(denoiser), arguments, call)
 
 
 if __name__ == "__main__":

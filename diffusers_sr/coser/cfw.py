@@ -20,6 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from ..sampling.autoencoder import pixels_per_latent
 from .fusion_layer import FusionLayer
 
 Features: TypeAlias = tuple[torch.Tensor, ...]
@@ -129,7 +130,7 @@ class ControllableFeatureWrapping(ModelMixin, ConfigMixin):
         """
         encoder_blocks, _ = self._fused_blocks(vae)
         height, width = image.shape[-2:]
-        multiple = 2 ** (len(autoencoder_to_join(vae).config.block_out_channels) - 1)
+        multiple = pixels_per_latent(autoencoder_to_join(vae))
         if height % multiple or width % multiple:
             raise ValueError(
                 f"`image` has {width}×{height} pixels, expected multiples of {multiple}: pad it (pad_to_multiple)."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,16 @@ _SMALLEST_TILE = 64
 """Pixels."""
 
 
-def count_levels(vae: Any) -> int:
-    """Count the levels of an autoencoder; all except the last halve the size."""
-    config = vae.config
-    channels = config["block_out_channels"] if "block_out_channels" in config else config["encoder_block_out_channels"]
-    return len(channels)
+def level_widths(model: Any) -> Sequence[int]:
+    """Read the channels of each level of an autoencoder, or of a UNet; all levels except the last halve the size."""
+    config = model.config
+    widths: Sequence[int] = config.get("block_out_channels") or config["encoder_block_out_channels"]
+    return widths
+
+
+def pixels_per_latent(vae: Any) -> int:
+    """Compute how many pixels a latent has along each side."""
+    return 1 << len(level_widths(vae)) - 1
 
 
 def encode_image(vae: Any, image: torch.Tensor, tile_size: int, unit: int) -> torch.Tensor:

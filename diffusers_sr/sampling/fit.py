@@ -12,6 +12,7 @@ import torch
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from .autoencoder import level_widths
 from .checks import AUTO
 from .free_memory import free_memory
 from .memory_table import BYTES_PER_LATENT, BYTES_PER_PIXEL
@@ -96,9 +97,7 @@ def _look_up(table: Mapping[tuple[str, int], Mapping[str, int]], kind: type, mod
 
 def width_of(model: Any) -> int:
     """Read the channels of the first level of a UNet or an autoencoder."""
-    config = model.config
-    widths = config.get("block_out_channels") or config.get("encoder_block_out_channels")
-    return int(widths[0])
+    return level_widths(model)[0]
 
 
 def _images(image: Any) -> int:

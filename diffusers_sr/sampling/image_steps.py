@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from ..image.color import COLOR_FIXES
 from ..image.pixels import resize
 from ..publishing.paper import Paper
-from .autoencoder import count_levels, decode_latents, encode_image
+from .autoencoder import decode_latents, encode_image, pixels_per_latent
 from .call import CallT
 from .finite import check_finite
 from .official import OfficialScript
@@ -33,7 +33,7 @@ class ImageSteps(Placement, Generic[CallT]):
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent along each side."""
-        return int(2 ** (count_levels(self.vae) - 1))
+        return pixels_per_latent(self.vae)
 
     def prepare_image(self, call: CallT) -> Photo:
         """Read the images and resize them to the size the models work at.

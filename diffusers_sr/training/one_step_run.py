@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from ..data.degradation_mixture import DEGRADATIONS
 from ..one_step.pipeline import OneStepPipeline
@@ -12,15 +15,22 @@ from .photos import degraded_crops
 from .publish import pipeline_publisher
 
 
-def train_one_step(loss: OneStepLoss, arguments: OneStepArguments, **validation_call: Any) -> None:
-    """Train a one-step model on degraded crops of the photos, save it and, if that was asked for, publish it.
+def train_one_step(
+    loss: OneStepLoss,
+    arguments: OneStepArguments,
+    validation_call: Mapping[str, Any],
+    samples: Dataset[Any] | None = None,
+) -> None:
+    """Train a one-step model, save it and, if that was asked for, publish it.
 
     Args:
         validation_call: arguments of the calls that enlarge the validation images.
+        samples: what it is trained on, by default degraded crops of the photos.
     """
     denoiser = loss.denoiser
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    crops = degraded_crops(arguments, degradation=DEGRADATIONS[arguments.degradation])
+    if samples is None:
+        samples = degraded_crops(arguments, degradation=DEGRADATIONS[arguments.degradation])
     publish = pipeline_publisher(arguments, OneStepPipeline)
-    train(loss, crops, arguments, denoiser.save, denoiser.enlarge(**validation_call), publish)
+    train(loss, samples, arguments, denoiser.save, denoiser.enlarge(**validation_call), publish)

@@ -15,7 +15,7 @@ from ..attention.adapter import AttentionAdapter
 from ..attention.recomputation import recomputed_with_conditioning
 from ..image.pixels import resize
 from ..pretrained.loading import load_pretrained
-from ..sampling.autoencoder import count_levels
+from ..sampling.autoencoder import level_widths
 from .arguments import RestorationArguments, option
 from .autoencoders import Autoencoder, posterior
 from .ranges import Share
@@ -121,7 +121,7 @@ def condition_image(batch: dict[str, Any]) -> Tensor:
 
 def condition_channels(vae: Autoencoder) -> tuple[int, ...]:
     """Choose the channels of a ControlNet's embedding of a condition image: one stride of two per level of the VAE."""
-    return (16, 32, 96, 256)[: count_levels(vae)]
+    return (16, 32, 96, 256)[: len(level_widths(vae))]
 
 
 def load_frozen_base(path: str) -> StableDiffusionPipeline:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from ..sampling.autoencoder import count_levels
+from ..sampling.autoencoder import pixels_per_latent
 from .autoencoders import Autoencoder
 
 
@@ -35,7 +35,7 @@ def new_unet(
     channels = tuple(block_out_channels)
     others = len(channels) - 1
     return UNet2DConditionModel(
-        sample_size=resolution // 2 ** (count_levels(vae) - 1),
+        sample_size=resolution // pixels_per_latent(vae),
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
         down_block_types=("DownBlock2D",) * others + ("CrossAttnDownBlock2D" if has_attention else "DownBlock2D",),
