@@ -103,7 +103,8 @@ def open_image(file: Path | str | bytes) -> Iterator[Image.Image]:
 def _opened(file: Path | str | bytes) -> Image.Image:
     """Open a file, if need be without its damaged metadata; `DAMAGED` in the image's `info` then says so.
 
-    `kinds.MEANING` there says what the values of a TIFF stand for, if it is not what they seem to.
+    `kinds.MEANING` there says what the values of a TIFF stand for, if it is not what they seem to, and `kinds.PAGES`
+    how many pages it has, if Pillow does not see them.
     """
     content = without_damaged_chunks(file)
     try:
@@ -128,7 +129,7 @@ def _opened_tiff(file: Path | str | bytes) -> Image.Image | None:
     if readable is None:
         return None
     image = _open(readable.content)
-    image.info[kinds.MEANING] = readable.meaning
+    image.info |= {kinds.MEANING: readable.meaning, kinds.PAGES: readable.pages}
     return image
 
 

@@ -15,6 +15,8 @@ from .bands import bands
 
 MEANING = "meaning of the values"
 """Where `info` of an opened image says what its values stand for, if it is not what they seem to."""
+PAGES = "pages of the file"
+"""Where `info` of an opened image says how many its file has, if Pillow does not see them."""
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from .bands import bands
 from .decoding import DAMAGED, Decoded, decode, open_image, orientation_of
 from .deep import Deep, decode_deep, find_deep, in_8_bits
 from .depth import bits_of
-from .kinds import MEANING, srgb_profile
+from .kinds import MEANING, PAGES, srgb_profile
 from .metadata import Metadata, read_metadata, turn
 from .tiff_kinds import GREY_WITH_ALPHA, LAB
 
@@ -133,6 +133,6 @@ def _raw_modes(image: Image.Image) -> Iterator[tuple[str, str, list[Any]]]:
 def _frames(image: Image.Image) -> int:
     """Count the pictures in a file; a camera's previews in an MPO are not among them."""
     if image.format != "MPO":
-        return getattr(image, "n_frames", 1)
+        return image.info.get(PAGES) or getattr(image, "n_frames", 1)
     pictures = (getattr(image, "mpinfo", None) or {}).get(0xB002, [])
     return sum("Thumbnail" not in str(picture["Attribute"]["MPType"]) for picture in pictures)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 EXIF, GPS, INTEROP, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 _WITHIN = {EXIF: 0, GPS: 0, INTEROP: EXIF}
 """Tags whose value is a directory, and the directory they stand in; 0 is the first."""
 _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 2, 3, 4, 5, 7
+_LONG8 = (16, 18)
+"""Unsigned numbers of 64 bits, which BigTIFF files have."""
 # Bytes of a value, and of the numbers it consists of, by its type; 129 is the UTF-8 of EXIF 3.
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 18: 8, 129: 1}
 _NUMBERS = _SIZES | {5: 4, 10: 4}
 MOST_ENTRIES = 1000
 MOST_BYTES = 16 << 20
@@ -71,6 +74,8 @@ def data(value: bytes) -> Entry:
 def read_tags(file: BinaryIO, wanted: Container[int] | None = None) -> Tags:
     """Read the first directory of a TIFF file, or of EXIF data from its byte order on.
 
+    Numbers of 64 bits become 32 bits; entries that need more cannot be read.
+
     Args:
         file: the file, which is read from its start.
         wanted: the tags of the first directory that are read; all if it is None.
@@ -79,6 +84,15 @@ def read_tags(file: BinaryIO, wanted: Container[int] | None = None) -> Tags:
         ValueError: if it is not a TIFF header, or its first directory cannot be read.
     """
     return _Reader(file).read(wanted)
+
+
+def count_directories(file: BinaryIO) -> int:
+    """Count the directories of a TIFF file that follow one another, up to 1000: each is a page.
+
+    Raises:
+        ValueError: if it is not a TIFF header.
+    """
+    return _Reader(file).count()
 
 
 class _Reader:
@@ -95,17 +109,33 @@ class _Reader:
         self.order, self.is_big = order, version == 43
 
     def read(self, wanted: Container[int] | None) -> Tags:
-        start = self._unpack("Q", 8) if self.is_big else self._unpack("I", 4)
-        main = self._directory(start, 0, wanted)
+        main = self._directory(self._start(), 0, wanted)
         return Tags(self.order, main, self.damaged, self.left_out)
 
-    def _directory(self, start: int, own: int, wanted: Container[int] | None = None) -> Directory:
+    def count(self) -> int:
+        places: set[int] = set()
+        with suppress(ValueError):  # damaged from there on
+            place = self._start()
+            while place and place not in places and len(places) < MOST_ENTRIES:
+                end = self._rows(place).stop
+                places.add(place)
+                place = self._unpack("Q" if self.is_big else "I", end)
+        return len(places)
+
+    def _start(self) -> int:
+        return self._unpack("Q", 8) if self.is_big else self._unpack("I", 4)
+
+    def _rows(self, start: int) -> range:
+        """Give the places of the entries of a directory."""
         number = self._unpack("Q", start) if self.is_big else self._unpack("H", start)
         if number > MOST_ENTRIES:
             raise ValueError(f"a directory of {number} entries")
         row, first = (20, start + 8) if self.is_big else (12, start + 2)
+        return range(first, first + row * number, row)
+
+    def _directory(self, start: int, own: int, wanted: Container[int] | None = None) -> Directory:
         directory: Directory = {}
-        for at in range(first, first + row * number, row):
+        for at in self._rows(start):
             try:
                 tag, kind = struct.unpack(self.order + "HH", self._at(at, 4))
                 if wanted is not None and tag not in wanted:
@@ -131,7 +161,13 @@ class _Reader:
             raise ValueError("an unknown type, or too large")
         self.left -= size
         place = None if size <= inline else self._unpack(number, at + 4 + inline)
-        return Entry(kind, count, self._at(at + 4 + inline if place is None else place, size), place)
+        value = self._at(at + 4 + inline if place is None else place, size)
+        if kind in _LONG8:
+            numbers = struct.unpack(f"{self.order}{count}Q", value)
+            if max(numbers) >> 32:
+                raise ValueError("a number of more than 32 bits")
+            kind, value = _LONG, struct.pack(f"{self.order}{count}I", *numbers)
+        return Entry(kind, count, value, place)
 
     def _unpack(self, kind: str, at: int) -> int:
         number: int = struct.unpack(self.order + kind, self._at(at, struct.calcsize("<" + kind)))[0]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import png
-from .tags import Directory, Entry, long, read_tags, short, write_tags
+from .tags import Directory, Entry, count_directories, long, read_tags, short, write_tags
 
 _SMALL, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _SIZES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317
@@ -24,12 +24,19 @@ GREY_WITH_ALPHA = {"grey with transparency, low bytes first": "GA", "grey with t
 """Grey with transparency as four channels of 8 bits: where the higher bytes are."""
 
 
+_MARKS = (b"II*\0", b"MM\0*")
+_MARKS_OF_BIG = (b"II+\0", b"MM\0+")
+"""The first bytes of TIFF and of BigTIFF files. Of the latter, Pillow does not know the second."""
+
+
 class Readable(NamedTuple):
-    """A TIFF that Pillow reads."""
+    """A TIFF that Pillow reads; of several pages, it has the first."""
 
     content: bytes
     meaning: str | None
     """What its values stand for, if not what they seem to: `LAB`, `INVERTED`, or one of `GREY_WITH_ALPHA`."""
+    pages: int
+    """How many pages the file has."""
 
 
 class Fields(NamedTuple):
@@ -38,6 +45,8 @@ class Fields(NamedTuple):
     order: str
     """Its byte order, as `struct` writes it."""
     main: Directory
+    is_big: bool
+    """Whether it is a BigTIFF."""
 
     def numbers(self, tag: int, *default: int) -> tuple[int, ...]:
         """Give the numbers of a tag."""
@@ -63,34 +72,36 @@ class Fields(NamedTuple):
 def fields_of(file: Path | str | bytes) -> Fields | None:
     """Read what a TIFF says of its pixels, or give None if it is not one, or is damaged."""
     with png.opened(file) as opened:
-        if opened.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        mark = opened.read(4)
+        if mark not in _MARKS + _MARKS_OF_BIG:
             return None
         try:
             order, main, _, _ = read_tags(opened, _WANTED)
         except ValueError:
             return None
-    return Fields(order, main)
+    return Fields(order, main, mark in _MARKS_OF_BIG)
 
 
 def made_readable(file: Path | str | bytes, fields: Fields) -> Readable | None:
     """Make a TIFF one that Pillow reads as it is meant; None if it is one already, or there is no way.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, or too large to be made one.
     """
     samples = fields.number(_SAMPLES, 1)
-    if set(fields.numbers(_BITS, 1)) != {16}:
-        return None
-    are_apart = fields.number(_PLANES, 1) == 2 and samples > 1
+    is_deep = set(fields.numbers(_BITS, 1)) == {16}
+    are_apart = is_deep and fields.number(_PLANES, 1) == 2 and samples > 1
     if are_apart and (fields.number(_COMPRESSION, 1) != 1 or _STRIPS not in fields.main):
         return None
-    changes, meaning = _changes(fields, samples)
-    if not changes and not are_apart:
+    changes, meaning = _changes(fields, samples) if is_deep else ({}, None)
+    is_unknown = fields.is_big and fields.order == ">"
+    if not changes and not are_apart and not is_unknown:
         return None
     with png.opened(file) as opened:
         content = opened.read()
-    if content[2:4] not in (b"*\0", b"\0*"):  # a BigTIFF
-        return None
+        pages = count_directories(opened)
+    if len(content) * (2 if are_apart else 1) >> 32:
+        raise ValueError("is a TIFF of a kind that is not read if it has more than 2 GB: save it as RGB or grey")
     if are_apart:
         end = len(content) + len(content) % 2
         pixels = _together(content, fields, samples)
@@ -101,7 +112,7 @@ def made_readable(file: Path | str | bytes, fields: Fields) -> Readable | None:
             _ROWS: long(fields.order, fields.number(_HEIGHT, 0)),
             _SIZES: long(fields.order, len(pixels)),
         }
-    return Readable(_changed(content, changes), meaning)
+    return Readable(_changed(content, changes), meaning, pages)
 
 
 def _changes(fields: Fields, samples: int) -> tuple[Directory, str | None]:
@@ -131,8 +142,8 @@ def _together(content: bytes, fields: Fields, samples: int) -> bytes:
 
 
 def _changed(content: bytes, changes: Directory) -> bytes:
-    """Change the first directory: a new one, at the end of the file, takes its place."""
+    """Change the first directory: a new one, at the end of the file, takes its place. A BigTIFF becomes a TIFF."""
     order, main, _, _ = read_tags(io.BytesIO(content))
     content += bytes(len(content) % 2)
     directory, place = write_tags(main | changes, order, len(content))
-    return content[:4] + struct.pack(order + "I", place) + content[8:] + directory
+    return _MARKS[order == ">"] + struct.pack(order + "I", place) + content[8:] + directory

@@ -81,20 +81,25 @@ def tiff(
     order: str = "<",
     more: dict[int, int] | None = None,
     size: tuple[int, int] = (16, 12),
+    big: bool = False,
 ) -> None:
-    """Write a TIFF of 16 x 12 pixels, or another size, with 16 bits per channel; `more` are tags of one number."""
+    """Write a TIFF of 16 x 12 pixels, or another size, with 16 bits per channel; `more` are tags of one number.
+
+    A BigTIFF, which `big` asks for, has places and sizes of 64 bits.
+    """
+    place, count, field, start = ("Q", "Q", 8, 16) if big else ("I", "H", 4, 8)
     bits = struct.pack(f"{order}{samples}H", *[16] * samples)
     rows: dict[int, tuple[int, int, bytes]] = {
-        tag: (4, 1, struct.pack(order + "I", value))
-        for tag, value in {256: size[0], 257: size[1], 273: 8, 278: size[1], 279: len(pixels)}.items()
+        tag: (16 if big else 4, 1, struct.pack(order + place, value))
+        for tag, value in {256: size[0], 257: size[1], 273: start, 278: size[1], 279: len(pixels)}.items()
     }
     numbers = {259: 1, 262: photometric, 277: samples, **(more or {})}
     rows |= {tag: (3, 1, struct.pack(order + "H", value)) for tag, value in numbers.items()}
-    end = 8 + len(pixels)
-    rows[258] = (3, samples, bits if samples < 3 else struct.pack(order + "I", end))
-    directory = struct.pack(order + "H", len(rows))
+    end = start + len(pixels)
+    rows[258] = (3, samples, bits if len(bits) <= field else struct.pack(order + place, end))
+    directory = struct.pack(order + count, len(rows))
     for tag, (kind, number, value) in sorted(rows.items()):
-        directory += struct.pack(order + "HHI", tag, kind, number) + value.ljust(4, b"\0")
-    start = end + len(bits)
-    mark = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, start)
-    path.write_bytes(mark + pixels + bits + directory + bytes(4))
+        directory += struct.pack(order + "HH" + place, tag, kind, number) + value.ljust(field, b"\0")
+    head = struct.pack(order + "HHH", 43, 8, 0) if big else struct.pack(order + "H", 42)
+    mark = {"<": b"II", ">": b"MM"}[order] + head + struct.pack(order + place, end + len(bits))
+    path.write_bytes(mark + pixels + bits + directory + bytes(field))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,9 @@ def make(path: Path, kind: str) -> None:
         "grey TIFF, high bytes first": lambda: tiff(path, big(GREY), 1, order=">"),
         "inverted TIFF": lambda: tiff(path, little(65535 - GREY), 0),
         "inverted TIFF, high bytes first": lambda: tiff(path, big(65535 - GREY), 0, order=">"),
+        "BigTIFF, channels apart": lambda: tiff(path, little(apart), 2, 3, more={284: 2}, big=True),
+        "BigTIFF, high bytes first": lambda: tiff(path, big(VALUES), 2, 4, ">", {338: 2}, big=True),
+        "inverted BigTIFF": lambda: tiff(path, little(65535 - GREY), 0, big=True),
         "PPM": lambda: path.write_bytes(b"P6\n16 12\n65535\n" + big(COLOURS)),
     }[kind]()
 
@@ -69,6 +73,9 @@ KINDS = {
     "grey TIFF, high bytes first": (GREY, None),
     "inverted TIFF": (GREY, None),
     "inverted TIFF, high bytes first": (GREY, None),
+    "BigTIFF, channels apart": (COLOURS, None),
+    "BigTIFF, high bytes first": (COLOURS, ALPHA),
+    "inverted BigTIFF": (GREY, None),
     "PPM": (COLOURS, None),
 }
 
@@ -121,6 +128,35 @@ def test_a_compressed_tiff_with_channels_apart_is_read_in_8_bits(tmp_path: Path)
     photo = read_photo(tmp_path / "photo.tif")
     assert photo.deep is None and photo.notes == ["has 16 bits per channel, of which 8 are read"]
     assert np.array_equal(np.asarray(photo.image)[..., 0], GREY >> 8)
+
+
+def test_cmyk_is_read_in_8_bits_which_is_said(tmp_path: Path) -> None:
+    tiff(tmp_path / "photo.tif", little(VALUES), 5, 4)
+    photo = read_photo(tmp_path / "photo.tif")
+    assert photo.deep is None and photo.notes == [
+        "has 16 bits per channel, of which 8 are read",
+        "has colours that are not RGB; those of the result are sRGB",
+    ]
+
+
+def pages(path: Path, number: int, **options: Any) -> None:
+    """Write a TIFF whose directory is followed by others: itself, further behind."""
+    tiff(path, **options)
+    content = path.read_bytes()
+    width, form = (8, "<Q") if options.get("big") else (4, "<I")
+    first = int.from_bytes(content[width : 2 * width], "little")
+    directory = content[first:-width]
+    for _ in range(number - 1):
+        content = content[:-width] + struct.pack(form, len(content)) + directory + bytes(width)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_pages_of_a_tiff_that_is_made_readable_are_counted(tmp_path: Path, big: bool) -> None:
+    pages(tmp_path / "scan.tif", 3, pixels=little(65535 - GREY), photometric=0, big=big)
+    photo = read_photo(tmp_path / "scan.tif")
+    assert photo.deep is not None and np.array_equal(photo.deep.colours, GREY)
+    assert photo.notes == ["has 3 frames; only the first is taken"]
 
 
 def test_colours_multiplied_by_their_transparency_are_divided(tmp_path: Path) -> None:
