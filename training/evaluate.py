@@ -5,9 +5,9 @@ r"""Measure models on photographs and compare them with bicubic enlargement, in 
 
 The photographs of `--data` are made four times smaller and damaged, number i with seed `--first-seed` + i, so that
 every run measures the same inputs. Those of `--pairs` are taken as they are: folders with the originals in `hr` and
-the low-resolution images, of the same names, in `lr` (or in `test_HR` and `test_LR`); a folder without these holds
-originals, which are made four times smaller by the bicubic filter. A set has the name of its degradation, or of its
-folder.
+the low-resolution images, of the same names, in `lr` (or in `test_HR` and `test_LR`, or `gt` and `lq`); a folder
+without these holds originals, which are made four times smaller by the bicubic filter. A set has the name of its
+degradation, or of its folder.
 
 Results are rounded to 8 bits a channel before they are measured. It prints, as Markdown, the means over each set, and
 how far each row is from the row `--baseline`, with 95 % bootstrap intervals over the photos. ST-LPIPS is measured

@@ -22,8 +22,9 @@ PSNR and SSIM are those of published tables. The other measures need pyiqa (pip 
 commercial use), which downloads their networks; without it they are "not measured". --protocol measures as a paper
 does: its measures, colour space and crop, and no other data than its test sets.
 
-Files without a partner, of different sizes, or that cannot be read are an error that lists all of them before anything
-is measured; nothing is resized. The exit status is 0 if all went well, 1 if something failed, 2 if the arguments make
+Files without a partner, of different sizes, or that are not images are an error that lists all of them before anything
+is measured; nothing is resized. Damage that only shows when a picture is read ends the measuring, without a table, and
+all damaged files are listed. The exit status is 0 if all went well, 1 if something failed, 2 if the arguments make
 no sense, and 130 after an interruption.
 """
 

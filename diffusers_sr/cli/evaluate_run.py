@@ -13,12 +13,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..evaluation.comparison import differences
-from ..evaluation.pairs import Pair, PairsError, input_pairs, originals_in, parts_of, result_pairs, title_of
+from ..evaluation.pairs import input_pairs, originals_in, result_pairs, title_of
 from ..evaluation.protocols import DEFAULT, PROTOCOLS, data_set
 from ..evaluation.report import comparison, latex, markdown, model_index, notes, per_picture
 from ..evaluation.scoring import Meter, Scores
 from ..image.decoding import upright_size
 from ..image.formats import images_in
+from ..image.pairs import Pair, PairsError, parts_of
 from ..image.partial import whole_file
 from . import upscale
 from .options import choose_device

@@ -52,7 +52,7 @@ def add_parser(commands: Commands) -> None:
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Run `diffusers-sr testset`."""
     limit_pixels(options.max_pixels)
-    from ..evaluation.pairs import parts_of
+    from ..image.pairs import parts_of
 
     parts = parts_of(options.sources[0])
     if options.output is None and (parts is None or len(options.sources) > 1):

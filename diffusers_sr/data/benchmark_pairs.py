@@ -13,6 +13,7 @@ from torch import Tensor
 from ..image.decoding import ImageFileError, upright_size
 from ..image.formats import images_in
 from ..image.names import printable
+from ..image.pairs import LAYOUTS
 from ..image.pictures import write_image
 from .degradation import degrade
 from .degradation_settings import OSEDIFF, DegradationConfig
@@ -22,7 +23,7 @@ from .sharpening import usm_sharpen
 
 SCALE = 4
 SIDE = 512
-INPUTS, ORIGINALS = "test_LR", "test_HR"
+INPUTS, ORIGINALS = LAYOUTS[0]
 """The folders of a test set, as StableSR's are named."""
 
 

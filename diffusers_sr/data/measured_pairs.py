@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..image.decoding import ImageFileError
+from ..image.pairs import PairsError, match, parts_of
 from ..image.pixels import resize
 from .degradation import degrade
 from .degradation_mixture import DEGRADATIONS, MEDIUM, MILD, Degradation
@@ -23,8 +24,6 @@ SCALE = 4
 """How many times smaller photos are made."""
 DAMAGES: dict[str, Degradation] = {"mild": MILD, "medium": MEDIUM, "heavy": DegradationConfig(), **DEGRADATIONS}
 """The degradations of photos that models are measured on, by name."""
-LAYOUTS = (("hr", "lr"), ("test_HR", "test_LR"))
-"""The folders in a folder of pairs: those of the originals, and of their low-resolution versions."""
 
 
 class Pair(NamedTuple):
@@ -68,23 +67,23 @@ def degraded_photos(
 
 
 def stored_pairs(folder: Path, smallest: int, max_size: int | None) -> list[Sample]:
-    """List the pairs of a folder with one of `LAYOUTS`, or else originals, to be reduced by Pillow's bicubic filter.
+    """List the pairs of a test set, or else a folder's originals, to be reduced by Pillow's bicubic filter.
 
     The arguments are those of `degraded_photos`.
 
     Raises:
-        ValueError: if the folder holds no image, or a low-resolution image or an original lacks its counterpart, which
-            has the same name without the suffix.
+        ValueError: if the folder holds no image.
+        PairsError: if a low-resolution image or an original lacks its partner, of the same name without the suffix, or
+            has several.
     """
-    for high, low in LAYOUTS:
-        if (folder / high).is_dir():
-            originals, inputs = ({path.stem: path for path in list_images(folder / each)} for each in (high, low))
-            if lonely := sorted(set(originals) ^ set(inputs)):
-                raise ValueError(f"{folder}: these are not in both of {high} and {low}: {', '.join(lonely)}.")
-            return [
-                Sample(name, path, partial(_read_stored, path, inputs[name], smallest, max_size))
-                for name, path in originals.items()
-            ]
+    if (parts := parts_of(folder)) is not None:
+        pairs, problems = match(*parts)
+        if problems:
+            raise PairsError(problems)
+        return [
+            Sample(name, original, partial(_read_stored, original, low, smallest, max_size))
+            for name, low, original in pairs
+        ]
     paths = list_images(folder)
     names = picture_names(paths)
     return [Sample(names[path], path, partial(_read_reduced, path, smallest, max_size)) for path in paths]

@@ -1,48 +1,18 @@
-"""Results and their originals: which belong together, whether all are there, and reading them."""
+"""Results and their originals: whether all are there and have the right sizes, and reading them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..image.decoding import ImageFileError, on_white, read, to_array, upright_size
-from ..image.formats import images_in
 from ..image.names import printable
-
-LAYOUTS = (("test_LR", "test_HR"), ("lq", "gt"))
-"""The folders of inputs and of originals in a test set, as StableSR's are named."""
-
-
-class PairsError(ValueError):
-    """Pictures that cannot be compared; the message lists all of them."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        number = f"{len(problems)} problems were" if len(problems) > 1 else "A problem was"
-        super().__init__("\n  ".join([f"{number} found, and nothing was measured or made:", *problems]))
-
-
-class Pair(NamedTuple):
-    """A picture and its original."""
-
-    name: str
-    """What both files are called, without suffix."""
-    picture: Path
-    original: Path
-
-
-def parts_of(folder: Path) -> tuple[Path, Path] | None:
-    """Find the folders of inputs and originals if a folder is a test set, as StableSR's and this package's are."""
-    for inputs, originals in LAYOUTS:
-        if (folder / inputs).is_dir() and (folder / originals).is_dir():
-            return folder / inputs, folder / originals
-    return None
+from ..image.pairs import LAYOUTS, Pair, PairsError, match, parts_of
 
 
 def originals_in(folder: Path) -> Path:
@@ -62,18 +32,13 @@ def result_pairs(results: Path, originals: Path) -> list[Pair]:
     """Find the result of each original: the file of the same name, whatever its suffix, and of the same size.
 
     Raises:
-        PairsError: if a file lacks its partner or has several, cannot be read, or differs from it in size.
+        PairsError: if a file lacks its partner or has several, is not an image, or differs from it in size. Damage
+            behind a file's first bytes is found when it is read.
     """
-    pairs, problems = _match(results, originals)
-    for pair in pairs:
-        try:
-            sizes = [tuple(read_picture(path).shape[:1:-1]) for path in (pair.picture, pair.original)]
-        except ImageFileError as error:
-            problems.append(str(error))
-            continue
-        if sizes[0] != sizes[1]:
-            result, original = (f"{width}x{height}" for width, height in sizes)
-            problems.append(f"{printable(pair.picture)}: is {result} pixels, its original {original}")
+    pairs, problems = match(results, originals)
+    for pair, size, whole in _sizes(pairs, problems):
+        if size != whole:
+            problems.append(_different(pair, size, whole))
     return _without(problems, pairs)
 
 
@@ -81,18 +46,13 @@ def input_pairs(inputs: Path, originals: Path) -> tuple[list[Pair], Fraction]:
     """Find the input of each original, and how many times as wide and high all originals are.
 
     Raises:
-        PairsError: if a file lacks its partner or has several, or cannot be read; or if not all originals are larger
+        PairsError: if a file lacks its partner or has several, or is not an image; or if not all originals are larger
             than their inputs by one factor.
     """
-    pairs, problems = _match(inputs, originals)
+    pairs, problems = match(inputs, originals)
     factors: dict[Fraction, list[str]] = defaultdict(list)
-    for pair in pairs:
-        try:
-            (width, height), (whole, high) = upright_size(pair.picture), upright_size(pair.original)
-        except ImageFileError as error:
-            problems.append(f"{printable(pair.name)}: {error}")
-            continue
-        sizes = f"{printable(pair.picture)}: is {width}x{height} pixels, its original {whole}x{high}"
+    for pair, (width, height), (whole, high) in _sizes(pairs, problems):
+        sizes = _different(pair, (width, height), (whole, high))
         if whole * height == high * width:
             factors[Fraction(whole, width)].append(sizes)
         else:
@@ -119,34 +79,22 @@ def read_picture(path: Path) -> Tensor:
     return torch.from_numpy(to_array(image)).permute(2, 0, 1)[None].float() / 255
 
 
-def _match(pictures: Path, originals: Path) -> tuple[list[Pair], list[str]]:
-    ours, theirs = _by_name(pictures), _by_name(originals)
-    problems = [text for named in (ours, theirs) for text in _repeated(named)]
-    alone = [paths[0] for name, paths in theirs.items() if name not in ours]
-    problems += [f"{printable(path)}: has no partner in {printable(pictures)}" for path in alone]
-    alone = [paths[0] for name, paths in ours.items() if name not in theirs]
-    problems += [f"{printable(path)}: has no original in {printable(originals)}" for path in alone]
-    if not theirs and not ours:
-        problems = [f"{printable(folder)}: there is no image in this folder" for folder in (pictures, originals)]
-    both = [name for name in theirs if name in ours]
-    return [Pair(name, ours[name][0], theirs[name][0]) for name in both], problems
+def _sizes(pairs: list[Pair], problems: list[str]) -> Iterator[tuple[Pair, tuple[int, int], tuple[int, int]]]:
+    """Give each pair with the width and height of its picture and of its original; files without go to `problems`."""
+    for pair in pairs:
+        sizes = []
+        for path in (pair.picture, pair.original):
+            try:
+                sizes.append(upright_size(path))
+            except ImageFileError as error:
+                problems.append(f"{printable(path)}: {error}")
+        if len(sizes) == 2:
+            yield pair, sizes[0], sizes[1]
 
 
-def _by_name(folder: Path) -> dict[str, list[Path]]:
-    named: dict[str, list[Path]] = defaultdict(list)
-    try:
-        for path in images_in(folder):
-            named[path.stem].append(path)
-    except OSError as error:
-        raise PairsError([f"{printable(folder)}: this folder cannot be listed: {error.strerror}"]) from error
-    return named
-
-
-def _repeated(named: dict[str, list[Path]]) -> Iterator[str]:
-    for paths in named.values():
-        if len(paths) > 1:
-            others = ", ".join(printable(path.name) for path in paths[1:])
-            yield f"{printable(paths[0])}: has the same name as {others}"
+def _different(pair: Pair, size: tuple[int, int], whole: tuple[int, int]) -> str:
+    picture, original = (f"{width}x{height}" for width, height in (size, whole))
+    return f"{printable(pair.picture)}: is {picture} pixels, its original {original}"
 
 
 def _without(problems: list[str], pairs: list[Pair]) -> list[Pair]:

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..image.decoding import ImageFileError
+from ..image.pairs import Pair, PairsError
 from .fidelity import psnr, ssim
-from .pairs import Pair, read_picture
+from .pairs import read_picture
 from .protocols import Measure, Protocol
 
 NOT_MEASURED = "not measured"
@@ -69,17 +71,28 @@ class Meter:
             progress: given the pairs, gives the same; it may show how many are done.
 
         Raises:
-            ImageFileError: if a file cannot be read.
+            PairsError: if files cannot be read; nothing is measured after the first, but all of them are listed.
             ValueError: if a picture is too small to be measured.
         """
         each: dict[str, list[float]] = {heading: [] for heading in self._compare}
+        unread: list[str] = []
         for pair in progress(pairs):
-            original, result = read_picture(pair.original), read_picture(pair.picture)
+            images = []
+            for path in (pair.original, pair.picture):
+                try:
+                    images.append(read_picture(path))
+                except ImageFileError as error:
+                    unread.append(str(error))
+            if unread:
+                continue
+            original, result = images
             for heading, compare in self._compare.items():
                 try:
                     each[heading].append(compare(original, result))
                 except ValueError as error:
                     raise ValueError(f"{pair.picture}: {error}") from error
+        if unread:
+            raise PairsError(unread)
         whole = {heading: sum(values) / len(values) for heading, values in each.items()}
         folders = [str(path.parent) for path in (pairs[0].picture, pairs[0].original)]
         for heading, metric in self._folders.items():

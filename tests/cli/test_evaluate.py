@@ -67,7 +67,7 @@ def test_all_that_is_wrong_is_said_before_anything_is_measured(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        "diffusers-sr: 5 problems were found, and nothing was measured or made:\n"
+        "diffusers-sr: 5 problems were found, to be mended first:\n"
         "  photos/b.png: has no partner in mine\n"
         "  mine/a.png: is 16x13 pixels, its original 16x12\n"
         "  photos/a.png: has no partner in theirs\n"

@@ -12,6 +12,7 @@ from diffusers_sr.data.degradation_mixture import MILD
 from diffusers_sr.data.measured_pairs import degraded_photos, picture_names, stored_pairs
 from diffusers_sr.data.seeds import sample_generator
 from diffusers_sr.image.decoding import ImageFileError
+from diffusers_sr.image.pairs import PairsError
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -40,12 +41,27 @@ def test_pairs_that_cannot_be_used(tmp_path: Path) -> None:
     write(tmp_path / "test_HR" / "a.png", numbered(40, 40))
     write(tmp_path / "test_HR" / "b.png", numbered(40, 40))
     write(tmp_path / "test_LR" / "a.jpg", numbered(10, 11))
-    with pytest.raises(ValueError, match="these are not in both of test_HR and test_LR: b"):
+    write(tmp_path / "test_HR" / "a.bmp", numbered(40, 40))
+    with pytest.raises(PairsError) as error:
         stored_pairs(tmp_path, 12, None)
-    (tmp_path / "test_HR" / "b.png").unlink()
+    originals = tmp_path / "test_HR"
+    assert error.value.problems == [
+        f"{originals / 'a.bmp'}: has the same name as a.png",
+        f"{originals / 'b.png'}: has no partner in {tmp_path / 'test_LR'}",
+    ]
+    for name in ("a.bmp", "b.png"):
+        (originals / name).unlink()
     (sample,) = stored_pairs(tmp_path, 12, None)
     with pytest.raises(ImageFileError, match=r"is 40x40 pixels and .*a\.jpg 11x10: each side of an original"):
         sample.read()
+
+
+def test_originals_whose_inputs_are_not_there_are_not_reduced(tmp_path: Path) -> None:
+    write(tmp_path / "gt" / "a.png", numbered(40, 40))
+    with pytest.raises(PairsError, match="lq: this folder cannot be listed: No such file"):
+        stored_pairs(tmp_path, 12, None)
+    write(tmp_path / "lq" / "a.png", numbered(10, 10))
+    assert [sample.name for sample in stored_pairs(tmp_path, 12, None)] == ["a"]
 
 
 def test_originals_are_reduced_as_pillow_does(tmp_path: Path) -> None:

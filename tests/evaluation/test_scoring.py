@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_sr.evaluation.pairs import Pair
+from diffusers_sr.evaluation.pairs import result_pairs
 from diffusers_sr.evaluation.protocols import PROTOCOLS, Protocol
 from diffusers_sr.evaluation.scoring import Meter
+from diffusers_sr.image.pairs import Pair, PairsError
 
 
 @pytest.fixture
@@ -62,6 +63,19 @@ def test_without_pyiqa_only_its_measures_are_missing(pairs, monkeypatch):
     assert scores.whole.keys() == scores.each.keys() == {"PSNR", "SSIM"}
     assert list(scores.unmeasured) == ["LPIPS", "DISTS", "FID", "NIQE", "MUSIQ", "MANIQA", "CLIPIQA"]
     assert set(scores.unmeasured.values()) == {"pip install 'diffusers-sr[eval]'"}
+
+
+def test_all_damaged_files_are_listed_and_nothing_is_measured_after_the_first(pairs, pyiqa):
+    damaged = [pairs[0].picture, pairs[1].original, pairs[1].picture]
+    for path in damaged:
+        Image.effect_noise((12, 12), 50).save(path)
+        path.write_bytes(path.read_bytes()[:100])  # its size can be read, not its pixels
+    found = result_pairs(*(path.parent for path in pairs[0][1:]))  # which decodes nothing
+    pyiqa.create_metric = lambda name, device: pytest.fail
+    with pytest.raises(PairsError) as error:
+        Meter(PROTOCOLS["osediff"]).measure(found)
+    named = [text.partition(": ")[0] for text in error.value.problems]
+    assert named == [str(path) for path in damaged]
 
 
 def test_pyiqa_gets_results_first_then_originals(pairs, pyiqa):

@@ -56,7 +56,7 @@ class Case:
 
 
 def read_case(inputs: Path, cases: Path | None) -> Case:
-    """Read the inputs of `case_<name>.safetensors`, and the settings of this name; with dials, or else those of `plain`.
+    """Read the inputs of `case_<name>.safetensors`, and the settings of this name; of dials, those of `plain`.
 
     Raises:
         ValueError: if there are settings by name, but none of this name, nor dials.
