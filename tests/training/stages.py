@@ -54,6 +54,17 @@ from tests.training.runs import reset_accelerate, script
 COUNT, SIZE = 8, 32
 
 
+def noise_batch(tags: list[str], seeds: Tensor) -> dict[str, Any]:
+    """Make a batch of two samples of noise, in the form of `PhotoCrops`."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "target": torch.rand(2, 3, 32, 32, generator=generator),
+        "degraded": torch.rand(2, 3, 8, 8, generator=generator),
+        "tags": tags,
+        "seed": seeds,
+    }
+
+
 class Images(Dataset[dict[str, Any]]):
     """Eight smooth images again and again, as `PhotoCrops` gives them; noise and timestep of each are always the same.
 

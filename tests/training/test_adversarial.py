@@ -12,6 +12,7 @@ from diffusers_sr.training.adversarial import AdversarialLoss
 from diffusers_sr.training.losses import predicted_latents
 from diffusers_sr.training.seesr import TrainableSeeSR
 from tests.components import components
+from tests.training.stages import noise_batch
 
 KINDS = ["epsilon", "v_prediction"]
 
@@ -36,13 +37,7 @@ def module() -> AdversarialLoss:
 
 @pytest.fixture
 def batch() -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "target": torch.rand(2, 3, 32, 32, generator=generator),
-        "degraded": torch.rand(2, 3, 8, 8, generator=generator),
-        "tags": ["cat", "tree"],
-        "seed": torch.tensor([1, 2]),
-    }
+    return noise_batch(["cat", "tree"], torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,20 +21,14 @@ from diffusers_sr.training.osediff import TrainableOSEDiff
 from diffusers_sr.training.script import run_script
 from tests.components import scheduler
 from tests.training.runs import script
-from tests.training.stages import build, one_step_model
+from tests.training.stages import build, noise_batch, one_step_model
 
 SEEDS = torch.tensor([11, 12])
 
 
 @pytest.fixture
 def batch() -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "target": torch.rand(2, 3, 32, 32, generator=generator),
-        "degraded": torch.rand(2, 3, 8, 8, generator=generator),
-        "tags": ["cat, tree", ""],
-        "seed": SEEDS,
-    }
+    return noise_batch(["cat, tree", ""], SEEDS)
 
 
 @pytest.mark.parametrize(
