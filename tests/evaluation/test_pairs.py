@@ -16,18 +16,6 @@ def save(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB", color: i
     Image.new(mode, size, color).save(path)
 
 
-def test_a_result_has_the_name_of_its_original_and_any_suffix(tmp_path):
-    for name in ("b.png", "a.jpg"):
-        save(tmp_path / "originals" / name)
-    for name in ("a.png", "b.tif"):
-        save(tmp_path / "results" / name)
-    pairs = result_pairs(tmp_path / "results", tmp_path / "originals")
-    assert [(pair.name, pair.picture.name, pair.original.name) for pair in pairs] == [
-        ("a", "a.png", "a.jpg"),
-        ("b", "b.tif", "b.png"),
-    ]
-
-
 def test_all_that_is_wrong_is_listed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "c", "d", "e"):
@@ -50,15 +38,6 @@ def test_all_that_is_wrong_is_listed(tmp_path, monkeypatch):
     ]
     assert damaged.startswith("r/d.png: ")
     assert str(error.value).startswith("5 problems were found, to be mended first:\n  r/e.bmp: ")
-
-
-def test_empty_and_missing_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("empty").mkdir()
-    with pytest.raises(PairsError, match="empty: there is no image in this folder"):
-        result_pairs(Path("empty"), Path("empty"))
-    with pytest.raises(PairsError, match="nowhere: this folder cannot be listed: No such file"):
-        result_pairs(Path("nowhere"), Path("empty"))
 
 
 @pytest.mark.parametrize("originals", ["test_HR", "gt", "hr"])
