@@ -133,6 +133,6 @@ def _raw_modes(image: Image.Image) -> Iterator[tuple[str, str, list[Any]]]:
 def _frames(image: Image.Image) -> int:
     """Count the pictures in a file; a camera's previews in an MPO are not among them."""
     if image.format != "MPO":
-        return image.info.get(PAGES) or getattr(image, "n_frames", 1)
+        return image.info.get(PAGES, 0) or getattr(image, "n_frames", 1)
     pictures = (getattr(image, "mpinfo", None) or {}).get(0xB002, [])
     return sum("Thumbnail" not in str(picture["Attribute"]["MPType"]) for picture in pictures)
