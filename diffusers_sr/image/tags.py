@@ -12,7 +12,7 @@ _WITHIN = {EXIF: 0, GPS: 0, INTEROP: EXIF}
 """Tags whose value is a directory, and the directory they stand in; 0 is the first."""
 _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 2, 3, 4, 5, 7
 _LONG8 = (16, 18)
-"""Unsigned numbers of 64 bits, which BigTIFF files have."""
+"""The types of unsigned numbers of 64 bits, which BigTIFF files have."""
 # Bytes of a value, and of the numbers it consists of, by its type; 129 is the UTF-8 of EXIF 3.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 18: 8, 129: 1}
 _NUMBERS = _SIZES | {5: 4, 10: 4}
