@@ -16,7 +16,6 @@ from tests.components import components, tiny_image
 from tests.coser.components import tiny_cognitive_encoder
 from tests.readme import commands
 from tests.seesr.components import tiny_tagger
-from tests.test_readme import _save_clip
 from tests.training.stages import base_of
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_on_your_photos.py"
@@ -32,8 +31,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_image(24 + 7 * (number % 5), 30 + 11 * (number % 4), seed=number).save(place / f"{number:02d}.jpg")
     base_of(components("seesr")).save_pretrained(folder / "base")
     tiny_tagger().save_pretrained(folder / "tagger")
-    tiny_cognitive_encoder().save_pretrained(folder / "encoder")
-    _save_clip(folder / "clip")
+    encoder = tiny_cognitive_encoder()
+    encoder.save_pretrained(folder / "encoder")
+    encoder.clip.save_pretrained(folder / "clip")
     return folder
 
 

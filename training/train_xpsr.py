@@ -4,8 +4,8 @@
     accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
 
-The output folder is that of an `XPSRPipeline`; what is the base's is only named there if the base is on the Hub. It also
-holds `constraint`, which only training needs.
+The output folder is that of an `XPSRPipeline`; what is the base's is only named there if the base is on the Hub. In it
+is also `constraint`, which only training needs.
 """
 
 from __future__ import annotations
