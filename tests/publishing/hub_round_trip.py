@@ -267,7 +267,7 @@ def test_a_base_that_is_gone_is_named(trained):
 def test_a_name_that_leads_elsewhere_is_refused(trained, change):
     path = trained / "unet/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ModelFolderError, match="unet/config.json"):
+    with pytest.raises(ModelFolderError, match=r"unet/config\.json"):
         SeeSRPipeline.from_pretrained(trained)
 
 
