@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MEASURES = {"PSNR": psnr, "SSIM": ssim, "HaarPSI": haarpsi}
 """What is logged of results whose photo is known; PSNR and SSIM are those of Y, as in papers' tables."""
 
+_LEAST_SIDE = 16  # of what HaarPSI takes
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -75,7 +77,7 @@ class Validation:
             measured = self._measured(results)
             values = "".join(f" {name} {value:.4f}" for name, value in measured.items())
             accelerator.print(f"validation of step {step}:{values} {time.monotonic() - start:.1f} s", flush=True)
-            accelerator.log({f"validation {name}": value for name, value in measured.items()}, step=step)
+            accelerator.log({f"validation/{name}": value for name, value in measured.items()}, step=step)
             numbers = sorted(results)
             grid = before_after_grid([self.images[n] for n in numbers], [results[n] for n in numbers])
             _log_picture(accelerator, grid, step)
@@ -129,11 +131,11 @@ def read_validation(arguments: TrainingArguments, enlarge: Enlarge | None) -> Va
         paths = pair_photos(photo_paths, paths, round(scale), "--validation_images")
     side = max(1, round((arguments.validation_crop_size or arguments.resolution) / scale))
     count = arguments.num_validation_images
-    return Validation(
-        enlarge,
-        [_middle(_read(path, "--validation_images"), side) for path in paths[:count]],
-        [_middle(_read(path, "--validation_hr_dir"), side, round(scale)) for path in photo_paths[:count]],
-    )
+    images = [_middle(_read(path, "--validation_images"), side) for path in paths[:count]]
+    photos = [_middle(_read(path, "--validation_hr_dir"), side, round(scale)) for path in photo_paths[:count]]
+    if small := [path.name for path, photo in zip(photo_paths, photos, strict=False) if min(photo.size) < _LEAST_SIDE]:
+        raise ValueError(f"--validation_hr_dir: {small} have fewer than {_LEAST_SIDE} pixels a side to be measured.")
+    return Validation(enlarge, images, photos)
 
 
 def _images(folder: str, option: str) -> list[Path]:
