@@ -123,7 +123,8 @@ def read_validation(arguments: TrainingArguments, enlarge: Enlarge | None) -> Va
             f"--validation_images {arguments.validation_images!r}: the models of this trainer cannot enlarge images."
         )
     scale = arguments.validation_upscale
-    paths, photo_paths = _images(arguments.validation_images, "--validation_images"), []
+    paths = _images(arguments.validation_images, "--validation_images")
+    photo_paths: list[Path] = []
     if arguments.validation_hr_dir is not None:
         if scale != round(scale):
             raise ValueError(f"--validation_upscale {scale}: with --validation_hr_dir it has to be a whole number.")
@@ -156,8 +157,8 @@ def _middle(image: Image.Image, side: int, scale: int = 1) -> Image.Image:
     """Cut the square in the middle out of an image, or of the photo that is `scale` times as large as the image."""
     width, height = image.width // scale, image.height // scale
     left, top = max(0, width - side) // 2, max(0, height - side) // 2
-    box = (left, top, min(width, left + side), min(height, top + side))
-    return image.crop(tuple(scale * each for each in box))
+    right, bottom = min(width, left + side), min(height, top + side)
+    return image.crop((scale * left, scale * top, scale * right, scale * bottom))
 
 
 def _log_picture(accelerator: Accelerator, grid: Image.Image, step: int) -> None:

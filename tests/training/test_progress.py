@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from diffusers_sr.training import disk, progress
+from diffusers_sr.training import progress
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.disk import checkpoint_bytes, say_disk, size
 from diffusers_sr.training.progress import duration, with_progress
@@ -30,11 +30,12 @@ def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_checkpoint_holds_weights_two_states_and_the_average() -> None:
     parameters = [*nn.Linear(3, 3).parameters()]  # 12 numbers of 4 bytes
-    sizes = [
-        checkpoint_bytes(parameters, TrainingArguments(output_dir="runs", **options))
-        for options in ({}, {"ema_decay": 0.9}, {"use_8bit_adam": True})
-    ]
-    assert sizes == [48 + 96, 48 + 96 + 48, 48 + 24]
+    runs = (
+        TrainingArguments(output_dir="runs"),
+        TrainingArguments(output_dir="runs", ema_decay=0.9),
+        TrainingArguments(output_dir="runs", use_8bit_adam=True),
+    )
+    assert [checkpoint_bytes(parameters, arguments) for arguments in runs] == [48 + 96, 48 + 96 + 48, 48 + 24]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_run(
@@ -42,7 +43,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_run(
 ) -> None:
     parameters, arguments = [*nn.Linear(3, 3).parameters()], TrainingArguments(output_dir="runs")
     for free, warnings in ((432, 0), (431, 1)):
-        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         assert say_disk(parameters, arguments) == (
             "disk: up to 3 checkpoints of 0.1 kB, and the result; 0.4 kB are free"
         )

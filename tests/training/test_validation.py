@@ -114,7 +114,7 @@ def test_results_are_measured_and_a_failure_costs_only_its_picture(
         image.resize((40, 32), Image.Resampling.NEAREST).save(tmp_path / "photos" / path.name)
     module = Fit()
     enlarge = Enlarger(module)
-    sizes = []
+    sizes: list[tuple[int, int]] = []
 
     def sometimes(given: Sequence[Image.Image]) -> list[Image.Image]:
         sizes.extend(image.size for image in given)
