@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import PreTrainedModel
 
 from .files import AGAIN, ModelFolderError, read_json
 from .loading import component_class, load_pretrained
+
+_NAMES = ("pretrained_model_name_or_path", "subfolder", "library", "class_name")
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 # What diffusers gives a model of its own to load, and transformers knows too.
 _SHARED_OPTIONS = ("device_map", "max_memory", "offload_folder", "use_safetensors", "low_cpu_mem_usage", "variant")
@@ -58,10 +62,10 @@ class BaseComponent(ModelMixin, ConfigMixin):
         """
         path = Path(pretrained_model_name_or_path, cls.config_name)
         config = read_json(path)
-        named = [config.get(name) for name in ("pretrained_model_name_or_path", "subfolder", "library", "class_name")]
-        if not all(isinstance(name, str) for name in named) or not named[1].isidentifier() or not _is_hub_id(named[0]):
+        base, subfolder, library, class_name = named = [config.get(name) for name in _NAMES]
+        words = (subfolder, library, class_name)
+        if not (_matches(_HUB_ID, base) and all(_matches(_WORD, word) for word in words)):
             raise ModelFolderError(f"{path} does not name a component of a base on the Hub, but {named}: {AGAIN}.")
-        base, subfolder, library, class_name = named
         kind = component_class(library, class_name, subfolder, path)
         try:
             return load_pretrained(kind, base, subfolder, **_options_for(kind, options))
@@ -71,12 +75,8 @@ class BaseComponent(ModelMixin, ConfigMixin):
             raise OSError(f"The {subfolder} of this model is that of its base {base!r}: {error}") from error
 
 
-def _is_hub_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _options_for(kind: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def publish(
     index = read_pipeline_index(output_dir)
     usual = pipeline_class._call_defaults
     call_defaults = {name: value for name, value in index["call_defaults"].items() if value != usual.get(name)}
-    kinds["scheduler"] = component_class(*index["scheduler"], "scheduler", output_dir / INDEX_FILE)
+    library, class_name = index["scheduler"]
+    kinds["scheduler"] = component_class(library, class_name, "scheduler", output_dir / INDEX_FILE)
     repo_id = create_repository(repo_id, private, token)
     found = folder_files(output_dir, kinds)
     files = {path: file for path, file in found.items() if file.suffix != ".py"} | picture_paths(details)

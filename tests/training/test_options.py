@@ -81,7 +81,7 @@ def test_what_a_recipe_gives_can_be_left_out(recipe: Path) -> None:
     )
     words = ("--mixed_precision", "none", "--max_train_samples=none", "--tags_file", "none")
     options = parse("--config", str(recipe), *words, "--dataset_split", "none", "--resume_from_checkpoint", "none")
-    assert options.mixed_precision is options.max_train_samples is options.tags_file is None
+    assert [options.mixed_precision, options.max_train_samples, options.tags_file] == [None, None, None]
     assert options.resume_from_checkpoint is None and options.dataset_split == "none"
     with pytest.raises(SystemExit):
         parse("--seed", "none")
