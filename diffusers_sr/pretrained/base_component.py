@@ -62,7 +62,8 @@ class BaseComponent(ModelMixin, ConfigMixin):
         """
         path = Path(pretrained_model_name_or_path, cls.config_name)
         config = read_json(path)
-        base, subfolder, library, class_name = named = [config.get(name) for name in _NAMES]
+        named: list[Any] = [config.get(name) for name in _NAMES]
+        base, subfolder, library, class_name = named
         words = (subfolder, library, class_name)
         if not (_matches(_HUB_ID, base) and all(_matches(_WORD, word) for word in words)):
             raise ModelFolderError(f"{path} does not name a component of a base on the Hub, but {named}: {AGAIN}.")
