@@ -148,7 +148,7 @@ Arguments = TypeVar("Arguments", bound=PhotoArguments)
 class OptionParser(HfArgumentParser):
     """A parser of a trainer's options whose errors are one line, without a hundred lines of usage.
 
-    The word none leaves out an option that is left out by default, which a recipe may give.
+    The word none leaves out an option that is left out by default, or an empty list, which a recipe may give.
     """
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
@@ -158,7 +158,8 @@ class OptionParser(HfArgumentParser):
 
     @cached_property
     def _left_out(self) -> set[str]:
-        return {each.name for kind in self.dataclass_types for each in fields(kind) if each.default is None}
+        every = [each for kind in self.dataclass_types for each in fields(kind)]
+        return {each.name for each in every if each.default is None or each.default_factory is list}
 
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
@@ -206,4 +207,4 @@ def _parse(parser: OptionParser, kind: type[Arguments], argv: Sequence[str] | No
         action.required = action.dest not in recipe
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
-    return kind(**namespace)
+    return kind(**{name: [] if value == [None] else value for name, value in namespace.items()})

@@ -10,9 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-ESTIMATE_AFTER = 10
-"""The steps of a run after which it says how long the rest will take; the first one is not measured."""
-
+_ESTIMATE_AFTER = 10  # steps, of which the first is not measured
 _PAUSE = 10.0  # seconds
 
 Item = TypeVar("Item")
@@ -20,6 +18,8 @@ Item = TypeVar("Item")
 
 class ProgressReport:
     """A report of the mean losses, and of the speed, since the last log line; the first step has a line of its own.
+
+    After ten steps it says how long the rest will take.
 
     Args:
         accelerator: only its main process shows anything.
@@ -57,7 +57,7 @@ class ProgressReport:
         done = step - self.first_step
         if done == 1:
             self._after_first = time.perf_counter()
-        elif done == min(ESTIMATE_AFTER, self.last_step - self.first_step - 1):
+        elif done == min(_ESTIMATE_AFTER, self.last_step - self.first_step - 1):
             self._estimate(step, (time.perf_counter() - self._after_first) / (done - 1))
         if step % self.log_every and done != 1:
             return
