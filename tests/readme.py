@@ -97,7 +97,9 @@ def _command(words: list[str]) -> Callable[[], object]:
     match words:
         case ["diffusers-sr", *options]:
             return lambda: _successfully(main(options))
-        case ["python", path, *options] | ["accelerate", "launch", path, *options] if Path(path).stem in OPTIONS:
+        case ["python", path, *options] | ["accelerate", "launch", "--quiet", path, *options] if (
+            Path(path).stem in OPTIONS
+        ):
             return lambda: _train(Path(path).stem, options)
     raise ValueError(
         f"there is no way to run `{shlex.join(words)}`: add it to tests/readme.py, or say why it is not run with "

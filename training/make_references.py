@@ -11,6 +11,7 @@ crops have to be those of the training: --seed, --resolution, --exclude_data and
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from diffusers_sr.data.made_references import crop_settings, reference_path, wri
 from diffusers_sr.image.pictures import write_image
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.cassr import TrainableSCEdit
+from diffusers_sr.training.progress import with_progress
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
@@ -70,12 +72,15 @@ def main(argv: list[str] | None = None) -> None:
     activation = load_pretrained(SCEditAdapter, options.scedit, "activation")
     denoiser = TrainableSCEdit(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")
-    for indices in batches_to_do(options.output_dir, options.num_samples, options.batch_size, accelerator):
+    batches = [*batches_to_do(options.output_dir, options.num_samples, options.batch_size, accelerator)]
+    for indices in with_progress(batches, len(batches), "batches of references"):
         batch = send_to_device(default_collate([crops[index] for index in indices]), accelerator.device)
         for index, image in zip(
             indices, denoiser.sample(batch, scheduler, options.steps, options.guidance_scale), strict=True
         ):
             write_image(reference_path(options.output_dir, index), image)
+    option = shlex.join(["--references_dir", str(options.output_dir), "--scedit", options.scedit])
+    accelerator.print(f"The references are in {options.output_dir}. Next comes: training/train_cassr.py {option} ...")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from diffusers_sr.image.names import printable
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import PhotoArguments, option, parse_arguments
 from diffusers_sr.training.photos import stored_photos
+from diffusers_sr.training.progress import with_progress
 from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.script import run_script
 from diffusers_sr.xpsr.prompts import high_level_prompts
@@ -121,7 +122,8 @@ class ShardWriter(Dataset[int]):
     def _samples(self, shard: int) -> Iterator[StoredPhoto]:
         skipped = []
         start = shard * self.photos_per_shard
-        for number in range(start, min(start + self.photos_per_shard, len(self.photos))):
+        numbers = range(start, min(start + self.photos_per_shard, len(self.photos)))
+        for number in with_progress(numbers, len(numbers), f"photos of {self.path(shard).name}"):
             photo = self.photos[number]
             if isinstance(self.tags, dict):
                 photo = photo._replace(tags=self.tags.get(photo.name, photo.tags))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.autoencoders import Autoencoder, load_autoencoder, posterior
 from diffusers_sr.training.engine import latents_std, train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.losses import draw_noise
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share, Weight
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
         vae.register_to_config(scaling_factor=1 / std)
         vae.save_pretrained(output_dir)
 
-    train(module, dataset, arguments, save)
+    last_line = next_stage(arguments.output_dir, "train_base", "--vae")
+    train(module, dataset, arguments, save, last_line=last_line)
 
 
 if __name__ == "__main__":

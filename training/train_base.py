@@ -26,6 +26,7 @@ from diffusers_sr.texts import encode_texts
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.autoencoders import Autoencoder, load_autoencoder, posterior
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
@@ -163,7 +164,8 @@ def main(argv: list[str] | None = None) -> None:
         ).save_pretrained(output_dir)
 
     module = BaseLoss(vae, text_encoder, tokenizer, unet, scheduler, arguments.null_text_ratio)
-    train(module, dataset, arguments, save)
+    last_line = next_stage(arguments.output_dir, "train_seesr", "--pretrained_model_name_or_path")
+    train(module, dataset, arguments, save, last_line=last_line)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --scedit runs/scedit \
         --output_dir runs/cassr
 
-The output folder holds `controlnet`, `adapter` and `activation`; with the base they make a `CasSRPipeline`.
+The output folder is that of a `CasSRPipeline`; what is the base's is only named there if the base is on the Hub.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from diffusers_sr.data.made_references import CropsWithReferences
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableCasSR, start_controlnet
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.pipeline_run import train_pipeline
+from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count, CountFromZero, Share
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
-from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
@@ -76,9 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     dataset = CropsWithReferences(degraded_crops(arguments), arguments.references_dir)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution}
-    enlarge = enlarge_with(CasSRPipeline, denoiser, scheduler, **call)
-    publish = publisher(arguments, CasSRPipeline, call)
-    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
+    loss = DenoisingLoss(denoiser, scheduler)
+    train_pipeline(loss, dataset, arguments, CasSRPipeline, base.scheduler, call)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from diffusers_sr.image.pixels import resize
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
@@ -100,7 +101,8 @@ def main(argv: list[str] | None = None) -> None:
         vision.load_state_dict({key: clip.state_dict()[key] for key in vision.state_dict()})
         vision.save_pretrained(output_dir)
 
-    train(CLIPLoss(clip, base.tokenizer), dataset, arguments, save)
+    last_line = next_stage(arguments.output_dir, "find_references", "--clip")
+    train(CLIPLoss(clip, base.tokenizer), dataset, arguments, save, last_line=last_line)
 
 
 if __name__ == "__main__":

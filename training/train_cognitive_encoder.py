@@ -28,6 +28,7 @@ from diffusers_sr.coser.cognition import (
 from diffusers_sr.texts import token_ids
 from diffusers_sr.training.arguments import RestorationArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
@@ -110,7 +111,10 @@ def main(argv: list[str] | None = None) -> None:
     def save(output_dir: Path) -> None:
         encoder.to("cpu").eval().save_pretrained(output_dir)
 
-    train(CognitiveEncoderLoss(encoder, base.text_encoder, base.tokenizer), dataset, arguments, save)
+    last_line = next_stage(arguments.output_dir, "train_coser", "--cognitive_encoder")
+    train(
+        CognitiveEncoderLoss(encoder, base.text_encoder, base.tokenizer), dataset, arguments, save, last_line=last_line
+    )
 
 
 if __name__ == "__main__":

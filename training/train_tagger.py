@@ -19,6 +19,7 @@ from diffusers_sr.data.tags import read_tags, split_tags
 from diffusers_sr.seesr.tagger import Tagger
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
+from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
 from diffusers_sr.training.script import run_script
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     def save(output_dir: Path) -> None:
         tagger.to("cpu").eval().save_pretrained(output_dir)
 
-    train(TaggerLoss(tagger), dataset, arguments, save)
+    last_line = next_stage(arguments.output_dir, "train_dape", "--tagger")
+    train(TaggerLoss(tagger), dataset, arguments, save, last_line=last_line)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
 
-The output folder holds `controlnet` and `adapter`, which with the base make an `XPSRPipeline`, and `constraint`, which
-only training needs.
+The output folder is that of an `XPSRPipeline`; what is the base's is only named there if the base is on the Hub. In it
+is also `constraint`, which only training needs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.pipeline_run import train_pipeline
+from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Share, Weight
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
-from diffusers_sr.training.validation import enlarge_with
 from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
@@ -82,9 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution, "captioner": "measured"}
-    enlarge = enlarge_with(XPSRPipeline, denoiser, scheduler, **call)
-    publish = publisher(arguments, XPSRPipeline, call)
-    train(DenoisingLoss(denoiser, scheduler), dataset, arguments, denoiser.save, enlarge, publish)
+    loss = DenoisingLoss(denoiser, scheduler)
+    train_pipeline(loss, dataset, arguments, XPSRPipeline, base.scheduler, call)
 
 
 if __name__ == "__main__":

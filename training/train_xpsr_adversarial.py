@@ -15,11 +15,11 @@ import torch
 from diffusers import ControlNetModel, DDPMScheduler
 
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.publish import HubArguments, one_step_publisher
+from diffusers_sr.training.pipeline_run import train_one_step_pipeline
+from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
@@ -56,9 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "captioner": "measured", "added_noise_level": 0}
-    enlarge = enlarge_in_one_step(XPSRPipeline, denoiser, scheduler, **call)
-    publish = one_step_publisher(arguments, XPSRPipeline, scheduler, **call)
-    train(loss, dataset, arguments, denoiser.save, enlarge, publish)
+    train_one_step_pipeline(loss, dataset, arguments, XPSRPipeline, scheduler, **call)
 
 
 if __name__ == "__main__":

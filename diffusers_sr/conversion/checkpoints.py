@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ..pretrained.files import read_json
+from ..pretrained.files import honour_umask, read_json
 
 PathLike = str | os.PathLike[str]
 
@@ -209,6 +209,7 @@ def new_folder(output: PathLike) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        honour_umask(temporary)
         if output.exists():
             output.rmdir()
         temporary.rename(output)

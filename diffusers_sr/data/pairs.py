@@ -10,7 +10,9 @@ from ..image.decoding import ImageFileError, upright_size
 _MOST_LISTED = 10
 
 
-def pair_photos(photos: Sequence[Path], low_resolution: Sequence[Path], scale: int) -> list[Path]:
+def pair_photos(
+    photos: Sequence[Path], low_resolution: Sequence[Path], scale: int, option: str = "--train_lr_dir"
+) -> list[Path]:
     """Find the low-resolution version of each photo: the file of the same stem.
 
     The sizes of files that cannot be read are not checked; reading them later raises the error.
@@ -43,7 +45,7 @@ def pair_photos(photos: Sequence[Path], low_resolution: Sequence[Path], scale: i
         shown = "; ".join(problems[:_MOST_LISTED]) + ("; ..." if len(problems) > _MOST_LISTED else "")
         raise ValueError(
             f"{len(problems)} of the photos and their low-resolution versions do not match: {shown}. Each photo needs "
-            f"one file of the same stem in --train_lr_dir, whose sides are exactly 1/{scale} of its own."
+            f"one file of the same stem in {option}, whose sides are exactly 1/{scale} of its own."
         )
     return pairs
 

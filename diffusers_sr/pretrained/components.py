@@ -27,6 +27,12 @@ _READ = (".json", ".safetensors", ".bin", ".txt", ".model")
 _MOST_LISTED = 5
 
 
+def names_base(folder: Path) -> bool:
+    """Whether a component's folder only names the one of a base: see `BaseComponent`."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == "BaseComponent"
+
+
 def check_files(folder: Path) -> None:
     """Raise ModelFolderError if a file in the folder cannot be what its suffix says."""
     check_folder(folder)

@@ -101,6 +101,15 @@ def check_shards(path: Path) -> None:
             raise ModelFolderError(f"{path} names a file that cannot be used. {error}") from error
 
 
+def honour_umask(folder: Path) -> None:
+    """Give the files in a folder the permissions of new files: safetensors' are readable by their owner alone."""
+    umask = os.umask(0o077)  # which can only be read by setting it
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~umask)
+
+
 def _status(path: Path) -> os.stat_result:
     try:
         return path.stat()

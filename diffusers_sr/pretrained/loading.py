@@ -13,7 +13,7 @@ from typing import Any
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .components import check_complete, check_files, try_to_load
+from .components import check_complete, check_files, names_base, try_to_load
 from .files import AGAIN, ModelFolderError, check_folder, read_json
 
 INDEX_FILE = "model_index.json"
@@ -79,7 +79,8 @@ def check_loaded(loaded: Any, folder: Path, given: Container[str] = ()) -> None:
         for name, component in loaded.components.items():
             if component is not None and name not in given:
                 check_folder(folder / name)  # diffusers would look in the pipeline's own folder instead
-                check_complete(component, folder / name)
+                if not names_base(folder / name):
+                    check_complete(component, folder / name)
     else:
         check_complete(loaded, folder)
 
@@ -132,11 +133,22 @@ def _look_for_damage(kind: Any, folder: Path, given: Container[str]) -> None:
     for name in pairs:
         check_files(folder / name)
     for name, (library, class_name) in pairs.items():
-        try_to_load(_component_class(library, class_name, name, path), folder / name)
+        kind = component_class(library, class_name, name, path)
+        if not names_base(folder / name):
+            try_to_load(kind, folder / name)
 
 
-def _component_class(library: str, name: str, component: str, path: Path) -> Any:
-    """Find a component's class where that runs no code but the package's and the libraries' own."""
+def component_class(library: str, name: str, component: str, path: Path) -> Any:
+    """Find a component's class where that runs no code but the package's and the libraries' own.
+
+    Args:
+        library, name: its module and its name, as model_index.json has them.
+        component: the component's name, for errors.
+        path: the file that names the class, for errors.
+
+    Raises:
+        ModelFolderError: if there is no such class, or it is not that of a component.
+    """
     kind: Any = None
     if library in _LIBRARIES:
         kind = getattr(import_module(library), name, None)

@@ -16,13 +16,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..pipeline import SuperResolutionPipeline
 from .arguments import option
 from .judgement import Judgement
 from .losses import draw_noise, predicted_latents
 from .ranges import Share, Weight
 from .trainable import DenoiserArguments, TrainableDenoiser
-from .validation import Enlarge, enlarge_with
 
 ONE_STEP_CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
 """The arguments for calling a pipeline with models that `AdversarialLoss` trained, and a `one_step_scheduler`."""
@@ -96,10 +94,3 @@ def one_step_scheduler(scheduler: DDPMScheduler) -> DDPMScheduler:
     """Copy the base's scheduler so that a single step starts from the last timestep of the training."""
     one_step: DDPMScheduler = DDPMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     return one_step
-
-
-def enlarge_in_one_step(
-    pipeline_class: type[SuperResolutionPipeline], denoiser: TrainableDenoiser, scheduler: DDPMScheduler, **call: Any
-) -> Enlarge:
-    """Call `enlarge_with` as `AdversarialLoss` trains: in one step from the last timestep, and without guidance."""
-    return enlarge_with(pipeline_class, denoiser, one_step_scheduler(scheduler), **ONE_STEP_CALL, **call)

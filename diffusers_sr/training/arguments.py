@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from diffusers.optimization import SchedulerType
@@ -100,9 +102,25 @@ class TrainingArguments(DataArguments):
         default_factory=list,
         metadata={"help": "Trackers of accelerate to log to, such as tensorboard and wandb, or all."},
     )
-    validation_images: str | None = option(None, "Folder of images to enlarge during training, to look at.")
+    validation_images: str | None = option(
+        None, "Folder of images to enlarge during training, to look at: the middle of each, as large as a crop."
+    )
+    validation_hr_dir: str | None = option(
+        None,
+        "Folder of the photos that these are small versions of, by name: PSNR, SSIM and HaarPSI of the results are "
+        "logged.",
+    )
     validation_steps: Count = option(
         500, "Steps after which they are enlarged each time; they are also enlarged at the end."
+    )
+    validation_upscale: Annotated[float, Range(0, math.inf, above=True)] = option(
+        4.0, "How many times wider and higher the results are."
+    )
+    validation_crop_size: Count | None = option(
+        None, "Side of the results: the square in the middle of each image is enlarged; by default --resolution."
+    )
+    validation_num_inference_steps: Count | None = option(
+        None, "Denoising steps of each result, fewer for a quick look; by default those of the pipeline."
     )
     num_validation_images: Count = option(4, "Number of validation images to enlarge: the first ones by name.")
 
@@ -128,7 +146,20 @@ Arguments = TypeVar("Arguments", bound=PhotoArguments)
 
 
 class OptionParser(HfArgumentParser):
-    """A parser of a trainer's options whose errors are one line, without a hundred lines of usage."""
+    """A parser of a trainer's options whose errors are one line, without a hundred lines of usage.
+
+    The word none leaves out an option that is left out by default, or an empty list, which a recipe may give.
+    """
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if arg_string == "none" and action.dest in self._left_out:
+            return None
+        return super()._get_value(action, arg_string)
+
+    @cached_property
+    def _left_out(self) -> set[str]:
+        every = [each for kind in self.dataclass_types for each in fields(kind)]
+        return {each.name for each in every if each.default is None or each.default_factory is list}
 
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
@@ -138,6 +169,8 @@ class OptionParser(HfArgumentParser):
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None, **parser_options: Any) -> Arguments:
     """Read the options into a dataclass; `--config recipe.yaml` gives defaults that other options override.
+
+    `--option none` leaves out what a recipe gives, if the option is left out by default.
 
     Args:
         kind: the dataclass.
@@ -174,4 +207,4 @@ def _parse(parser: OptionParser, kind: type[Arguments], argv: Sequence[str] | No
         action.required = action.dest not in recipe
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
-    return kind(**namespace)
+    return kind(**{name: [] if value == [None] else value for name, value in namespace.items()})

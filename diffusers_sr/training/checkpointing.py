@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..pretrained.files import honour_umask
 from .arguments import TrainingArguments
 from .options import differences, recorded
 from .processes import from_main_process
@@ -270,6 +271,7 @@ def _publish(unfinished: Path, progress: Progress, arguments: TrainingArguments)
         "files": {path.relative_to(unfinished).as_posix(): _fingerprint(path) for path in files},
     }
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    honour_umask(unfinished)
     # The name must not reach the disk before the contents do.
     for path in (*unfinished.rglob("*"), unfinished):
         _flush(path)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from ..coser import convert
 from ..coser.adapter import CoSeRAdapter
 from ..coser.cfw import ControllableFeatureWrapping
 from ..coser.cognition import CognitiveEncoder
 from ..coser.controlnet import LatentControlNetModel
 from ..coser.denoiser import CoSeRControl, CoSeRDenoiser
 from ..image.pixels import BICUBIC
+from ..pretrained.loading import load_pretrained
 from ..sampling.denoiser import StockDenoiser
 from ..texts import encode_texts
 from .losses import drop_texts, predicted_latents
@@ -92,6 +95,20 @@ class TrainableCoSeR(TrainableDenoiser):
         control = CoSeRControl(self.encode(self.condition_image(batch)), [reference])
         (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
         return prediction
+
+
+def load_cfw(path: str) -> ControllableFeatureWrapping:
+    """Load a CFW decoder from its own folder, or from the file of StableSR's autoencoder.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        ModelFolderError: if the folder is damaged.
+        ValueError: if the file holds no CFW.
+    """
+    if not Path(path).is_dir():
+        return convert.load_cfw(path)
+    cfw: ControllableFeatureWrapping = load_pretrained(ControllableFeatureWrapping, path)
+    return cfw
 
 
 def _freeze_unread_features(controlnet: LatentControlNetModel, adapter: CoSeRAdapter) -> None:

@@ -7,8 +7,8 @@ import logging
 import math
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from PIL.Image import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..pretrained.files import honour_umask
 from .arguments import TrainingArguments
 from .checkpointing import (
     Progress,
@@ -31,13 +31,15 @@ from .checkpointing import (
     resume,
     save_checkpoint,
 )
+from .disk import say_disk
 from .folder_lock import locked
 from .loading import batches
 from .options import adamw_options, check_trackers, recorded, take_over
 from .processes import any_process, from_main_process, gathered, new_accelerator
 from .progress import ProgressReport
 from .script import log_without_credentials
-from .validation import Enlarge, log_validation, read_validation_images
+from .validation import Enlarge
+from .validation_run import Validation, read_validation
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -52,6 +54,7 @@ def train(
     save: Callable[[Path], None],
     validate: Enlarge | None = None,
     publish: Callable[[Path], None] | None = None,
+    last_line: str | None = None,
 ) -> None:
     """Optimise `module` and save it.
 
@@ -63,9 +66,11 @@ def train(
             `degradation_seed` are completed by its method `complete` once they are on the device (see `PhotoCrops`).
         save: writes the finished weights to a folder (called on the main process, with averaged weights if
             `ema_decay` is set). It may fail and be tried again: the last checkpoint holds the finished state.
-        validate: enlarges the images of `validation_images` (called on the main process, with averaged weights too).
+        validate: enlarges the images of `validation_images` (called on all processes, with averaged weights too).
         publish: called with the output folder on the main process, when everything else is done and the processes
             have separated: it may take its time, and if it raises, nothing is lost.
+        last_line: what is printed at the very end, where the result is and what to do with it; by default only the
+            output folder.
 
     Raises:
         ValueError: if another trainer is running in the output folder; it holds checkpoints that this run would
@@ -78,15 +83,16 @@ def train(
     """
     output_dir = Path(arguments.output_dir)
     check_trackers(arguments)
-    validation_images = _validation_images(arguments, validate)
+    validation = read_validation(arguments, validate)
     accelerator = new_accelerator(arguments)
     with ExitStack() as lock:
         from_main_process(accelerator, lambda: lock.enter_context(locked(output_dir)))
-        interruption = _run(accelerator, module, dataset, arguments, save, validate, validation_images)
+        interruption = _run(accelerator, module, dataset, arguments, save, validation)
     if interruption is not None:
         raise SystemExit(interruption)
     if publish is not None and accelerator.is_main_process:
         publish(output_dir)
+    accelerator.print(last_line or f"The result is in {output_dir}.", flush=True)
 
 
 def _run(
@@ -95,8 +101,7 @@ def _run(
     dataset: Dataset[Any],
     arguments: TrainingArguments,
     save: Callable[[Path], None],
-    validate: Enlarge | None,
-    validation_images: Sequence[Image],
+    validation: Validation | None,
 ) -> int | str | None:
     """Do what `train` does in its output folder, and return the exit status that SIGTERM asks for, if it came."""
     output_dir = Path(arguments.output_dir)
@@ -134,6 +139,8 @@ def _run(
         f"{sum(p.numel() for p in parameters.values()):,} trainable parameters in {len(parameters)} tensors, "
         f"steps {start.step} to {arguments.max_train_steps}, {accelerator.num_processes} process(es)"
     )
+    if accelerator.is_main_process:
+        accelerator.print(say_disk(parameters.values(), arguments), flush=True)
     per_batch = arguments.train_batch_size * accelerator.num_processes
     per_step = per_batch * arguments.gradient_accumulation_steps
     report = ProgressReport(accelerator, start.step, arguments.max_train_steps, per_batch, arguments.log_every)
@@ -170,8 +177,9 @@ def _run(
                 is_last = step == arguments.max_train_steps
                 if (step % arguments.checkpointing_steps == 0 or is_last) and checkpoint():
                     saved_step = step
-                if validation_images and validate and (step % arguments.validation_steps == 0 or is_last):
-                    _validate(accelerator, prepared, parameters, average, validation_images, validate, step)
+                if validation is not None and (step % arguments.validation_steps == 0 or is_last):
+                    with _as_saved(prepared, parameters, average):
+                        validation.run(accelerator, step, signals)
                     restore_random_states()
             if any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
                 restore_random_states()  # of the last optimiser step: batches accumulated since then are seen again
@@ -204,6 +212,7 @@ def _save_finished(
                 Path(unfinished, "training_arguments.json").write_text(
                     json.dumps(recorded(arguments), indent=2) + "\n"
                 )
+                honour_umask(Path(unfinished))
                 for path in Path(unfinished).iterdir():
                     move_over(path, output_dir / path.name)
 
@@ -219,36 +228,17 @@ def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) ->
     return kind(parameters.values(), **adamw_options(arguments))
 
 
-def _validation_images(arguments: TrainingArguments, validate: Enlarge | None) -> list[Image]:
-    if arguments.validation_images is None:
-        return []
-    if validate is None:
-        raise ValueError(
-            f"--validation_images {arguments.validation_images!r}: the models of this trainer cannot enlarge images."
-        )
-    return read_validation_images(arguments.validation_images, arguments.num_validation_images)
-
-
-def _validate(
-    accelerator: Accelerator,
-    prepared: nn.Module,
-    parameters: dict[str, nn.Parameter],
-    average: EMAModel | None,
-    images: Sequence[Image],
-    validate: Enlarge,
-    step: int,
-) -> None:
-    """Enlarge the images with the averaged weights, which are the ones that are saved in the end."""
-    if accelerator.is_main_process:
-        if average is not None:
-            average.store(parameters.values())
-            average.copy_to(parameters.values())
-        prepared.eval()
-        log_validation(accelerator, images, validate, Path(accelerator.project_dir), step)
-        prepared.train()
-        if average is not None:
-            average.restore(parameters.values())
-    accelerator.wait_for_everyone()
+@contextmanager
+def _as_saved(prepared: nn.Module, parameters: dict[str, nn.Parameter], average: EMAModel | None) -> Iterator[None]:
+    """Inside the `with` block, evaluate with the averaged weights, which are the ones that are saved in the end."""
+    if average is not None:
+        average.store(parameters.values())
+        average.copy_to(parameters.values())
+    prepared.eval()
+    yield
+    prepared.train()
+    if average is not None:
+        average.restore(parameters.values())
 
 
 def latents_std(encode: Callable[[Tensor], Tensor], dataset: Dataset[Any], count: int = 64) -> float:

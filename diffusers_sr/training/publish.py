@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import inspect
 import json
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMScheduler, SchedulerMixin
 from huggingface_hub import CommitInfo, ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from ..controlled import ControlledPipeline
+from ..hub import BASE_COMPONENTS
 from ..pipeline import SuperResolutionPipeline
 from ..pretrained.files import ModelFolderError, read_json
-from ..pretrained.loading import load_pretrained
+from ..pretrained.loading import INDEX_FILE, component_class, read_pipeline_index
 from ..publishing.model_card import CardDetails, picture_paths, render_model_card
 from ..publishing.repository import create_repository, folder_files, upload_files
 from ..publishing.shareable import is_hub_id
-from .adversarial import ONE_STEP_CALL, one_step_scheduler
 from .arguments import option
 from .upload import UploadArguments, uploader
 
@@ -38,26 +37,21 @@ class HubArguments(UploadArguments):
     )
 
 
-def publisher(
-    arguments: Any,
-    pipeline_class: type[SuperResolutionPipeline],
-    call_defaults: Mapping[str, Any] | None = None,
-    scheduler: SchedulerMixin | None = None,
-) -> Callable[[Path], None] | None:
-    """Make the function that uploads the result of a training; None without `push_to_hub`. See `uploader`.
+def publisher(arguments: Any, pipeline_class: type[SuperResolutionPipeline]) -> Callable[[Path], None] | None:
+    """Make the function that uploads the pipeline that a trainer leaves; None without `push_to_hub`. See `uploader`.
 
     Args:
-        arguments: `HubArguments` that are `TrainingArguments` too, and have a `pretrained_model_name_or_path`.
-        pipeline_class: class of the pipeline that the trained models make with the base.
-        call_defaults: the pipeline's call defaults, where they differ from those of its class.
-        scheduler: the pipeline's scheduler, if it is not the base's.
+        arguments: `UploadArguments` or `HubArguments` that are `TrainingArguments` too, and have a
+            `pretrained_model_name_or_path`.
+        pipeline_class: class of the pipeline.
 
     Raises:
         ValueError: if the token could be seen in Weights & Biases, or `hub_content` is unknown.
         HfHubHTTPError: if the token does not allow creating the repository.
     """
-    if arguments.hub_content not in CONTENTS:
-        raise ValueError(f"--hub_content {arguments.hub_content!r}, expected one of {', '.join(CONTENTS)}.")
+    content = getattr(arguments, "hub_content", "pipeline")
+    if content not in CONTENTS:
+        raise ValueError(f"--hub_content {content!r}, expected one of {', '.join(CONTENTS)}.")
 
     def upload(output_dir: Path, repo_id: str) -> None:
         publish(
@@ -65,39 +59,11 @@ def publisher(
             pipeline_class,
             arguments.pretrained_model_name_or_path,
             repo_id,
-            content=arguments.hub_content,
-            call_defaults=call_defaults,
-            scheduler=scheduler,
+            content=content,
             token=arguments.hub_token,
         )
 
     return uploader(arguments, upload)
-
-
-def pipeline_publisher(arguments: Any, pipeline_class: type[SuperResolutionPipeline]) -> Callable[[Path], None] | None:
-    """Make a `publisher` for trainers whose output folder is that of a whole pipeline."""
-
-    def upload(output_dir: Path, repo_id: str) -> None:
-        base, token = arguments.pretrained_model_name_or_path, arguments.hub_token
-        pipeline = pipeline_class.from_pretrained(output_dir)
-        details = _complete(pipeline.card_details, output_dir, base, token)
-        # What is trained started from the base's weights, and is under their licence.
-        details = replace(details, license=details.license or details.base_license)
-        pipeline.push_to_hub(repo_id, token=token, card=details)
-
-    return uploader(arguments, upload)
-
-
-def one_step_publisher(
-    arguments: Any, pipeline_class: type[SuperResolutionPipeline], scheduler: DDPMScheduler, **call_defaults: Any
-) -> Callable[[Path], None] | None:
-    """Make a `publisher` for `AdversarialLoss`: by default one step from the last timestep, without guidance."""
-    return publisher(
-        arguments,
-        pipeline_class,
-        {**ONE_STEP_CALL, **call_defaults},
-        one_step_scheduler(scheduler),
-    )
 
 
 def publish(
@@ -107,58 +73,57 @@ def publish(
     repo_id: str,
     *,
     content: str = "pipeline",
-    call_defaults: Mapping[str, Any] | None = None,
-    scheduler: SchedulerMixin | None = None,
     private: bool | None = None,
     token: str | None = None,
     details: CardDetails | None = None,
 ) -> CommitInfo:
-    """Upload the models in a trainer's output folder, with a model card, in one commit.
+    """Upload the pipeline in a trainer's output folder, with a model card, in one commit.
 
     Args:
-        output_dir: holds a folder for each model of the method. The model card also shows what
-            `training_arguments.json` and the folder `validation` hold, if they are there.
-        pipeline_class: class of the pipeline that the models make with the base.
-        base: the Stable Diffusion they were trained on, a folder or a Hub id.
+        output_dir: the folder of the pipeline. The model card also shows what `training_arguments.json` and the folder
+            `validation` hold, if they are there.
+        pipeline_class: class of the pipeline.
+        base: the Stable Diffusion it was trained on, a folder or a Hub id.
         repo_id: "owner/name", or a name in your own namespace; it is created if it does not exist.
-        content: "pipeline" uploads the whole pipeline, with the base; "adapter" only the models of the method.
-        call_defaults: the pipeline's call defaults, where they differ from those of its class.
-        scheduler: the pipeline's scheduler, if it is not the base's.
+        content: "pipeline" uploads the whole pipeline, with the base; "adapter" only the scheduler and the models of
+            the method.
         private, token: see `SuperResolutionPipeline.push_to_hub`.
         details: what the model card says beyond what is found: `results`, a `license`.
 
     Raises:
-        FileNotFoundError: if the folder lacks the ControlNet or the adapter.
+        FileNotFoundError: if the folder lacks the ControlNet or the adapter, of which "adapter" makes use.
+        ModelFolderError: if the folder does not hold the pipeline.
         HfHubHTTPError, RuntimeError, ValueError: see `SuperResolutionPipeline.push_to_hub`.
     """
-    kinds = trained_models(output_dir, pipeline_class)
-    usual = pipeline_class._call_defaults
-    call_defaults = {name: value for name, value in (call_defaults or {}).items() if value != usual.get(name)}
-    details = _complete(details or CardDetails(), output_dir, base, token)
     if content == "pipeline":
-        models = {name: load_pretrained(kind, output_dir / name) for name, kind in kinds.items()}
-        if scheduler is not None:
-            models["scheduler"] = scheduler
-        pipeline = pipeline_class.from_pretrained(base, **models, call_defaults=call_defaults)
+        pipeline = pipeline_class.from_pretrained(output_dir)
+        details = _complete(details or pipeline.card_details, output_dir, base, token)
+        if not issubclass(pipeline_class, ControlledPipeline):
+            # What is trained started from the base's weights, and is under their licence.
+            details = replace(details, license=details.license or details.base_license)
         return pipeline.push_to_hub(repo_id, private=private, token=token, card=details)
+    kinds = trained_models(output_dir, pipeline_class)
+    details = _complete(details or CardDetails(), output_dir, base, token)
+    index = read_pipeline_index(output_dir)
+    usual = pipeline_class._call_defaults
+    call_defaults = {name: value for name, value in index["call_defaults"].items() if value != usual.get(name)}
+    library, class_name = index["scheduler"]
+    kinds["scheduler"] = component_class(library, class_name, "scheduler", output_dir / INDEX_FILE)
     repo_id = create_repository(repo_id, private, token)
-    with tempfile.TemporaryDirectory() as folder:
-        files = folder_files(output_dir, kinds) | picture_paths(details)
-        if scheduler is not None:
-            scheduler.save_pretrained(Path(folder, "scheduler"))
-            files |= folder_files(Path(folder), ["scheduler"])
-            kinds["scheduler"] = type(scheduler)
-        card = render_model_card(repo_id, pipeline_class, details, kinds, call_defaults)
-        return upload_files(repo_id, files, card, f"Upload {', '.join(kinds)}", token)
+    found = folder_files(output_dir, kinds)
+    files = {path: file for path, file in found.items() if file.suffix != ".py"} | picture_paths(details)
+    card = render_model_card(repo_id, pipeline_class, details, kinds, call_defaults)
+    return upload_files(repo_id, files, card, f"Upload {', '.join(kinds)}", token)
 
 
 def trained_models(output_dir: Path, pipeline_class: type[SuperResolutionPipeline]) -> dict[str, Any]:
-    """Find the classes of those components of the pipeline that the folder holds.
+    """Find the classes of those components of the pipeline that the folder holds, besides the base's.
 
     Raises:
         FileNotFoundError: if the folder lacks the ControlNet or the adapter.
     """
-    configs = {name: output_dir / name / "config.json" for name in inspect.signature(pipeline_class).parameters}
+    names = [name for name in inspect.signature(pipeline_class).parameters if name not in BASE_COMPONENTS]
+    configs = {name: output_dir / name / "config.json" for name in names}
     if missing := [name for name in ("controlnet", "adapter") if not configs[name].is_file()]:
         raise FileNotFoundError(
             f"{output_dir} has no folder {' and no folder '.join(missing)}: give the output folder of a trainer of "

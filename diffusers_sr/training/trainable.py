@@ -74,10 +74,14 @@ class TrainableDenoiser(nn.Module):
             if model._supports_gradient_checkpointing:
                 model.enable_gradient_checkpointing(recomputed_with_conditioning(*adapters))
 
+    @property
+    def models(self) -> dict[str, Any]:
+        """The models of the method, by name."""
+        return {name: self.get_submodule(name) for name in (*self._trained, *self._frozen)}
+
     def save(self, output_dir: Path) -> None:
         """Write a folder for each model of the method; with the base they make its pipeline."""
-        for name in (*self._trained, *self._frozen):
-            model: Any = self.get_submodule(name)
+        for name, model in self.models.items():
             model.to("cpu").eval().save_pretrained(output_dir / name)
 
     @torch.no_grad()

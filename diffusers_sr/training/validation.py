@@ -1,27 +1,18 @@
-"""Pictures of a run's progress: images before and after, with the current weights."""
+"""Enlarging images during a run, with the weights as they are."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from diffusers import DDPMScheduler
+from diffusers import SchedulerMixin
 from PIL import Image
 from torch import nn
 
-from ..image.decoding import ImageFileError
-from ..image.formats import images_in
-from ..image.reader import read_photo
 from ..pipeline import SuperResolutionPipeline
-from ..sampling.finite import NotFiniteError
-
-logger = logging.getLogger(__name__)
+from .arguments import TrainingArguments
 
 Enlarge: TypeAlias = Callable[[Sequence[Image.Image]], list[Image.Image]]
 """A function that enlarges images with the weights as they are when it is called."""
@@ -29,20 +20,34 @@ Enlarge: TypeAlias = Callable[[Sequence[Image.Image]], list[Image.Image]]
 _GAP = 8
 
 
-def enlarge_with(
-    pipeline_class: type[SuperResolutionPipeline], denoiser: nn.Module, scheduler: DDPMScheduler, **call: Any
-) -> Enlarge:
-    """Make a function that enlarges images by a method's pipeline with the models that are being trained.
+def pipeline_of(
+    pipeline_class: type[SuperResolutionPipeline], denoiser: nn.Module, scheduler: SchedulerMixin, **options: Any
+) -> SuperResolutionPipeline:
+    """Make a method's pipeline of the models that are being trained.
 
     Args:
         pipeline_class: the method's pipeline class.
         denoiser: holds the pipeline's components, except the scheduler, by name.
-        scheduler: the base model's scheduler, which is copied.
-        call: arguments of the pipeline's call that differ from its defaults.
+        scheduler: the pipeline's scheduler.
+        options: further arguments of the pipeline's constructor.
     """
     names = inspect.signature(pipeline_class).parameters
     models = {name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)}
-    return enlarge_by(pipeline_class(**{**models, "scheduler": DDPMScheduler.from_config(scheduler.config)}), **call)
+    return pipeline_class(**{**models, "scheduler": scheduler, **options})
+
+
+def enlarge_with(
+    pipeline_class: type[SuperResolutionPipeline], denoiser: nn.Module, scheduler: SchedulerMixin, **call: Any
+) -> Enlarge:
+    """Make a function that enlarges images by the pipeline of the models that are being trained.
+
+    Args:
+        pipeline_class, denoiser: see `pipeline_of`.
+        scheduler: the pipeline's scheduler, which is copied.
+        call: arguments of the pipeline's call that differ from its defaults.
+    """
+    copy = type(scheduler).from_config(scheduler.config)
+    return enlarge_by(pipeline_of(pipeline_class, denoiser, copy), **call)
 
 
 def enlarge_by(pipeline: SuperResolutionPipeline, **call: Any) -> Enlarge:
@@ -55,24 +60,10 @@ def enlarge_by(pipeline: SuperResolutionPipeline, **call: Any) -> Enlarge:
     return enlarge
 
 
-def read_validation_images(folder: str, count: int) -> list[Image.Image]:
-    """Read the first `count` images of a folder, by name.
-
-    Raises:
-        ValueError: if there is no such folder, or no image in it.
-        ImageFileError: if one cannot be read.
-    """
-    paths = images_in(Path(folder)) if Path(folder).is_dir() else []
-    if not paths:
-        raise ValueError(f"--validation_images {folder!r} has to be a folder that holds images.")
-    return [_read(path) for path in paths[:count]]
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        return read_photo(path).image
-    except ImageFileError as error:
-        raise ImageFileError(f"--validation_images: {path} {error}") from error
+def validation_call(arguments: TrainingArguments) -> dict[str, Any]:
+    """Give the arguments of the pipeline's call that a run's options ask for."""
+    steps = arguments.validation_num_inference_steps
+    return {"upscale": arguments.validation_upscale} | ({} if steps is None else {"num_inference_steps": steps})
 
 
 def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:
@@ -86,28 +77,3 @@ def before_after_grid(before: Sequence[Image.Image], after: Sequence[Image.Image
         grid.paste(large, (width + _GAP, top))
         top += large.height + _GAP
     return grid
-
-
-def log_validation(
-    accelerator: Accelerator, images: Sequence[Image.Image], enlarge: Enlarge, output_dir: Path, step: int
-) -> None:
-    """Write `validation/step-<step>.png` and log it to the trackers that show images, TensorBoard and W&B.
-
-    If the weights give no finite values, that is logged instead, and the run goes on: its loss says whether it can.
-    """
-    try:
-        with accelerator.autocast():
-            grid = before_after_grid(images, enlarge(images))
-    except NotFiniteError as error:
-        logger.error("There is no validation picture of step %d: %s", step, error)
-        return
-    path = output_dir / "validation" / f"step-{step}.png"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grid.save(path)
-    except OSError as error:  # a full disk is no reason to end the run
-        logger.error("%s could not be written: %s", path, error)
-    for tracker in accelerator.trackers:
-        if tracker.name in ("tensorboard", "wandb"):
-            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({"validation": np.asarray(grid)[None]}, step=step, **options)

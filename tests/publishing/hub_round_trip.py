@@ -17,14 +17,19 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from diffusers_sr.hub import METHODS, load_pipeline, pipeline_class
 from diffusers_sr.one_step.pipeline import OneStepPipeline
+from diffusers_sr.pretrained.files import ModelFolderError
 from diffusers_sr.publishing.model_card import RENDERED, CardDetails, eval_results
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
-from diffusers_sr.training.publish import HubArguments, one_step_publisher, publisher
+from diffusers_sr.training.adversarial import ONE_STEP_CALL, one_step_scheduler
+from diffusers_sr.training.pipeline_run import save_pipeline
+from diffusers_sr.training.publish import HubArguments, publisher
+from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import DenoiserArguments
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 from tests.components import components, inputs, tiny_image
 from tests.hub_stub import OWNER, TOKEN, running
 from tests.training.runs import script
+from tests.training.stages import base_of
 
 FAST = {"num_inference_steps": 2, "process_size": 16}
 TOKEN_OF_NOBODY = "hf_of_nobody"
@@ -63,13 +68,18 @@ def base():
     return f"{OWNER}/base"
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """The output folder of a trainer, of which not all is for everybody."""
+def save_trained(folder, base, scheduler, call):
+    """Write what a trainer of SeeSR leaves."""
     parts = components("seesr")
+    denoiser = TrainableSeeSR(base_of(parts), parts["controlnet"], parts["adapter"], parts["tagger"])
+    save_pipeline(folder, SeeSRPipeline, denoiser, base, scheduler, call)
+
+
+@pytest.fixture
+def trained(base, tmp_path):
+    """The output folder of a trainer, of which not all is for everybody."""
     folder = tmp_path / "seesr"
-    for name in ("controlnet", "adapter", "tagger"):
-        parts[name].save_pretrained(folder / name)
+    save_trained(folder, base, components("seesr")["scheduler"], FAST)
     arguments = SeeSRHubArguments(
         output_dir=str(folder), train_data_dir="/home/somebody/photos", pretrained_model_name_or_path="me/base"
     )
@@ -162,7 +172,7 @@ def test_what_a_trainer_publishes_can_be_used_as_its_card_says(base, trained, tm
     arguments = SeeSRHubArguments(
         output_dir=str(trained), pretrained_model_name_or_path=base, push_to_hub=True, hub_model_id="published"
     )
-    upload = publisher(arguments, SeeSRPipeline, FAST)
+    upload = publisher(arguments, SeeSRPipeline)
     assert upload is not None
     upload(trained)
     files = running.files(f"{OWNER}/published")
@@ -178,7 +188,8 @@ def test_what_a_trainer_publishes_can_be_used_as_its_card_says(base, trained, tm
     made = run_example(f"{OWNER}/published", tmp_path, monkeypatch)
     assert made["image"].size == (64, 64)
     assert made["pipeline"].num_timesteps == FAST["num_inference_steps"]
-    np.testing.assert_array_equal(image_of(made["pipeline"]), image_of(SeeSRPipeline(**components("seesr"))))
+    expected = image_of(SeeSRPipeline(**components("seesr")))
+    np.testing.assert_allclose(image_of(made["pipeline"]), expected, atol=1e-4)
 
 
 def test_stock_base_and_adapter_repository(base, trained, tmp_path, monkeypatch):
@@ -189,7 +200,10 @@ def test_stock_base_and_adapter_repository(base, trained, tmp_path, monkeypatch)
         hub_content="adapter",
         hub_private_repo=True,
     )
-    upload = one_step_publisher(arguments, SeeSRPipeline, components("seesr")["scheduler"], process_size=16)
+    save_trained(
+        trained, base, one_step_scheduler(components("seesr")["scheduler"]), {**ONE_STEP_CALL, "process_size": 16}
+    )
+    upload = publisher(arguments, SeeSRPipeline)
     assert upload is not None
     upload(trained)
     repo_id = f"{OWNER}/seesr"
@@ -209,6 +223,53 @@ def test_stock_base_and_adapter_repository(base, trained, tmp_path, monkeypatch)
     assert made["image"].size == (64, 64)
     assert made["pipeline"].scheduler.config.timestep_spacing == "trailing"
     assert made["pipeline"].num_timesteps == 1
+
+
+def test_a_trainer_names_the_base_on_the_hub_and_does_not_copy_it(base, trained, tmp_path):
+    """All ways of loading take it from there, in the type that is asked for; what is saved again is whole."""
+    assert sorted(path.name for path in (trained / "unet").iterdir()) == [
+        "config.json", "diffusers_sr.pretrained.base_component.py"
+    ]  # fmt: skip
+    index = json.loads((trained / "model_index.json").read_text())
+    for name in ("vae", "text_encoder", "tokenizer", "unet"):
+        assert index[name] == ["diffusers_sr.pretrained.base_component", "BaseComponent"]
+        config = json.loads((trained / name / "config.json").read_text())
+        assert (config["pretrained_model_name_or_path"], config["subfolder"]) == (base, name)
+    expected = image_of(SeeSRPipeline(**components("seesr"), call_defaults=FAST))  # but for rounding
+    by_class = SeeSRPipeline.from_pretrained(trained)
+    by_trust = DiffusionPipeline.from_pretrained(trained, trust_remote_code=True)
+    for loaded in (by_class, by_trust, load_pipeline(str(trained))):
+        assert type(loaded) is SeeSRPipeline
+        np.testing.assert_allclose(image_of(loaded), expected, atol=1e-4)
+    half = SeeSRPipeline.from_pretrained(trained, torch_dtype=torch.float16)
+    assert {half.unet.dtype, half.vae.dtype, half.text_encoder.dtype} == {torch.float16}
+    by_class.save_pretrained(tmp_path / "whole")
+    assert (tmp_path / "whole/unet/diffusion_pytorch_model.safetensors").is_file()
+    np.testing.assert_allclose(image_of(SeeSRPipeline.from_pretrained(tmp_path / "whole")), expected, atol=1e-4)
+
+
+def test_a_base_that_is_gone_is_named(trained):
+    path = trained / "unet/config.json"
+    path.write_text(path.read_text().replace('"me/base"', '"me/gone"'))
+    with pytest.raises(OSError, match="The unet of this model is that of its base 'me/gone': "):
+        SeeSRPipeline.from_pretrained(trained)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pretrained_model_name_or_path": "../elsewhere/x"},
+        {"subfolder": "../unet"},
+        {"class_name": None},
+        {"library": "os", "class_name": "system"},
+        {"class_name": "StableDiffusionPipeline"},
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(trained, change):
+    path = trained / "unet/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelFolderError, match=r"unet/config\.json"):
+        SeeSRPipeline.from_pretrained(trained)
 
 
 def train_and_publish(stage, base, folder, **options):
@@ -237,6 +298,9 @@ def test_a_training_script_publishes(base, tmp_path):
     output_dir = train_and_publish("xpsr", base, tmp_path, **options)
     loaded = XPSRPipeline.from_pretrained(f"{OWNER}/trained")
     assert loaded.config.call_defaults["process_size"] == 32
+    here = load_pipeline(str(output_dir))
+    assert here.config.call_defaults == loaded.config.call_defaults
+    assert not list((output_dir / "unet").glob("*.safetensors")), "the base is on the Hub"
     files = running.files(f"{OWNER}/trained")
     for name, parameter in ControlNetModel.from_pretrained(output_dir / "controlnet").state_dict().items():
         assert torch.equal(loaded.controlnet.state_dict()[name], parameter)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from diffusers_sr.pretrained.files import ModelFolderError
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.training.arguments import TrainingArguments, parse_arguments
 from diffusers_sr.training.publish import HubArguments, publish, publisher
@@ -53,4 +54,6 @@ def test_unknown_content():
 def test_a_folder_that_no_trainer_wrote(tmp_path):
     components("seesr")["adapter"].save_pretrained(tmp_path / "adapter")
     with pytest.raises(FileNotFoundError, match="no folder controlnet: give the output folder of a trainer"):
+        publish(tmp_path, SeeSRPipeline, "base", "me/seesr", content="adapter")
+    with pytest.raises(ModelFolderError, match=r"There is no .*model_index\.json"):
         publish(tmp_path, SeeSRPipeline, "base", "me/seesr")

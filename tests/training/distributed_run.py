@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -129,7 +130,15 @@ def main(folder: Path) -> None:
     seen: dict[str, Any] = {}
 
     join(folder)
-    ended = fit(folder / "fit", Fit(dropout=0), train_batch_size=2, **FIT).state_dict()
+    enlarged: list[int] = []
+
+    def enlarge(images: Sequence[Image]) -> list[Image]:
+        enlarged.extend(image.width for image in images)
+        return [*images]
+
+    options = {**FIT, "validation_images": str(folder / "photos")}
+    ended = fit(folder / "fit", Fit(dropout=0), validate=enlarge, train_batch_size=2, **options).state_dict()
+    seen["enlarged"] = enlarged
     weights = {f"fit.{name}": value for name, value in ended.items()}
     seen["num_processes"] = PartialState().num_processes
     for kind in MODULES:

@@ -16,9 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from tests.training import runs
@@ -67,15 +65,8 @@ def run(folder: Path, where: str, workers: int) -> None:
         if number == 7 and where in ("slow", "stuck"):
             raise ValueError("step 7 is bad")
 
-    def validate(images: Any) -> Any:
-        raise ValueError("validation is bad")
-
-    options: dict[str, Any] = {"max_train_steps": 1000}
-    if where == "validation":
-        Image.new("RGB", (8, 8)).save(folder / "image.png")
-        options.update(validation_images=str(folder), validation_steps=4)
     runs.Points = lambda: Rows(where)  # type: ignore[assignment,misc]
-    runs.fit(folder / "run", runs.Fit(before_batch), validate=validate, dataloader_num_workers=workers, **options)
+    runs.fit(folder / "run", runs.Fit(before_batch), dataloader_num_workers=workers, max_train_steps=1000)
 
 
 def watch(pid: int, folder: Path) -> None:

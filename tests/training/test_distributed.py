@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -73,6 +74,11 @@ def test_schedule_average_and_accumulation_do_not_count_processes(
     alone = fit(tmp_path, Fit(dropout=0), train_batch_size=4, **distributed_run.FIT).state_dict()
     for name, value in alone.items():
         torch.testing.assert_close(weights[0][f"fit.{name}"], value)
+
+
+def test_each_enlarges_one_of_the_two_validation_images(folder: Path, seen: list[dict[str, Any]]) -> None:
+    assert [each["enlarged"] for each in seen] == [[40], [40]]
+    assert Image.open(folder / "fit/validation/step-8.png").size == (40 + 8 + 40, 40 + 8 + 40)
 
 
 def test_sigterm_to_one_ends_both_and_they_resume_exactly(folder: Path, seen: list[dict[str, Any]]) -> None:

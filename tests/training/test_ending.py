@@ -21,7 +21,6 @@ ENDS: dict[str, tuple[int, str]] = {
     "main-2": (1, "step 4 is bad"),
     "slow-6": (1, "step 7 is bad"),
     "stuck-1": (1, "step 7 is bad"),
-    "validation-2": (1, "validation is bad"),
     "interrupt-2": (-signal.SIGINT, "KeyboardInterrupt"),
     "photos-2": (1, "6 photos in a row cannot be used"),
 }

@@ -22,8 +22,13 @@ def test_trains_what_requires_grad_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mixed_precision", [None, "bf16"])
 def test_loss_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str], mixed_precision: str | None) -> None:
     fit(tmp_path, max_train_steps=300, checkpointing_steps=300, log_every=150, mixed_precision=mixed_precision)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    first, last = (float(line.split()[3]) for line in lines)
+    printed = capsys.readouterr().out.splitlines()
+    (estimate,) = (line for line in printed if line.startswith("estimate from 9 steps at "))
+    assert " seconds to step 300, " in estimate
+    assert printed[-1] == f"The result is in {tmp_path}."
+    lines = [line for line in printed if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["1", "150", "300"]
+    _, first, last = (float(line.split()[3]) for line in lines)
     assert last < first / 2
     assert all(float(line.split()[-2]) > 0 and line.endswith(" images/s") for line in lines)
 
@@ -84,7 +89,7 @@ def test_losses_and_speed_go_to_the_tracker(tmp_path: Path) -> None:
     (file,) = (path for path in tmp_path.glob("logs/**/events*") if "hparams" not in path.read_text(errors="ignore"))
     events = EventAccumulator(str(file)).Reload()
     assert {"mse", "learning_rate", "images_per_second"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("mse")] == [2, 4, 6, 8]
+    assert [event.step for event in events.Scalars("mse")] == [1, 2, 4, 6, 8]
 
 
 def test_draws_follow_the_sample() -> None:

@@ -60,7 +60,7 @@ def run(folder: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path, run: Callable[..., Path]) -> Path:
-    small = {"validation_images": folder / "small"}
+    small = {"validation_images": folder / "small", "validation_crop_size": 36}
     run("pisa_pixel", "pixel", **small)
     run("pisa", "pisa", pixel=folder / "pixel", lpips_weight=0, lora_rank=2, **small)
     run("one_step", "unet", ema_decay=0.5, mixed_precision="bf16", **small)

@@ -74,6 +74,21 @@ def test_a_recipe_is_read_as_the_command_line_is(recipe: Path) -> None:
     assert options.seed == 3
 
 
+def test_what_a_recipe_gives_can_be_left_out(recipe: Path) -> None:
+    """Only where that is the default: elsewhere the word is a value like any other."""
+    recipe.write_text(
+        "mixed_precision: bf16\nmax_train_samples: 5\ntags_file: tags.csv\nresume_from_checkpoint: latest\n"
+        "sites: [up_blocks]\n"
+    )
+    words = ("--mixed_precision", "none", "--max_train_samples=none", "--tags_file", "none")
+    options = parse("--config", str(recipe), *words, "--dataset_split", "none", "--resume_from_checkpoint=none")
+    assert [options.mixed_precision, options.max_train_samples, options.tags_file] == [None, None, None]
+    assert options.resume_from_checkpoint is None and options.dataset_split == "none"
+    assert options.sites == ["up_blocks"] and parse("--config", str(recipe), "--sites", "none").sites == []
+    with pytest.raises(SystemExit):
+        parse("--seed", "none")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

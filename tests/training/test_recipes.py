@@ -71,8 +71,8 @@ def test_the_trainers_take_the_commands_of_the_readme() -> None:
     """There are recipes of both sizes, or it is the package's small model; no required option is missing."""
     text = (TRAINING / "README.md").read_text().replace("\\\n", " ")
     stages = []
-    for line in re.findall(r"^accelerate launch training/train_.*$", text, re.MULTILINE):
-        _, _, path, *argv = shlex.split(line)
+    for line in re.findall(r"^accelerate launch --quiet training/train_.*$", text, re.MULTILINE):
+        _, _, _, path, *argv = shlex.split(line)
         stage = Path(path).stem.removeprefix("train_")
         if f"training/recipes/{stage}_small.yaml" in argv:
             small = [str(RECIPES / f"{stage}_small.yaml") if word.endswith(".yaml") else word for word in argv]

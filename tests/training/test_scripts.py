@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from diffusers_sr import (
     CasSRAdapter,
     CasSRPipeline,
-    CognitiveEncoder,
     ControllableFeatureWrapping,
     CoSeRAdapter,
     CoSeRPipeline,
@@ -23,8 +22,9 @@ from diffusers_sr import (
     SCEditAdapter,
     SeeSRAdapter,
     SeeSRPipeline,
-    Tagger,
 )
+from diffusers_sr.hub import load_pipeline
+from diffusers_sr.training.last_line import try_it
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
@@ -107,9 +107,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
         "--srresnet_channels", 8, "--srresnet_blocks", 1, "--qformer_layers", 2, "--qformer_heads", 2,
         "--qformer_intermediate_size", 16,
     )  # fmt: skip
+    ControllableFeatureWrapping.from_vae(
+        StableDiffusionPipeline.from_pretrained(base).vae, num_rrdbs=1, growth_channels=4
+    ).save_pretrained(runs / "cfw")
     run(
         "train_coser", runs / "coser", BASE, base, "--cognitive_encoder", cognition, *tags,
-        "--references_file", runs / "references.csv", *small, "--learning_rate", 1e-2,
+        "--references_file", runs / "references.csv", *small, "--learning_rate", 1e-2, "--cfw", runs / "cfw",
     )  # fmt: skip
     run(
         "train_coser_adversarial", runs / "coser_adversarial", BASE, base, "--coser", runs / "coser", *tags, *small,
@@ -293,66 +296,50 @@ def test_the_base_may_be_stored_in_half_precision(runs: Path, run: Callable[...,
     assert (trained / "activation/config.json").is_file()
 
 
-def seesr_parts(folder: Path) -> dict[str, Any]:
-    return {
-        "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
-        "adapter": SeeSRAdapter.from_pretrained(folder / "adapter"),
-        "tagger": Tagger.from_pretrained(folder / "tagger"),
-    }
-
-
-def coser_parts(folder: Path) -> dict[str, Any]:
-    return {
-        "controlnet": LatentControlNetModel.from_pretrained(folder / "controlnet"),
-        "adapter": CoSeRAdapter.from_pretrained(folder / "adapter"),
-        "cognitive_encoder": CognitiveEncoder.from_pretrained(folder / "cognitive_encoder"),
-        "cfw": ControllableFeatureWrapping.from_pretrained(folder / "cfw") if (folder / "cfw").is_dir() else None,
-    }
-
-
-def cassr_parts(folder: Path) -> dict[str, Any]:
-    return {
-        "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
-        "adapter": CasSRAdapter.from_pretrained(folder / "adapter"),
-        "activation": SCEditAdapter.from_pretrained(folder / "activation"),
-    }
-
-
-def xpsr_parts(folder: Path) -> dict[str, Any]:
-    return {
-        "controlnet": ControlNetModel.from_pretrained(folder / "controlnet"),
-        "adapter": XPSRAdapter.from_pretrained(folder / "adapter"),
-    }
-
-
 @pytest.mark.parametrize(
-    ("stage", "pipeline_class", "parts"),
+    ("stage", "pipeline_class"),
     [
-        ("seesr", SeeSRPipeline, seesr_parts),
-        ("one_step", SeeSRPipeline, seesr_parts),
-        ("coser", CoSeRPipeline, coser_parts),
-        ("coser_adversarial", CoSeRPipeline, coser_parts),
-        ("cassr", CasSRPipeline, cassr_parts),
-        ("cassr_adversarial", CasSRPipeline, cassr_parts),
-        ("xpsr", XPSRPipeline, xpsr_parts),
-        ("xpsr_adversarial", XPSRPipeline, xpsr_parts),
+        ("seesr", SeeSRPipeline),
+        ("one_step", SeeSRPipeline),
+        ("coser", CoSeRPipeline),
+        ("coser_adversarial", CoSeRPipeline),
+        ("cassr", CasSRPipeline),
+        ("cassr_adversarial", CasSRPipeline),
+        ("xpsr", XPSRPipeline),
+        ("xpsr_adversarial", XPSRPipeline),
     ],
 )
-def test_the_result_is_a_pipeline(
-    runs: Path, stage: str, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]]
-) -> None:
-    base = StableDiffusionPipeline.from_pretrained(runs / "base")
-    pipeline = pipeline_class(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        scheduler=base.scheduler,
-        call_defaults={"process_size": 32},
-        **parts(runs / stage),
-    )
+def test_the_result_is_a_pipeline(runs: Path, stage: str, pipeline_class: Any) -> None:
+    pipeline = load_pipeline(str(runs / stage))
+    assert type(pipeline) is pipeline_class
+    is_one_step = stage == "one_step" or stage.endswith("adversarial")
+    defaults = {"process_size": 32, **({"num_inference_steps": 1, "guidance_scale": 1.0} if is_one_step else {})}
+    assert pipeline.config.call_defaults == {**pipeline.config.call_defaults, **defaults}
+    assert (getattr(pipeline, "cfw", None) is not None) == stage.startswith("coser")
     image = pipeline(Image.new("RGB", (10, 9)), num_inference_steps=2).images[0]
     assert image.size == (40, 36)
     grid = Image.open(runs / stage / "validation" / "step-2.png")
-    before, after = (np.array(grid.crop(box)).astype(int) for box in ((0, 0, 36, 32), (44, 0, 80, 32)))
-    assert grid.size == (80, 32) and abs(before - after).mean() > 1 and after.std() > 1
+    before, after = (np.array(grid.crop(box)).astype(int) for box in ((0, 0, 32, 32), (40, 0, 72, 32)))
+    assert grid.size == (72, 32) and abs(before - after).mean() > 1 and after.std() > 1
+
+
+def test_a_result_can_be_read_by_all_who_may_read_new_files(runs: Path) -> None:
+    """The file of the weights too, which safetensors writes for its owner alone."""
+    for path in ("seesr/adapter", "dape", "seesr/checkpoint-2"):
+        (weights,) = (runs / path).glob("*.safetensors")
+        assert weights.stat().st_mode == (runs / "seesr/training_arguments.json").stat().st_mode
+
+
+def test_the_last_line_says_what_to_do_with_the_result(
+    runs: Path, run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("train_scedit", tmp_path / "s", BASE, runs / "base", "--max_train_steps", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == (
+        f"The result is in {tmp_path}/s, a part of a model. Next comes: accelerate launch --quiet "
+        f"training/make_references.py --scedit {tmp_path}/s ..."
+    )
+    assert any(line.startswith("disk: up to 3 checkpoints of ") for line in lines)
+    assert try_it("runs/a b") == (
+        "The model is in runs/a b. Try it: diffusers-sr upscale photo.jpg --model 'runs/a b' --output enlarged.png"
+    )

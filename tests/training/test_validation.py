@@ -1,4 +1,7 @@
+import os
 import random
+import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +59,7 @@ def test_images_are_enlarged_with_the_weights_that_will_be_saved_and_change_noth
     written = sorted(path.name for path in (tmp_path / "with/validation").iterdir())
     assert written == ["step-3.png", "step-6.png", "step-8.png"]
     assert torch.equal(enlarge.seen[-1], module.layer.weight)
-    assert not torch.equal(enlarge.seen[0], enlarge.seen[1])
+    assert len(enlarge.seen) == 3 * 2 and not torch.equal(enlarge.seen[0], enlarge.seen[2])
     assert Image.open(tmp_path / "with/validation/step-3.png").size == (2 * 14 + 8, 2 * 10 + 8)
 
 
@@ -95,9 +98,58 @@ def test_a_picture_that_is_not_finite_does_not_end_the_run(
         raise NotFiniteError("The result of decoding is not finite")
 
     fit(tmp_path / "run", validate=enlarge, validation_images=str(images), validation_steps=8)
-    assert "There is no validation picture of step 8: The result of decoding is not finite" in caplog.text
+    assert "There is no validation picture 3 of step 8: The result of decoding is not finite" in caplog.text
     assert (tmp_path / "run/checkpoint-8").is_dir()
     assert not (tmp_path / "run/validation").exists()
+
+
+def test_results_are_measured_and_a_failure_costs_only_its_picture(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The photos are what the second image and the third become; the first cannot be enlarged."""
+    (tmp_path / "photos").mkdir()
+    for path in sorted(images.iterdir()):
+        image = Image.open(path).resize((20, 16), Image.Resampling.NEAREST)
+        image.save(path)
+        image.resize((40, 32), Image.Resampling.NEAREST).save(tmp_path / "photos" / path.name)
+    module = Fit()
+    enlarge = Enlarger(module)
+    sizes: list[tuple[int, int]] = []
+
+    def sometimes(given: Sequence[Image.Image]) -> list[Image.Image]:
+        sizes.extend(image.size for image in given)
+        if len(sizes) == 1:
+            raise RuntimeError("out of memory")
+        return enlarge(given)
+
+    options: dict[str, Any] = {"validation_hr_dir": str(tmp_path / "photos"), "validation_upscale": 2.0}
+    options |= {"validation_crop_size": 32, "validation_images": str(images)}
+    fit(tmp_path / "run", module, validate=sometimes, **options)
+    assert sizes == [(16, 16)] * 3
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("validation")]
+    assert lines[0] == "validation of step 8 begins: 3 image(s), 16x16 16x16 16x16"
+    assert lines[1].startswith("validation of step 8: PSNR 80.0000 SSIM 1.0000 HaarPSI 1.0000 ")
+    assert "There is no validation picture 1 of step 8: out of memory" in caplog.text
+    assert Image.open(tmp_path / "run/validation/step-8.png").size == (2 * 32 + 8, 2 * 32 + 8)
+    with pytest.raises(ValueError, match=r"one file of the same stem in --validation_images"):
+        fit(tmp_path / "other", validate=enlarge, **{**options, "validation_upscale": 3.0})
+    with pytest.raises(ValueError, match="give both, or neither"):
+        fit(tmp_path / "other", validate=enlarge, **{**options, "validation_images": None})
+
+
+def test_sigterm_breaks_a_validation_off_and_leaves_a_checkpoint(tmp_path: Path, images: Path) -> None:
+    def enlarge(given: Sequence[Image.Image]) -> list[Image.Image]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+        raise AssertionError("it went on")
+
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path / "run", validate=enlarge, validation_images=str(images), validation_steps=3)
+    assert ended.value.code == 143 and time.monotonic() - start < 60
+    assert (tmp_path / "run/checkpoint-3").is_dir()
+    assert not (tmp_path / "run/validation").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_before_and_after_stand_side_by_side() -> None:
