@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffusers_sr.data.tags import read_tags
+from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
 from diffusers_sr.texts import encode_texts
 from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
@@ -30,7 +31,7 @@ from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timest
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
 from diffusers_sr.training.script import run_script
-from diffusers_sr.training.unets import new_unet
+from diffusers_sr.training.unets import begin_as, new_unet
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -44,9 +45,15 @@ class BaseArguments(TrainingArguments):
     null_text_ratio: Share = option(0.2, "Share of samples whose caption is left out.")
     block_out_channels: list[Count] = field(
         default_factory=lambda: [64, 96, 128],
-        metadata={"help": "UNet channels of each level; only the last level has attention."},
+        metadata={"help": "UNet channels of each level."},
     )
     layers_per_block: Count = option(2, "Residual layers in each level.")
+    attention_levels: Count = option(1, "How many of the last levels have attention.")
+    unet_model_name_or_path: str | None = option(
+        None,
+        "Folder of a UNet of the same levels to begin with, or of a pipeline that has one; the layers that it lacks, "
+        "such as attention, add nothing at first.",
+    )
     attention_head_dim: Count = option(32, "Channels of an attention head.")
     text_hidden_size: Count = option(64, "Width of the text encoder.")
     text_num_layers: Count = option(2, "Layers of the text encoder.")
@@ -136,7 +143,10 @@ def main(argv: list[str] | None = None) -> None:
         arguments.layers_per_block,
         arguments.attention_head_dim,
         arguments.text_hidden_size,
+        arguments.attention_levels,
     )
+    if arguments.unet_model_name_or_path is not None:
+        begin_as(unet, load_pretrained(UNet2DConditionModel, arguments.unet_model_name_or_path, "unet"))
     scheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

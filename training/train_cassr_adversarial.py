@@ -13,17 +13,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler
+from diffusers import ControlNetModel
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.adversarial import (
+    AdversarialArguments,
+    AdversarialLoss,
+    enlarge_in_one_step,
+    one_step_crops,
+    start_scheduler,
+)
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableCasSR
 from diffusers_sr.training.engine import train
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -53,12 +58,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "activation_guidance_scale": 1.0}
     enlarge = enlarge_in_one_step(CasSRPipeline, denoiser, scheduler, **call)
     publish = one_step_publisher(arguments, CasSRPipeline, scheduler, **call)
-    train(loss, degraded_crops(arguments), arguments, denoiser.save, enlarge, publish)
+    train(loss, one_step_crops(arguments), arguments, denoiser.save, enlarge, publish)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler
 
 from diffusers_sr.coser.adapter import CoSeRAdapter
 from diffusers_sr.coser.cfw import ControllableFeatureWrapping
@@ -22,11 +21,16 @@ from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.adversarial import (
+    AdversarialArguments,
+    AdversarialLoss,
+    enlarge_in_one_step,
+    one_step_crops,
+    start_scheduler,
+)
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.coser import TrainableCoSeR
 from diffusers_sr.training.engine import train
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.script import run_script
@@ -67,8 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = degraded_crops(arguments)
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    dataset = one_step_crops(arguments)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "reference_guidance_scale": 1.0, "cfw_weight": 1.0}
     enlarge = enlarge_in_one_step(CoSeRPipeline, denoiser, scheduler, **call)

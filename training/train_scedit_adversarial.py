@@ -12,15 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
@@ -43,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     denoiser = TrainableSCEdit(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
-    train(loss, degraded_crops(arguments), arguments, denoiser.save)
+    train(loss, one_step_crops(arguments), arguments, denoiser.save)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler
+from diffusers import ControlNetModel
 
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.adversarial import (
+    AdversarialArguments,
+    AdversarialLoss,
+    enlarge_in_one_step,
+    one_step_crops,
+    start_scheduler,
+)
 from diffusers_sr.training.arguments import parse_arguments
 from diffusers_sr.training.engine import train
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
@@ -49,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = degraded_crops(arguments)
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    dataset = one_step_crops(arguments)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution}
     enlarge = enlarge_in_one_step(SeeSRPipeline, denoiser, scheduler, **call)

@@ -12,13 +12,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler
+from diffusers import ControlNetModel
 
+from diffusers_sr.data.mixed import MixedCrops
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, enlarge_in_one_step
+from diffusers_sr.training.adversarial import (
+    AdversarialArguments,
+    AdversarialLoss,
+    enlarge_in_one_step,
+    one_step_crops,
+    start_scheduler,
+)
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.engine import train
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -52,8 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    dataset = one_step_crops(arguments)
+    with_prompts(dataset.first if isinstance(dataset, MixedCrops) else dataset, arguments.prompts_dir)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "captioner": "measured", "added_noise_level": 0}
     enlarge = enlarge_in_one_step(XPSRPipeline, denoiser, scheduler, **call)

@@ -192,12 +192,11 @@ def denoising(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...
 
 
 def one_step(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
-    """Without the losses that pull away from the pixels."""
+    """Without the losses that pull away from the pixels, and so without a discriminator."""
     velocity = DDPMScheduler.from_config(scheduler().config, prediction_type="v_prediction")
-    names = ("judgement.discriminator.", *(f"denoiser.{name}." for name in trained))
     return Stage(
         AdversarialLoss(denoiser, velocity, 0, 0, 0),
-        names,
+        tuple(f"denoiser.{name}." for name in trained),
         frozen,
         images=Images(reachable=True),
         unused=("reference",),
