@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from diffusers import Transformer2DModel, UNet2DConditionModel
 from torch import nn
 
@@ -73,8 +74,14 @@ def begin_as(unet: UNet2DConditionModel, other: UNet2DConditionModel) -> UNet2DC
     return unet
 
 
+def predict_times(unet: UNet2DConditionModel, factor: float) -> UNet2DConditionModel:
+    """Multiply a UNet's prediction by a factor."""
+    with torch.no_grad():
+        for parameter in unet.conv_out.parameters():
+            parameter.mul_(factor)
+    return unet
+
+
 def predict_nothing(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Set the last layer to zero, so that the UNet's prediction is zero until it is trained."""
-    for parameter in unet.conv_out.parameters():
-        nn.init.zeros_(parameter)
-    return unet
+    return predict_times(unet, 0)

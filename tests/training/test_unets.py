@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusers_sr.training.unets import begin_as, new_unet, predict_nothing
+from diffusers_sr.training.unets import begin_as, new_unet, predict_nothing, predict_times
 from tests.components import components
 
 
@@ -22,6 +22,7 @@ def test_attention_is_in_the_last_levels_or_nowhere(attention_levels: int) -> No
         first, second = (unet(latents, 1, prompt).sample for prompt in prompts)
         assert first.abs().max() > 0.01
         assert torch.equal(first, second) == (attention_levels == 0)
+        torch.testing.assert_close(predict_times(unet, 3)(latents, 1, prompts[0]).sample, 3 * first)
         assert not predict_nothing(unet)(latents, 1, prompts[0]).sample.any()
 
 
