@@ -24,6 +24,7 @@ from diffusers_sr.controlled import ControlledPipeline
 from diffusers_sr.hub import BASE, BASE_COMPONENTS, METHODS, MODELS, pipeline_class, small_model
 from diffusers_sr.one_step.pipeline import OneStepPipeline
 from diffusers_sr.training.publish import trained_models
+from diffusers_sr.training.schedules import first_timesteps
 from diffusers_sr.training.script import run_script
 
 # The wavelet colour fix keeps colours locally.
@@ -63,10 +64,14 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
         for name, model_class in trained_models(trained, kind).items()
     }
     base: dict[str, Any] = dict.fromkeys(BASE_COMPONENTS)
+    scheduler = DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler")
+    options = json.loads((trained / "training_arguments.json").read_text())
+    if (timesteps := options.get("num_train_timesteps")) is not None:
+        scheduler = first_timesteps(scheduler, timesteps)
     pipeline = kind(
         **base,
         **parts,
-        scheduler=DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler"),
+        scheduler=scheduler,
         call_defaults={**call_defaults, **changes},
     )
     # diffusers' own method, which writes no code: the package itself holds the classes.

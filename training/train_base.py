@@ -12,80 +12,75 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.data.tags import read_tags
+from diffusers_sr.pretrained.loading import load_pretrained
+from diffusers_sr.sampling.autoencoder import pixels_per_latent
 from diffusers_sr.seesr.pipeline import QUALITY_PROMPT, SeeSRPipeline
-from diffusers_sr.texts import encode_texts
-from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
-from diffusers_sr.training.autoencoders import Autoencoder, load_autoencoder, posterior
+from diffusers_sr.training.adversarial import AdversarialLoss
+from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.autoencoders import load_autoencoder
+from diffusers_sr.training.comparisons import ComparisonArguments, comparisons
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.last_line import next_stage
-from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timesteps, drop_texts
+from diffusers_sr.training.pairs import PairsArguments, crops_and_pairs
 from diffusers_sr.training.photos import photo_crops
-from diffusers_sr.training.ranges import Count, Share
+from diffusers_sr.training.ranges import Count, OneOf, Share, Weight
+from diffusers_sr.training.restoration import BaseLoss, TrainableBase
+from diffusers_sr.training.schedules import first_timesteps
 from diffusers_sr.training.script import run_script
-from diffusers_sr.training.unets import new_unet
+from diffusers_sr.training.unets import begin_as, new_unet, predict_times
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 @dataclass(kw_only=True)
-class BaseArguments(TrainingArguments):
-    """Options for UNet and text encoder from scratch, on captioned photographs, with a given autoencoder."""
+class BaseArguments(PairsArguments, ComparisonArguments):
+    """Options for UNet and text encoder from scratch, on captioned photographs, with a given autoencoder.
+
+    Those of degraded photos, pairs and comparisons are of use with `restoration_timesteps` only.
+    """
 
     vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL or AutoencoderDC."})
-    tags_file: str | None = option(None, "CSV file with the columns file and tags: the captions.")
     null_text_ratio: Share = option(0.2, "Share of samples whose caption is left out.")
     block_out_channels: list[Count] = field(
         default_factory=lambda: [64, 96, 128],
-        metadata={"help": "UNet channels of each level; only the last level has attention."},
+        metadata={"help": "UNet channels of each level."},
     )
     layers_per_block: Count = option(2, "Residual layers in each level.")
+    attention_levels: Count = option(1, "How many of the last levels have attention.")
+    unet_model_name_or_path: str | None = option(
+        None,
+        "Folder of a UNet of the same levels to begin with, or of a pipeline that has one; the layers that it lacks, "
+        "such as attention, add nothing at first.",
+    )
+    unet_factor: Weight = option(
+        1.0,
+        "Factor on that UNet's prediction, to begin with: one of train_one_step.py predicts the difference to the "
+        "restored latents, which is the noise of a timestep times its standard deviation.",
+    )
     attention_head_dim: Count = option(32, "Channels of an attention head.")
     text_hidden_size: Count = option(64, "Width of the text encoder.")
     text_num_layers: Count = option(2, "Layers of the text encoder.")
     vocabulary_size: Count = option(1024, "Size of the byte-pair vocabulary learnt from the captions.")
+    sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
+    degradation: Annotated[str, OneOf(tuple(DEGRADATIONS))] = option("everyday", "How photos are degraded.")
+    restoration_timesteps: Count | None = option(
+        None,
+        "Teach the UNet to restore degraded photos, too, in one step from the last of so many first timesteps: where "
+        "the methods' one-step trainers start with the same --num_train_timesteps.",
+    )
+    restoration_ratio: Share = option(0.7, "Share of batches that are restored.")
+    latent_weight: Weight = option(0.1, "Weight of the restored latents' absolute error relative to the pixels'.")
     prediction_type: str = option("v_prediction", "What the UNet predicts: epsilon or v_prediction.")
-
-
-class BaseLoss(nn.Module):
-    """The loss of denoising the latents of `target` given its caption."""
-
-    def __init__(
-        self,
-        vae: Autoencoder,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
-        scheduler: DDPMScheduler,
-        null_text_ratio: float,
-    ):
-        super().__init__()
-        self.vae = vae.requires_grad_(False)
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.unet = unet
-        self.scheduler = scheduler
-        self.null_text_ratio = null_text_ratio
-
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        seeds, device = batch["seed"], batch["target"].device
-        with torch.no_grad():
-            latents = posterior(self.vae, batch["target"] * 2 - 1).mean * self.vae.config.scaling_factor
-        latents = latents.float()  # the scheduler computes in the type of its input
-        noise = draw_noise(seeds, latents.shape[1:], device)
-        timesteps = draw_timesteps(seeds, self.scheduler.config.num_train_timesteps, device)
-        captions = drop_texts(seeds, batch["tags"], self.null_text_ratio)
-        text = encode_texts(captions, self.tokenizer, self.text_encoder, device)
-        prediction = self.unet(self.scheduler.add_noise(latents, noise, timesteps), timesteps, text).sample
-        return {"mse": denoising_loss(self.scheduler, prediction, latents, noise, timesteps)}
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> CLIPTokenizer:
@@ -137,7 +132,11 @@ def main(argv: list[str] | None = None) -> None:
         arguments.layers_per_block,
         arguments.attention_head_dim,
         arguments.text_hidden_size,
+        arguments.attention_levels,
     )
+    if arguments.unet_model_name_or_path is not None:
+        begin_as(unet, load_pretrained(UNet2DConditionModel, arguments.unet_model_name_or_path, "unet"))
+        predict_times(unet, arguments.unet_factor)
     scheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -149,21 +148,36 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
+    base = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    denoiser = TrainableBase(base, arguments.null_text_ratio)
+    restoration = None
+    if arguments.restoration_timesteps is None:
+        dataset: Dataset[Any] = photo_crops(arguments, tags_file=arguments.tags_file)
+    else:
+        dataset = crops_and_pairs(arguments, DEGRADATIONS[arguments.degradation])
+        restoration = AdversarialLoss(
+            denoiser,
+            first_timesteps(scheduler, arguments.restoration_timesteps),
+            arguments.latent_weight,
+            feature_weight=0,
+            adversarial_weight=0,
+            comparisons=comparisons(arguments, pixels_per_latent(vae)),
+        )
 
     def save(output_dir: Path) -> None:
-        StableDiffusionPipeline(
-            vae=vae.to("cpu"),
-            text_encoder=text_encoder.to("cpu").eval(),
-            tokenizer=tokenizer,
-            unet=unet.to("cpu").eval(),
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(output_dir)
+        denoiser.to("cpu").eval()
+        base.save_pretrained(output_dir)
 
-    module = BaseLoss(vae, text_encoder, tokenizer, unet, scheduler, arguments.null_text_ratio)
+    module = BaseLoss(denoiser, scheduler, restoration, arguments.restoration_ratio)
     last_line = next_stage(arguments.output_dir, "train_seesr", "--pretrained_model_name_or_path")
     train(module, dataset, arguments, save, last_line=last_line)
 

@@ -12,16 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDPMScheduler
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.last_line import next_stage
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
@@ -44,10 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     denoiser = TrainableSCEdit(base, activation, arguments.null_text_ratio)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     last_line = next_stage(arguments.output_dir, "train_cassr_adversarial", "--scedit")
-    train(loss, degraded_crops(arguments), arguments, denoiser.save, last_line=last_line)
+    train(loss, one_step_crops(arguments), arguments, denoiser.save, last_line=last_line)
 
 
 if __name__ == "__main__":

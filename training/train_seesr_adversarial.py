@@ -12,15 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler
+from diffusers import ControlNetModel
 
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.adapter import SeeSRAdapter
 from diffusers_sr.seesr.pipeline import SeeSRPipeline
 from diffusers_sr.seesr.tagger import Tagger
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
 from diffusers_sr.training.arguments import parse_arguments
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
@@ -49,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = degraded_crops(arguments)
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    dataset = one_step_crops(arguments)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution}
     train_one_step_pipeline(loss, dataset, arguments, SeeSRPipeline, scheduler, **call)

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler
+from diffusers import ControlNetModel
 
+from diffusers_sr.data.mixed import MixedCrops
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
-from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
@@ -52,8 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    dataset = one_step_crops(arguments)
+    with_prompts(dataset.first if isinstance(dataset, MixedCrops) else dataset, arguments.prompts_dir)
+    scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "captioner": "measured", "added_noise_level": 0}
     train_one_step_pipeline(loss, dataset, arguments, XPSRPipeline, scheduler, **call)

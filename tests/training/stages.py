@@ -34,6 +34,7 @@ from diffusers_sr.training.lora import new_set
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.one_step import OneStepLoss, TrainableOneStep
 from diffusers_sr.training.osediff import TrainableOSEDiff, regulariser_of
+from diffusers_sr.training.restoration import BaseLoss, TrainableBase
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.trainable import TrainableDenoiser
 from diffusers_sr.training.xpsr import TrainableXPSR
@@ -44,7 +45,6 @@ from tests.components import (
     scheduler,
     tiny_text_encoder,
     tiny_tokenizer,
-    tiny_unet,
     tiny_vae,
 )
 from tests.coser.components import tiny_cognitive_encoder
@@ -203,12 +203,11 @@ def denoising(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...
 
 
 def one_step(denoiser: TrainableDenoiser, *trained: str, frozen: tuple[str, ...] = ()) -> Stage:
-    """Without the losses that pull away from the pixels."""
+    """Without the losses that pull away from the pixels, and so without a discriminator."""
     velocity = DDPMScheduler.from_config(scheduler().config, prediction_type="v_prediction")
-    names = ("judgement.discriminator.", *(f"denoiser.{name}." for name in trained))
     return Stage(
         AdversarialLoss(denoiser, velocity, 0, 0, 0),
-        names,
+        tuple(f"denoiser.{name}." for name in trained),
         frozen,
         images=Images(reachable=True),
         unused=("reference",),
@@ -304,11 +303,8 @@ def autoencoder() -> Stage:
 
 
 def base() -> Stage:
-    tokenizer = tiny_tokenizer()
-    module = script("train_base").BaseLoss(
-        tiny_vae(), tiny_text_encoder(tokenizer), tokenizer, tiny_unet(), scheduler(), null_text_ratio=0.2
-    )
-    return Stage(module, ("unet.", "text_encoder."))
+    denoiser = TrainableBase(base_of(components("seesr")), null_text_ratio=0.2)
+    return Stage(BaseLoss(denoiser, scheduler()), ("denoising.denoiser.unet.", "denoising.denoiser.text_encoder."))
 
 
 def tagger() -> Stage:

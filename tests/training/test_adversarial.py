@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 
 from diffusers_sr.training.adversarial import AdversarialLoss
+from diffusers_sr.training.judgement import Overshoot, WaveletSimilarity
 from diffusers_sr.training.losses import predicted_latents
 from diffusers_sr.training.seesr import TrainableSeeSR
 from tests.components import components
@@ -63,6 +64,7 @@ def test_predicted_latents_are_what_one_step_of_ddim_gives(kind: str) -> None:
 
 
 def test_each_side_trains_on_its_own_part(module: AdversarialLoss, batch: dict[str, Any]) -> None:
+    assert module.judgement is not None
     sides = {
         "denoiser": [p for p in module.denoiser.parameters() if p.requires_grad],
         "discriminator": list(module.judgement.discriminator.parameters()),
@@ -85,3 +87,12 @@ def test_the_loss_repeats_and_follows_image_and_target(module: AdversarialLoss, 
     for changed in ("degraded", "target"):
         other = module({**batch, changed: 1 - batch[changed]})
         assert all(not torch.equal(other[name], first[name]) for name in ("pixel", "latent", "feature")), changed
+
+
+def test_without_weights_there_is_no_discriminator_and_comparisons_are_added(
+    module: AdversarialLoss, batch: dict[str, Any]
+) -> None:
+    comparisons = [Overshoot(2.0), WaveletSimilarity(0.5)]
+    loss = AdversarialLoss(module.denoiser, module.scheduler, 0.1, 0, 0, comparisons)
+    assert loss.judgement is None
+    assert loss(batch).keys() == {"pixel", "latent", "overshoot", "haarpsi"}
