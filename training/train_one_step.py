@@ -145,6 +145,8 @@ def samples(arguments: OneStepUNetArguments) -> PhotoCrops | MixedCrops:
         dataset_name=None,
         train_shards_path_or_url=None,
         streaming=False,
+        train_data_weights=None,
+        resize_mode="crop",
         max_train_samples=None,
         exclude_data=None,
     )
