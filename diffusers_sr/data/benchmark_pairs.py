@@ -56,7 +56,6 @@ class DegradedCrops:
     sharpens: bool = False
 
 
-
 RECIPES: dict[str, CentreCrops | DegradedCrops] = {
     "realsr": CentreCrops("_HR", "_LR4", "low"),
     "drealsr": CentreCrops("_x1", "_x4", "original"),

@@ -9,9 +9,8 @@ from PIL import Image
 
 from diffusers_sr.data import dataset as dataset_module
 from diffusers_sr.data.dataset import PhotoCrops
-from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import list_images
-from tests.data.samples import tensor
+from tests.data.samples import NEUTRAL, tensor
 
 
 @pytest.fixture
@@ -49,9 +48,8 @@ def test_a_photo_that_is_too_small_is_read_once(
     first, number = caplog.messages
     assert "pixels, smaller than the crop of 32x32. The next photo takes its place. Skipped so far: 1." in first
     assert "--resize_mode resize_crop or resize takes photos of any size" in first
-    assert number.startswith(
-        "3 of the 6 photos were skipped so far because they or their references are smaller: --res"
-    )
+    assert number.startswith("3 of the 6 photos were skipped so far because they or their references are smaller: ")
+    assert "--resize_mode" in number
     # A run that goes on elsewhere comes across them in another order, and draws the same.
     resumed = PhotoCrops(photos, 32)
     assert [round(float(tensor(resumed[index], "target").mean()) * 25.5) for index in range(7, 36)] == seen[7:]
@@ -60,23 +58,21 @@ def test_a_photo_that_is_too_small_is_read_once(
 def test_a_photo_whose_reference_is_damaged_has_its_turn_with_another(
     photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reference is read once; the photo is skipped only where chance draws this reference."""
+    """The reference is read once; photo 3 is skipped only where chance draws this reference."""
     photos[0].write_bytes(b"no image")
     names = read_photos(monkeypatch)
-    references = {path.name: {"0.png": 1.0, "5.png": 1.0} for path in photos}
+    references = {path.name: {"5.png": 1.0} for path in photos} | {"3.png": {"0.png": 1.0, "4.png": 1.0}}
 
     def means(crops: PhotoCrops, start: int) -> list[float]:
-        samples = [crops[index] for index in range(start, 60)]
-        assert all(round(float(tensor(sample, "reference").mean()) * 25.5) == 5 for sample in samples)
-        return [round(float(tensor(sample, "target").mean()) * 25.5) for sample in samples]
+        return [round(float(tensor(crops[index], "target").mean()) * 25.5) for index in range(start, 30)]
 
     def crops() -> PhotoCrops:
-        return PhotoCrops(photos, 32, references=references, degradation=DegradationConfig())
+        return PhotoCrops(photos, 32, references=references, degradation=NEUTRAL, sharpen_target=False)
 
     whole = means(crops(), 0)
     assert names.count("0.png") == 1
-    assert {3, 4, 5} == {*whole}
-    assert means(crops(), 31) == whole[31:], "what was skipped before does not matter"
+    assert 2 <= whole.count(3) <= 12
+    assert means(crops(), 13) == whole[13:], "what was skipped before does not matter"
 
 
 def test_nothing_that_can_be_used(photos: list[Path]) -> None:
