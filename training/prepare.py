@@ -10,7 +10,7 @@ the photos' own source.
 
 After an interruption the same command continues: complete shards are kept, and in the end all of them are the same as
 without an interruption. Photos that cannot be read, or are smaller than --crop_size, are skipped and counted;
-SHARDS/NUMBER.skipped.log says which and why.
+SHARDS/NUMBER.skipped.log says which and why. With --resize_mode, photos of any size become squares of --crop_size.
 
 A shard is a tar file of NAME.jpg (or .png, ...), NAME.txt with the tags or caption, and NAME.json with the photo's
 file name. The packages webdataset and datasets read them too; datasets only if all images have the same suffix.

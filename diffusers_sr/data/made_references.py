@@ -44,7 +44,7 @@ def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
 
 def _weights(crops: PhotoCrops) -> list[list[float]] | None:
     groups = crops.photos.groups if isinstance(crops.photos, PhotoFiles) else None
-    return groups and [[len(group.numbers), group.weight] for group in groups]
+    return None if groups is None else [[len(group.numbers), group.weight] for group in groups]
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
