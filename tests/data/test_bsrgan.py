@@ -12,6 +12,7 @@ from diffusers_sr.data import bsrgan
 from diffusers_sr.data.bsrgan import add_noise, draw_kernel, draw_mixing, draw_steps, take_every
 from diffusers_sr.data.degradation import degrade, degrade_batch
 from diffusers_sr.data.degradation_settings import ShuffledDegradation
+from diffusers_sr.data.draws import weighted_choice, whole_number
 from tests.data.samples import generator
 
 
@@ -72,8 +73,8 @@ def test_noise_is_of_three_kinds() -> None:
     assert torch.corrcoef(color)[0, 1].abs() < 0.04
     assert torch.equal(gray[0], gray[1]) and gray[0].std().item() * 255 == pytest.approx(20, rel=0.04)
     source = generator(3)
-    bsrgan.weighted_choice(source, ("",) * 3, (0.0, 0.0, 1.0))
-    bsrgan.whole_number(source, 20, 20)
+    weighted_choice(source, ("",) * 3, (0.0, 0.0, 1.0))
+    whole_number(source, 20, 20)
     mixing = draw_mixing(20 / 255, source).float()
     torch.testing.assert_close(torch.cov(noise(0, 0, 1)), mixing.T @ mixing, rtol=0.1, atol=3e-4)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
@@ -22,7 +23,7 @@ def write(folder: Path, *values: int) -> Path:
     return folder
 
 
-def value_of(sample: dict) -> int:
+def value_of(sample: dict[str, torch.Tensor | str]) -> int:
     return round(float(tensor(sample, "target").flatten()[0]) * 255)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from diffusers_sr.data import dataset as dataset_module
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.lists import list_images
+from diffusers_sr.data.photos import read_image
 from tests.data.samples import NEUTRAL, tensor
 
 
@@ -25,9 +27,8 @@ def photos(tmp_path: Path) -> list[Path]:
 def read_photos(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the names of the photos that are decoded."""
     names: list[str] = []
-    read_image = dataset_module.read_image
 
-    def note(file: Path) -> object:
+    def note(file: Path) -> torch.Tensor:
         names.append(file.name)
         return read_image(file)
 

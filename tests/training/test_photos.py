@@ -99,7 +99,7 @@ def test_what_is_done_with_the_photos_of_several_folders(photos: Path, tmp_path:
     assert isinstance(crops.photos, PhotoFiles)
     assert crops.photos.groups == [PhotoGroup(range(4), 3.0), PhotoGroup(range(4, 6), 1.0)]
     assert crops.degradation == replace(PISA, enlarges=False)
-    assert [crops[index]["degraded"].shape for index in range(3)] == [(3, 8, 8)] * 3
+    assert [tensor(crops[index], "degraded").shape for index in range(3)] == [(3, 8, 8)] * 3
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"train_data_dir: [{', '.join(folders)}]\ntrain_data_weights: [3, 1]\n")
     again = parse_arguments(RestorationArguments, [*words, "--config", str(recipe)])
