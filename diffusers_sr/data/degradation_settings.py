@@ -103,9 +103,10 @@ class DegradationOrder:
 
 @dataclass(frozen=True)
 class DegradationConfig:
-    """Settings of `degrade`; the defaults are those SeeSR's training pairs were made with.
+    """Settings of `degrade`; the defaults are those of SeeSR's script, `make_paired_data.py`.
 
-    Kernels of the second order are 7 to 11 pixels wide (SeeSR's limit), where Real-ESRGAN's go up to 21.
+    Kernels of the second order are 7 to 11 pixels wide, which is the script's limit. The class that makes SeeSR's pairs
+    does not use this limit: they go up to 21 pixels there, as in `REAL_ESRGAN`.
 
     Raises:
         ValueError: if a value is not allowed; the error names it.
@@ -181,7 +182,10 @@ class ShuffledDegradation:
 REAL_ESRGAN = DegradationConfig(
     second=replace(DegradationConfig().second, kernel_sizes=DegradationOrder().kernel_sizes)
 )
-"""The settings of Real-ESRGAN (arXiv:2107.10833; `train_realesrnet_x4plus.yml` of its code)."""
+"""The settings of Real-ESRGAN (arXiv:2107.10833; `train_realesrnet_x4plus.yml` of its code).
+
+SeeSR's and XPSR's training pairs were made with them, too: see `DegradationConfig`.
+"""
 
 COSER = DegradationConfig(
     first=DegradationOrder(
