@@ -33,7 +33,9 @@ def embeddings(paths: list[Path], clip: CLIPVisionModelWithProjection) -> torch.
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data_dir", required=True, help="folder of photographs, searched recursively")
+    parser.add_argument(
+        "--train_data_dir", nargs="+", required=True, help="folder of photographs, searched recursively; or several"
+    )
     parser.add_argument("--exclude_data", help="file that lists photos to leave out, one name per line")
     parser.add_argument("--clip", default=CLIP, help="CLIP's vision model: a folder or a Hub id (%(default)s)")
     parser.add_argument(

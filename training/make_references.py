@@ -5,7 +5,8 @@
         --output_dir references
 
 Several processes share the work, and an interrupted run continues where it stopped. The options that determine the
-crops have to be those of the training: --seed, --resolution, --exclude_data and --sharpen_target.
+crops have to be those of the training: --seed, --resolution, --exclude_data, --sharpen_target, --resize_mode,
+--degradation and --train_data_weights.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from torch.utils.data import default_collate
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.data.dataset import PhotoCrops
-from diffusers_sr.data.degradation_settings import DegradationConfig
-from diffusers_sr.data.lists import training_photos
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS, at_low_resolution
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
+from diffusers_sr.data.squares import RESIZE_MODES
 from diffusers_sr.image.pictures import write_image
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.cassr import TrainableSCEdit
+from diffusers_sr.training.photos import folder_photos
 from diffusers_sr.training.progress import with_progress
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
@@ -42,10 +44,15 @@ def batches_to_do(folder: Path, count: int, batch_size: int, accelerator: Accele
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data_dir", required=True, help="folder of photographs, searched recursively")
+    parser.add_argument(
+        "--train_data_dir", nargs="+", required=True, help="folder of photographs, searched recursively; or several"
+    )
+    parser.add_argument("--train_data_weights", nargs="+", type=float, help="weights of several folders")
     parser.add_argument("--exclude_data", help="file that lists photos to leave out, one name per line")
     parser.add_argument("--resolution", type=int, default=512, help="side of the crops, in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (%(default)s)")
+    parser.add_argument("--resize_mode", choices=RESIZE_MODES, default="crop", help="(%(default)s)")
+    parser.add_argument("--degradation", choices=DEGRADATIONS, default="seesr", help="(%(default)s)")
     parser.add_argument("--sharpen_target", action="store_true", help="degrade USM-sharpened crops")
     parser.add_argument("--num_samples", type=int, required=True, help="number of crops that get a reference")
     parser.add_argument(
@@ -60,11 +67,12 @@ def main(argv: list[str] | None = None) -> None:
 
     accelerator = Accelerator()
     crops = PhotoCrops(
-        training_photos(options.train_data_dir, options.exclude_data),
+        folder_photos(options.train_data_dir, options.exclude_data, weights=options.train_data_weights),
         options.resolution,
         options.seed,
-        DegradationConfig(),
+        at_low_resolution(DEGRADATIONS[options.degradation]),
         options.sharpen_target,
+        resize_mode=options.resize_mode,
     )
     with accelerator.main_process_first():
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))

@@ -10,7 +10,7 @@ the photos' own source.
 
 After an interruption the same command continues: complete shards are kept, and in the end all of them are the same as
 without an interruption. Photos that cannot be read, or are smaller than --crop_size, are skipped and counted;
-SHARDS/NUMBER.skipped.log says which and why.
+SHARDS/NUMBER.skipped.log says which and why. With --resize_mode, photos of any size become squares of --crop_size.
 
 A shard is a tar file of NAME.jpg (or .png, ...), NAME.txt with the tags or caption, and NAME.json with the photo's
 file name. The packages webdataset and datasets read them too; datasets only if all images have the same suffix.
@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusers_sr.data.photos import PhotoFiles, Photos, StoredPhoto, read_file, read_image
 from diffusers_sr.data.shards import write_shard
+from diffusers_sr.data.squares import fit
 from diffusers_sr.data.tags import photo_tags
 from diffusers_sr.image.decoding import ImageFileError, open_image
 from diffusers_sr.image.formats import SUFFIX_OF
@@ -72,6 +73,8 @@ class PrepareArguments(PhotoArguments):
     def __post_init__(self) -> None:
         """Check all options, and that they go together."""
         super().__post_init__()
+        if self.resize_mode != "crop" and self.crop_size is None:
+            raise ValueError(f"--resize_mode {self.resize_mode} makes squares: give their side, --crop_size.")
         if sum(source is not None for source in (self.tags_file, self.prompts_dir, self.tagger)) > 1:
             raise ValueError("Tags or captions come from one of --tags_file, --prompts_dir and --tagger.")
         if self.tagger is not None and self.num_workers > 0:
@@ -92,6 +95,7 @@ class ShardWriter(Dataset[int]):
             Photos that are not named keep their own.
         crop_size: side of the crops in pixels, or None for whole photos.
         photos_per_shard: number of photos for a shard.
+        resize_mode: what is done with photos before crops are cut: see `squares.fit`.
     """
 
     def __init__(
@@ -101,12 +105,14 @@ class ShardWriter(Dataset[int]):
         tags: dict[str, str] | Callable[[Tensor], str],
         crop_size: int | None,
         photos_per_shard: int,
+        resize_mode: str = "crop",
     ) -> None:
         self.photos = photos
         self.folder = folder
         self.tags = tags
         self.crop_size = crop_size
         self.photos_per_shard = photos_per_shard
+        self.resize_mode = resize_mode
 
     def __len__(self) -> int:
         return math.ceil(len(self.photos) / self.photos_per_shard)
@@ -128,7 +134,9 @@ class ShardWriter(Dataset[int]):
             if isinstance(self.tags, dict):
                 photo = photo._replace(tags=self.tags.get(photo.name, photo.tags))
             try:
-                samples = [_whole(photo)] if self.crop_size is None else _crops(photo, self.crop_size)
+                samples = (
+                    [_whole(photo)] if self.crop_size is None else _crops(photo, self.crop_size, self.resize_mode)
+                )
             except ImageFileError as error:
                 skipped.append(printable(f"{photo.name} {error}"))
             else:
@@ -153,11 +161,9 @@ def _whole(photo: StoredPhoto) -> StoredPhoto:
     return photo._replace(name=name, file=content)
 
 
-def _crops(photo: StoredPhoto, side: int) -> list[StoredPhoto]:
-    pixels = read_image(photo.file)
+def _crops(photo: StoredPhoto, side: int, resize_mode: str) -> list[StoredPhoto]:
+    pixels = fit(read_image(photo.file), side, resize_mode)
     height, width = pixels.shape[-2:]
-    if min(height, width) < side:
-        raise ImageFileError(f"is {width}x{height} pixels, smaller than the crop of {side}x{side}")
     places = [(top, left) for top in _starts(height, side) for left in _starts(width, side)]
     return [
         photo._replace(
@@ -207,7 +213,7 @@ def _check_settings(folder: Path, settings: dict[str, object]) -> None:
         unfinished.write_text(json.dumps(settings) + "\n", encoding="utf-8")
         unfinished.replace(path)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = {"resize_mode": "crop", **json.loads(path.read_text(encoding="utf-8"))}  # older ones do not record it
     if different := [name for name in settings if before.get(name) != settings[name]]:
         raise ValueError(
             f"The shards in {folder} were started with another value of {' and '.join(different)}: give the options "
@@ -233,11 +239,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tagger": arguments.tagger,
         "photos": _digest([*photos.names]),
         "tags": _digest(tags),
+        "resize_mode": arguments.resize_mode,
     }
     _check_settings(folder, settings)
 
     tagger = None if arguments.tagger is None else _load_tagger(arguments.tagger)
-    shards = ShardWriter(photos, folder, tagger or tags, arguments.crop_size, arguments.photos_per_shard)
+    shards = ShardWriter(
+        photos, folder, tagger or tags, arguments.crop_size, arguments.photos_per_shard, arguments.resize_mode
+    )
     missing = [number for number in range(len(shards)) if not shards.path(number).is_file()]
     print(f"{len(photos)} photos, {len(shards)} shards, {len(shards) - len(missing)} of them complete", flush=True)
     for number in DataLoader(shards, batch_size=None, sampler=missing, num_workers=arguments.num_workers):

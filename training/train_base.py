@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.restoration_timesteps is None:
         dataset: Dataset[Any] = photo_crops(arguments, tags_file=arguments.tags_file)
     else:
-        dataset = crops_and_pairs(arguments, DEGRADATIONS[arguments.degradation])
+        dataset = crops_and_pairs(arguments)
         restoration = AdversarialLoss(
             denoiser,
             first_timesteps(scheduler, arguments.restoration_timesteps),

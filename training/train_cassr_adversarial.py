@@ -19,9 +19,10 @@ from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.cassr.adapter import CasSRAdapter
 from diffusers_sr.cassr.pipeline import CasSRPipeline
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableCasSR
+from diffusers_sr.training.pairs import crops_and_pairs
 from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "activation_guidance_scale": 1.0}
-    train_one_step_pipeline(loss, one_step_crops(arguments), arguments, CasSRPipeline, scheduler, **call)
+    train_one_step_pipeline(loss, crops_and_pairs(arguments), arguments, CasSRPipeline, scheduler, **call)
 
 
 if __name__ == "__main__":

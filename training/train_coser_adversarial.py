@@ -21,9 +21,10 @@ from diffusers_sr.coser.cognition import CognitiveEncoder
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from diffusers_sr.coser.pipeline import CoSeRPipeline
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.coser import TrainableCoSeR
+from diffusers_sr.training.pairs import crops_and_pairs
 from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count, CountFromZero
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = one_step_crops(arguments)
+    dataset = crops_and_pairs(arguments)
     scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "reference_guidance_scale": 1.0, "cfw_weight": 1.0}

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS, at_low_resolution
 from diffusers_sr.image.pixels import resize
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.seesr.tagger import Tagger, dape_lora_config, merge_lora
-from diffusers_sr.training.arguments import TrainingArguments, option, parse_arguments
+from diffusers_sr.training.arguments import DegradationArguments, option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import photo_crops
@@ -29,7 +29,7 @@ from diffusers_sr.training.script import run_script
 
 
 @dataclass(kw_only=True)
-class DAPEArguments(TrainingArguments):
+class DAPEArguments(DegradationArguments):
     """Options for distilling a clean-image tagger into its LoRA on degraded images; defaults are the official ones."""
 
     tagger: str = field(metadata={"help": "Folder of the tagger that is the teacher and the starting point."})
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     student.add_adapter(dape_lora_config(student))
     if arguments.gradient_checkpointing:
         student.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, degradation=DegradationConfig())
+    dataset = photo_crops(arguments, degradation=at_low_resolution(DEGRADATIONS[arguments.degradation]))
 
     def save(output_dir: Path) -> None:
         merge_lora(student.to("cpu").eval()).save_pretrained(output_dir)

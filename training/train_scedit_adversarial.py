@@ -15,11 +15,12 @@ import torch
 
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.cassr import TrainableSCEdit
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.last_line import next_stage
+from diffusers_sr.training.pairs import crops_and_pairs
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import load_frozen_base
 
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     last_line = next_stage(arguments.output_dir, "train_cassr_adversarial", "--scedit")
-    train(loss, one_step_crops(arguments), arguments, denoiser.save, last_line=last_line)
+    train(loss, crops_and_pairs(arguments), arguments, denoiser.save, last_line=last_line)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from diffusers import ControlNetModel
 
 from diffusers_sr.data.mixed import MixedCrops
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, one_step_crops, start_scheduler
+from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
+from diffusers_sr.training.pairs import crops_and_pairs
 from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = one_step_crops(arguments)
+    dataset = crops_and_pairs(arguments)
     with_prompts(dataset.first if isinstance(dataset, MixedCrops) else dataset, arguments.prompts_dir)
     scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from ..image.names import printable
 from ..image.pairs import LAYOUTS
 from ..image.pictures import write_image
 from .degradation import degrade
-from .degradation_settings import OSEDIFF, DegradationConfig
+from .degradation_settings import REAL_ESRGAN, DegradationConfig
 from .photos import read_image
 from .seeds import sample_generator
 from .sharpening import usm_sharpen
@@ -57,14 +57,12 @@ class DegradedCrops:
     sharpens: bool = False
 
 
-_REAL_ESRGAN = replace(OSEDIFF, enlarges=False)
-
 RECIPES: dict[str, CentreCrops | DegradedCrops] = {
     "realsr": CentreCrops("_HR", "_LR4", "low"),
     "drealsr": CentreCrops("_x1", "_x4", "original"),
-    "div2k-val": DegradedCrops(_REAL_ESRGAN, crops=30),
+    "div2k-val": DegradedCrops(REAL_ESRGAN, crops=30),
     "div2k-val-sharpened": DegradedCrops(DegradationConfig(), crops=30, sharpens=True),
-    "imagenet": DegradedCrops(_REAL_ESRGAN, crops=1),
+    "imagenet": DegradedCrops(REAL_ESRGAN, crops=1),
 }
 """How the pairs of each test set are made.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from ..image.names import printable
 from .color_jitter import jitter_color
 from .degradation import degrade, degrade_batch
 from .degradation_mixture import Degradation
-from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, read_image
+from .photos import Permuted, PhotoFiles, Photos, PhotoStream, StoredPhoto, WeightedGroups, read_image
 from .references import References, check_references
 from .seeds import sample_generator
 from .sharpening import usm_sharpen
-
-logger = logging.getLogger(__name__)
+from .skipped import SkippedPhotos
+from .squares import REMEDY, RESIZE_MODES, fit
 
 # Decoding a photo costs more than degrading a crop of it. Photos stay decoded until they are this large, in all loader
 # workers together; the others are decoded at every turn, as they would be if older ones made room for them.
@@ -34,10 +33,13 @@ _MOST_SKIPPED = 1000
 class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     """Random crops of photographs, without end; sample `index` is the same whatever the number of workers.
 
-    Every pass over the photos is a new permutation of them. A crop is flipped left to right half of the time. A photo
-    that cannot be used, because its file is damaged or it is smaller than the crop, is skipped: the next photo in
-    order takes its place (and has its own turn as well). It is logged once, with the number skipped so far, whichever
-    loader worker comes across it; in a stream, whose photos are not known in advance, once in each pass.
+    Every pass over the photos is a new permutation of them; of `PhotoFiles` with groups, each group has passes of its
+    own. A crop is flipped left to right half of the time.
+
+    A photo that cannot be used, because its file is damaged or it is smaller than the crop, is skipped: the next photo
+    in order takes its place (and has its own turn as well). It is not read again, and it is logged once, whichever
+    loader worker came across it, with the number skipped so far; of those that are too small only the first is, and
+    after a pass their number. Photos of a stream are not known in advance: they are read again in each pass.
 
     A sample holds
     - `target`: [3, crop_size, crop_size] in [0, 1];
@@ -62,12 +64,14 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         references: for every photo, the others that it may be shown with, and the weights they are drawn by.
         degrade_later: whether to leave sharpening and degrading to `complete`, which does them for a batch on its
             device.
+        resize_mode: what is done with photos before they are cropped: see `squares.fit`.
         color_jitter: share of the crops whose colours are changed by `jitter_color`, for models that have to see all
             colours alike; those of photos with a low-resolution version are not.
 
     Raises:
         ValueError: if a photo has no reference, or one that is not among the photos; if samples are degraded and the
-            crop's side is not a multiple of the scale; and, when a sample is read, if no photo can be used.
+            crop's side is not a multiple of the scale; if photos are to be resized that have low-resolution versions;
+            and, when a sample is read, if no photo can be used.
     """
 
     def __init__(
@@ -82,16 +86,26 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         references: References | None = None,
         degrade_later: bool = False,
         color_jitter: float = 0.0,
+        resize_mode: str = "crop",
     ):
+        if resize_mode not in RESIZE_MODES:
+            raise ValueError(f"resize_mode={resize_mode!r}: it has to be one of {', '.join(RESIZE_MODES)}.")
         if degradation is not None and crop_size % scale:
             raise ValueError(f"A crop of {crop_size} pixels cannot be degraded: give a multiple of scale={scale}.")
         self.photos: Photos | None = None
-        self._order: Permuted | PhotoStream
+        self._order: Permuted | WeightedGroups | PhotoStream
         if isinstance(photos, PhotoStream):
             self._order = photos
         else:
             self.photos = PhotoFiles(photos) if isinstance(photos, Sequence) else photos
             self._order = Permuted(self.photos, seed)
+        if isinstance(self.photos, PhotoFiles):
+            if self.photos.groups is not None:
+                self._order = WeightedGroups(self.photos, self.photos.groups, seed)
+            if self.photos.degraded is not None and resize_mode != "crop":
+                raise ValueError(
+                    f"Photos with low-resolution versions are not resized: leave out --resize_mode {resize_mode}."
+                )
         self.crop_size = crop_size
         self.seed = seed
         self.degradation = degradation
@@ -101,11 +115,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         self.references = references or {}
         self.degrade_later = degrade_later
         self.color_jitter = color_jitter
-        self._told: set[str] = set()  # by name, in a stream
-        # By number, whichever worker came across them: loader workers share this memory.
-        self._is_skipped = torch.zeros(
-            0 if self.photos is None else len(self.photos), dtype=torch.bool
-        ).share_memory_()
+        self.resize_mode = resize_mode
+        self._skipped = SkippedPhotos(None if self.photos is None else self.photos.names)
         self._numbers: dict[str, int] = {}
         if references is not None:
             self._numbers = {name: number for number, name in enumerate(self.names)}
@@ -126,9 +137,7 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
     @property
     def skipped(self) -> list[str]:
         """Names of the photos that this process and its loader workers skipped so far; in a stream, this worker's."""
-        if self.photos is None:
-            return sorted(self._told)
-        return [self.photos.names[number] for number in self._is_skipped.nonzero().flatten().tolist()]
+        return self._skipped.names
 
     @property
     def paths(self) -> list[Path]:
@@ -140,18 +149,31 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         return self.photos.paths
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        self._skipped.tell_number(index)
         # Twice their number: the only usable photo may have just had its turn, and come last in the next pass.
         most = _MOST_SKIPPED if self.photos is None else min(2 * len(self.photos), _MOST_SKIPPED)
-        for photo in islice(self._order.following(index), most):
+        last = "they were skipped before, as was logged"
+        for photo in islice(self._candidates(index), most):
+            if photo is None:
+                continue
             try:
                 return self._sample(photo, sample_generator(self.seed, index))
             except ImageFileError as error:
-                self._skip(photo, str(error))
+                self._skipped.tell(photo, error)
                 last = printable(f"{photo.name} {error}")
         raise ValueError(
             f"{most} photos in a row cannot be used, the last because {last}: give photos that can be read and are at "
-            "least as large as --resolution."
+            f"least as large as --resolution ({REMEDY})."
         )
+
+    def _candidates(self, index: int) -> Iterator[StoredPhoto | None]:
+        """Give the photos that may be that of a sample, in order; None stands for one that is known to be unusable."""
+        if isinstance(self._order, PhotoStream):
+            yield from self._order.following(index)
+            return
+        assert self.photos is not None
+        for number in self._order.numbers(index):
+            yield None if self._skipped.is_unusable(number) else self.photos[number]._replace(number=number)
 
     def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do what `degrade_later` left to do, for a batch of samples on any device; changes `batch`."""
@@ -188,57 +210,51 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         assert self.photos is not None
         names, weights = zip(*self.references[photo.name].items(), strict=True)
         name = names[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
+        number = self._numbers[name]
         try:
-            return self._crop(self.photos[self._numbers[name]], generator)[0]
+            self._skipped.check(number)
+            return self._crop(self.photos[number]._replace(number=number), generator)[0]
         except ImageFileError as error:
-            raise ImageFileError(f"has the reference {name}, which {error}") from error
+            raise type(error)(f"has the reference {name}, which {error}") from error
 
     def _crop(self, photo: StoredPhoto, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Cut a crop of the photo, and the same of its low-resolution version if it has one."""
-        image = self._decode(photo.file)
+        try:
+            image, low_resolution = self._read(photo)
+        except ImageFileError as error:
+            self._skipped.remember(photo.number, error)
+            raise
         height, width = image.shape[-2:]
-        if min(height, width) < self.crop_size:
-            raise ImageFileError(
-                f"is {width}x{height} pixels, smaller than the crop of {self.crop_size}x{self.crop_size}"
-            )
-        step = 1 if photo.degraded is None else self.scale
+        step = 1 if low_resolution is None else self.scale
         top = step * int(torch.randint((height - self.crop_size) // step + 1, (), generator=generator))
         left = step * int(torch.randint((width - self.crop_size) // step + 1, (), generator=generator))
         flips = bool(torch.rand((), generator=generator) < 0.5)
         crop = _cut(image, top, left, self.crop_size, flips)
-        if photo.degraded is None:
+        if low_resolution is None:
             return crop, None
-        try:
-            low_resolution = self._decode(photo.degraded)
-        except ImageFileError as error:
-            raise ImageFileError(f"has the low-resolution version {photo.degraded}, which {error}") from error
         return crop, _cut(low_resolution, top // step, left // step, self.crop_size // step, flips)
 
-    def _decode(self, file: Path | str | bytes) -> Tensor:
-        if not isinstance(file, Path) or self.photos is None:
-            return read_image(file)
-        if file in self._decoded:
+    def _read(self, photo: StoredPhoto) -> tuple[Tensor, Tensor | None]:
+        image = self._decode(photo.file, fits=True)
+        if photo.degraded is None:
+            return image, None
+        try:
+            return image, self._decode(photo.degraded, fits=False)
+        except ImageFileError as error:
+            raise ImageFileError(f"has the low-resolution version {photo.degraded}, which {error}") from error
+
+    def _decode(self, file: Path | str | bytes, fits: bool) -> Tensor:
+        if isinstance(file, Path) and file in self._decoded:
             return self._decoded[file]
         photo = read_image(file)
-        worker = get_worker_info()
-        if self._decoded_bytes + photo.nbytes <= _MOST_DECODED_BYTES // (worker.num_workers if worker else 1):
-            self._decoded[file] = photo
-            self._decoded_bytes += photo.nbytes
+        if fits:
+            photo = fit(photo, self.crop_size, self.resize_mode)
+        if isinstance(file, Path) and self.photos is not None:
+            worker = get_worker_info()
+            if self._decoded_bytes + photo.nbytes <= _MOST_DECODED_BYTES // (worker.num_workers if worker else 1):
+                self._decoded[file] = photo
+                self._decoded_bytes += photo.nbytes
         return photo
-
-    def _skip(self, photo: StoredPhoto, reason: str) -> None:
-        if photo.number is None:
-            is_told = photo.name in self._told
-            self._told.add(photo.name)
-        else:
-            is_told = bool(self._is_skipped[photo.number])
-            self._is_skipped[photo.number] = True
-        if not is_told:
-            logger.warning(
-                "Skipped: %s. The next photo takes its place. Skipped so far: %d.",
-                printable(f"{photo.name} {reason}"),
-                len(self.skipped),
-            )
 
 
 def _cut(image: Tensor, top: int, left: int, side: int, flips: bool) -> Tensor:

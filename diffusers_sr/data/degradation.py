@@ -4,44 +4,39 @@ blur -> resize -> noise -> JPEG, then a milder blur -> resize -> noise, and last
 {resize to the final size -> sinc filter}.
 
 A single order, for photos with ordinary damage: blur -> antialiased reduction to the final size -> noise -> JPEG.
+
+And BSRGAN's degradation (`bsrgan`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
+from .bsrgan import degrade_shuffled
 from .degradation_mixture import Degradation, DegradationMixture
-from .degradation_settings import KERNELS, RESIZES, DegradationConfig, DegradationOrder, Range
+from .degradation_settings import (
+    KERNELS,
+    RESIZES,
+    DegradationConfig,
+    DegradationOrder,
+    Range,
+    ShuffledDegradation,
+)
+from .draws import chance as _chance
+from .draws import choice as _choice
+from .draws import uniform as _uniform
+from .draws import weighted_choice as _weighted_choice
 from .jpeg import jpeg
 from .kernels import blur, gaussian_kernel, plateau_kernel, sinc_kernel
 from .memory import keep_freed_memory
 
-T = TypeVar("T")
-
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
 _PHOTO_REDUCTIONS, _REDUCTION_PROBABILITIES = ("bicubic", "bilinear", "area"), (0.6, 0.2, 0.2)
-
-
-def _uniform(generator: Generator, low: float, high: float) -> float:
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def _chance(generator: Generator, probability: float) -> bool:
-    return torch.rand((), generator=generator).item() < probability
-
-
-def _choice(generator: Generator, options: tuple[T, ...]) -> T:
-    return options[int(torch.randint(len(options), (), generator=generator))]
-
-
-def _weighted_choice(generator: Generator, options: tuple[T, ...], probabilities: tuple[float, ...]) -> T:
-    return options[int(torch.multinomial(torch.tensor(probabilities, dtype=torch.float64), 1, generator=generator))]
 
 
 def _shape(generator: Generator, shapes: Range) -> float:
@@ -204,6 +199,9 @@ def degrade(
         config = _weighted_choice(generator, config.parts, config.probabilities)
     if isinstance(config, DegradationOrder):
         image = _degrade_in_one_order(image, final_size, config, generator, noise_generator)
+        return (image * 255).round().clamp(0, 255) / 255
+    if isinstance(config, ShuffledDegradation):
+        image = degrade_shuffled(image, final_size, config, generator, noise_generator or generator, resize)
         return (image * 255).round().clamp(0, 255) / 255
 
     image = _degrade_once(image, (height, width), config.first, generator, noise_generator)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from .degradation_settings import OSEDIFF, PISA, DegradationConfig, DegradationOrder
+from .degradation_settings import (
+    COSER,
+    OSEDIFF,
+    PISA,
+    REAL_ESRGAN,
+    DegradationConfig,
+    DegradationOrder,
+    ShuffledDegradation,
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,8 @@ class DegradationMixture:
             )
 
 
-Degradation: TypeAlias = DegradationConfig | DegradationOrder | DegradationMixture
-"""Two orders, a single one, or a mixture of these."""
+Degradation: TypeAlias = DegradationConfig | DegradationOrder | DegradationMixture | ShuffledDegradation
+"""Two orders, a single one, a mixture of these, or shuffled steps."""
 
 MILD = DegradationOrder(
     blur_probability=0.5,
@@ -67,8 +75,20 @@ EVERYDAY = DegradationMixture(parts=(MILD, MEDIUM, DegradationConfig()), probabi
 
 DEGRADATIONS: dict[str, Degradation] = {
     "seesr": DegradationConfig(),
+    "real_esrgan": REAL_ESRGAN,
     "osediff": OSEDIFF,
     "pisa": PISA,
+    "bsrgan": ShuffledDegradation(),
+    "coser": COSER,
     "everyday": EVERYDAY,
 }
-"""The degradations that trainers know by name."""
+"""The degradations that trainers know by name.
+
+`osediff` and `pisa` give images as large as the originals, which the trainers of one-step models expect;
+`at_low_resolution` makes of them what the other trainers do.
+"""
+
+
+def at_low_resolution(degradation: Degradation) -> Degradation:
+    """Give a degradation whose results are not enlarged."""
+    return replace(degradation, enlarges=False) if isinstance(degradation, DegradationConfig) else degradation

@@ -16,6 +16,7 @@ KERNELS = (
     "anisotropic plateau",
 )
 RESIZES = ("up", "down", "keep")
+NOISES = ("color", "gray", "correlated")
 
 
 def _check_probabilities(name: str, probabilities: tuple[float, ...], options: tuple[str, ...]) -> None:
@@ -102,9 +103,10 @@ class DegradationOrder:
 
 @dataclass(frozen=True)
 class DegradationConfig:
-    """Settings of `degrade`; the defaults are those SeeSR's training pairs were made with.
+    """Settings of `degrade`; the defaults are those of SeeSR's script, `make_paired_data.py`.
 
-    Kernels of the second order are 7 to 11 pixels wide (SeeSR's limit), where Real-ESRGAN's go up to 21.
+    Kernels of the second order are 7 to 11 pixels wide, which is the script's limit. The class that draws them does
+    not use this limit: in SeeSR's pairs they go up to 21 pixels, as in `REAL_ESRGAN`.
 
     Raises:
         ValueError: if a value is not allowed; the error names it.
@@ -134,9 +136,86 @@ class DegradationConfig:
         _check_kernel_sizes("final_kernel_sizes", self.final_kernel_sizes)
 
 
-OSEDIFF = DegradationConfig(
-    second=replace(DegradationConfig().second, kernel_sizes=DegradationOrder().kernel_sizes), enlarges=True
+@dataclass(frozen=True)
+class ShuffledDegradation:
+    """Settings of `bsrgan.degrade_shuffled`; the defaults are BSRGAN's, of `utils_blindsr.py` of its authors' code.
+
+    Its camera's processing, which needs a model that was not released, is left out.
+
+    Raises:
+        ValueError: if a value is not allowed; the error names it.
+    """
+
+    halving_probability: float = 0.25
+    """Chance that the image is halved before anything else, if it is to become four times smaller."""
+    kernel_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21, 23, 25)
+    """Sides of the blur kernels in pixels, odd, equally likely."""
+    anisotropic_probability: float = 0.5
+    """Chance that a blur has another width along each of two axes: variances up to 4 + scale, that is 8.
+
+    Otherwise it is isotropic, with a standard deviation of up to 2 + 0.2 scale, that is 2.8 pixels.
+    """
+    random_reduction_probability: float = 0.75
+    """Chance that the image is resized by a random factor from 1 to 1 / (2 scale) on the way to the final size.
+
+    Otherwise it is blurred with a standard deviation of 0.1 to 0.6 scale, and every scale-th pixel is taken.
+    """
+    noise_probabilities: tuple[float, ...] = (0.4, 0.4, 0.2)
+    """Chance that the noise differs between the channels, is the same in all of them, or is correlated."""
+    noise_level: tuple[int, int] = (2, 25)
+    """Standard deviation of the noise, in units of 1/255; that of correlated noise depends on the highest."""
+    jpeg_probability: float = 0.9
+    """Chance of a JPEG compression before the last one."""
+    jpeg_quality: tuple[int, int] = (30, 95)
+    """Quality of each JPEG compression."""
+
+    def __post_init__(self) -> None:
+        _check_kernel_sizes("kernel_sizes", self.kernel_sizes)
+        _check_probabilities("noise_probabilities", self.noise_probabilities, NOISES)
+        for field in fields(self):
+            if field.name.endswith("_probability"):
+                _check_probability(field.name, getattr(self, field.name))
+        _check_range("noise_level", self.noise_level, 0, 255, "units of 1/255")
+        _check_range("jpeg_quality", self.jpeg_quality, 1, 100, "a JPEG quality")
+
+
+REAL_ESRGAN = DegradationConfig(
+    second=replace(DegradationConfig().second, kernel_sizes=DegradationOrder().kernel_sizes)
 )
+"""The settings of Real-ESRGAN (arXiv:2107.10833; `train_realesrnet_x4plus.yml` of its code).
+
+SeeSR's and XPSR's training pairs were made with them, too: see `DegradationConfig`.
+"""
+
+COSER = DegradationConfig(
+    first=DegradationOrder(
+        sigma=(0.2, 1.5),
+        generalised_shape=(0.5, 2.0),
+        plateau_shape=(1.0, 1.5),
+        resize_factor=(0.3, 1.5),
+        gaussian_noise_sigma=(1.0, 15.0),
+        poisson_noise_scale=(0.05, 2.0),
+        jpeg_quality=(60.0, 95.0),
+    ),
+    second=replace(
+        REAL_ESRGAN.second,
+        blur_probability=0.5,
+        sigma=(0.2, 1.0),
+        generalised_shape=(0.5, 2.0),
+        plateau_shape=(1.0, 1.5),
+        resize_factor=(0.6, 1.2),
+        gaussian_noise_sigma=(1.0, 12.0),
+        poisson_noise_scale=(0.05, 1.0),
+        jpeg_quality=(60.0, 100.0),
+    ),
+)
+"""The settings of CoSeR's reproduction (TianheWu/CoSeR, `aia_512_imagenet_all_caption_clip_atten_ref.yaml`).
+
+They are StableSR's. The kernels of both orders have 7 to 21 pixels: the file's limit of 11 for the second is not used
+by the code. It also leaves one crop in a hundred undegraded, which is left out here.
+"""
+
+OSEDIFF = replace(REAL_ESRGAN, enlarges=True)
 """The settings of OSEDiff (arXiv:2406.08177; `params_realesrgan.yml` of its code), which are Real-ESRGAN's.
 
 Its code does not sharpen the original, and enlarges the degraded image before it rounds to 8 bits.

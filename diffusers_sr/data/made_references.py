@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .dataset import PhotoCrops
+from .degradation_settings import DegradationConfig
 from .photos import PhotoFiles, read_image
 from .seeds import sample_generator
 
 SETTINGS = "crops.json"
+_ADDED = {"degradation": asdict(DegradationConfig()), "resize_mode": "crop", "weights": None}
+"""Settings that older folders do not record, and what they were then."""
+_NAMES = {"photos": "other photos", "degradation": "another degradation", "weights": "other weights of the folders"}
 
 
 def reference_path(folder: Path, index: int) -> Path:
@@ -31,7 +36,15 @@ def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
         "seed": crops.seed,
         "sharpen_target": crops.sharpen_target,
         "scale": crops.scale,
+        "degradation": None if crops.degradation is None else asdict(crops.degradation),
+        "resize_mode": crops.resize_mode,
+        "weights": _weights(crops),
     }
+
+
+def _weights(crops: PhotoCrops) -> list[list[float]] | None:
+    groups = crops.photos.groups if isinstance(crops.photos, PhotoFiles) else None
+    return None if groups is None else [[len(group.numbers), group.weight] for group in groups]
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -92,12 +105,13 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    made = json.loads(path.read_text(encoding="utf-8"))
-    different = [name for name in settings if made.get(name) != settings[name]]
+    made = _ADDED | json.loads(path.read_text(encoding="utf-8"))
+    # As they are read: a tuple becomes a list.
+    made, now = (json.loads(json.dumps(each)) for each in (made, settings))
+    different = [name for name in now if made.get(name) != now[name]]
     if different:
         shown = ", ".join(
-            "other photos" if name == "photos" else f"{name} {made.get(name)!r} instead of {settings[name]!r}"
-            for name in different
+            _NAMES.get(name) or f"{name} {made.get(name)!r} instead of {now[name]!r}" for name in different
         )
         raise ValueError(
             f"The references beside {path} were made from other crops, with {shown}: give the options they were made "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -46,18 +45,34 @@ class Photos(Protocol):
     def __getitem__(self, number: int) -> StoredPhoto: ...
 
 
+class PhotoGroup(NamedTuple):
+    """A part of the photographs of a run, such as those of one folder, and how often it is drawn."""
+
+    numbers: range
+    """The numbers of its photos."""
+    weight: float
+    """Its share of the samples, in proportion to the other groups' weights."""
+
+
 class PhotoFiles:
     """Photographs that are files.
 
     Args:
         paths: the files.
         degraded: their low-resolution versions, in the same order.
+        groups: parts of them, of which chance draws one for each sample; by default all of them are one.
     """
 
-    def __init__(self, paths: Sequence[Path], degraded: Sequence[Path] | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        degraded: Sequence[Path] | None = None,
+        groups: Sequence[PhotoGroup] | None = None,
+    ) -> None:
         self.paths = list(paths)
         self.names = unique_names(self.paths)
         self.degraded = degraded
+        self.groups = groups
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,23 +83,60 @@ class PhotoFiles:
 
 
 class Permuted:
-    """Photographs without end, in a new order in every pass, which depends on their number and the seed."""
+    """Photographs without end, in a new order in every pass, which depends on their number and the seed.
 
-    def __init__(self, photos: Photos, seed: int) -> None:
+    Args:
+        photos: the photographs.
+        seed: seed of the order.
+        numbers: the numbers of those to take; by default all.
+    """
+
+    def __init__(self, photos: Photos, seed: int, numbers: range | None = None) -> None:
         self.photos = photos
         self.seed = seed
+        self._numbers = range(len(photos)) if numbers is None else numbers
+        self._passes: dict[int, torch.Tensor] = {}
+
+    def numbers(self, index: int) -> Iterator[int]:
+        """Give the numbers of the photos from the `index`-th of the run on, without reading them."""
+        for each in count(index):
+            turn, position = divmod(each, len(self._numbers))
+            yield self._numbers[int(self._permutation(turn)[position])]
 
     def following(self, index: int) -> Iterator[StoredPhoto]:
         """Give the photos from the `index`-th of the run on."""
-        for each in count(index):
-            turn, position = divmod(each, len(self.photos))
-            number = int(_permutation(len(self.photos), self.seed, turn)[position])
-            yield self.photos[number]._replace(number=number)
+        return (self.photos[number]._replace(number=number) for number in self.numbers(index))
+
+    def _permutation(self, turn: int) -> torch.Tensor:
+        if turn not in self._passes:
+            generator = sample_generator(self.seed, f"pass {turn}")
+            # Two are kept, since the end of a pass and the beginning of the next are read alternately.
+            kept = [*self._passes.items()][-1:]
+            self._passes = {**dict(kept), turn: torch.randperm(len(self._numbers), generator=generator)}
+        return self._passes[turn]
 
 
-@lru_cache(maxsize=2)
-def _permutation(length: int, seed: int, turn: int) -> torch.Tensor:
-    return torch.randperm(length, generator=sample_generator(seed, f"pass {turn}"))
+class WeightedGroups:
+    """Photographs without end, of a group that chance draws for each sample by its weight.
+
+    Sample `index` of the run is the `index`-th photo of the order that the drawn group has for itself: it depends on
+    nothing but the groups, the seed and `index`.
+
+    Args:
+        photos: the photographs.
+        groups: the parts that they are drawn from.
+        seed: seed of the draws and of the groups' orders.
+    """
+
+    def __init__(self, photos: Photos, groups: Sequence[PhotoGroup], seed: int) -> None:
+        self.seed = seed
+        self._orders = [Permuted(photos, seed, group.numbers) for group in groups]
+        self._weights = torch.tensor([group.weight for group in groups], dtype=torch.float64)
+
+    def numbers(self, index: int) -> Iterator[int]:
+        """Give the numbers of the photos from the `index`-th of the drawn group on."""
+        generator = sample_generator(self.seed, f"group/{index}")
+        return self._orders[int(torch.multinomial(self._weights, 1, generator=generator))].numbers(index)
 
 
 class PhotoStream:

@@ -256,4 +256,7 @@ def _summary(recipe: Mapping[str, Any]) -> str:
         f"learning rate {recipe['learning_rate']:g}."
     )
     data = next((recipe[name] for name in _DATA_OPTIONS if name in recipe), None)
-    return summary if data is None else f"{summary} Data: {code(str(data))}."
+    if data is None:
+        return summary
+    folders = data if isinstance(data, list) else [data]
+    return f"{summary} Data: {', '.join(code(str(each)) for each in folders)}."

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.dataset import PhotoCrops
-from ..data.degradation_mixture import DEGRADATIONS
-from ..data.mixed import MixedCrops
 from ..sampling.autoencoder import pixels_per_latent
 from .arguments import option
 from .comparisons import ComparisonArguments, comparisons
 from .judgement import Judgement
 from .losses import draw_noise, predicted_latents
-from .pairs import PairsArguments, crops_and_pairs
-from .ranges import Count, OneOf, Share, Weight
+from .pairs import PairsArguments
+from .ranges import Count, Share, Weight
 from .schedules import first_timesteps
 from .trainable import DenoiserArguments, TrainableDenoiser
 
@@ -40,7 +37,6 @@ class AdversarialArguments(DenoiserArguments, PairsArguments, ComparisonArgument
 
     null_text_ratio: Share = option(0.0, "Share of samples whose tags are left out.")
     sharpen_target: bool = option(False, "Train towards USM-sharpened photos.")
-    degradation: Annotated[str, OneOf(tuple(DEGRADATIONS))] = option("seesr", "How photos are degraded.")
     num_train_timesteps: Count | None = option(
         None,
         "Timesteps of the base's schedule to keep: the only step starts at the last of them, from the degraded image "
@@ -117,11 +113,6 @@ class AdversarialLoss(nn.Module):
         for comparison in self.comparisons:
             losses |= comparison(picture, target)
         return losses
-
-
-def one_step_crops(arguments: AdversarialArguments) -> PhotoCrops | MixedCrops:
-    """Make the run's samples: crops that are degraded as the options say, and the pairs that are mixed in."""
-    return crops_and_pairs(arguments, DEGRADATIONS[arguments.degradation])
 
 
 def start_scheduler(base: Any, arguments: AdversarialArguments) -> DDPMScheduler:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
+from ..data.degradation_mixture import DEGRADATIONS
+from ..data.squares import RESIZE_MODES
 from .ranges import Count, CountFromZero, Decay, OneOf, Range, Weight, check_options
 from .recipe import read_recipe
 
@@ -26,7 +28,10 @@ def option(default: Any, help: str) -> Any:
 class PhotoArguments:
     """Where photographs come from: a folder, a data set of `datasets`, or shards."""
 
-    train_data_dir: str | None = option(None, "Folder of photographs to train on, searched recursively.")
+    train_data_dir: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Folder of photographs to train on, searched recursively; or several.", "nargs": "+"},
+    )
     dataset_name: str | None = option(None, "Instead: a data set on the Hub, or a folder that `datasets` loads.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, if it has several.")
     dataset_split: str = option("train", "Split of the data set.")
@@ -39,16 +44,35 @@ class PhotoArguments:
     )
     max_train_samples: Count | None = option(None, "Maximum number of photos; the first ones are used.")
     exclude_data: str | None = option(None, "File that lists photos to leave out, one name per line.")
+    resize_mode: Annotated[str, OneOf(RESIZE_MODES)] = option(
+        "crop",
+        "How photos become square: crop (those that are too small are skipped), resize (stretched) or resize_crop "
+        "(the shorter side is resized, and the centre taken).",
+    )
 
     def __post_init__(self) -> None:
         """Check all options, those of subclasses too. Raises ValueError if one has a value that is not allowed."""
+        if isinstance(self.train_data_dir, list) and len(self.train_data_dir) == 1:
+            (self.train_data_dir,) = self.train_data_dir  # as runs with one folder record it
         check_options(self)
+
+    @property
+    def photo_folders(self) -> list[str]:
+        """The folders of `train_data_dir`."""
+        if self.train_data_dir is None:
+            return []
+        return [self.train_data_dir] if isinstance(self.train_data_dir, str) else self.train_data_dir
 
 
 @dataclass(kw_only=True)
 class DataArguments(PhotoArguments):
     """Where a trainer's photographs come from."""
 
+    train_data_weights: list[Annotated[float, Range(0, above=True)]] | None = option(
+        None,
+        "Weights of the folders of train_data_dir, by which chance draws the folder of each sample; by default all "
+        "photos are drawn equally often.",
+    )
     streaming: bool = option(
         False,
         "Read the data set while training instead of downloading it first; the samples then depend on the number "
@@ -126,7 +150,14 @@ class TrainingArguments(DataArguments):
 
 
 @dataclass(kw_only=True)
-class RestorationArguments(TrainingArguments):
+class DegradationArguments(TrainingArguments):
+    """The option of the trainers that degrade photographs."""
+
+    degradation: Annotated[str, OneOf(tuple(DEGRADATIONS))] = option("seesr", "How photos are degraded.")
+
+
+@dataclass(kw_only=True)
+class RestorationArguments(DegradationArguments):
     """The options of the trainers on degraded photographs."""
 
     tags_file: str | None = option(

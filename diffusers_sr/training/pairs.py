@@ -28,8 +28,12 @@ class PairsArguments(RestorationArguments):
             raise ValueError("--pairs_lr_dir and --pairs_hr_dir belong together: give both, or neither.")
 
 
-def crops_and_pairs(arguments: PairsArguments, degradation: Degradation) -> PhotoCrops | MixedCrops:
+def crops_and_pairs(arguments: PairsArguments, degradation: Degradation | None = None) -> PhotoCrops | MixedCrops:
     """Make the run's samples: degraded crops, and the pairs that are mixed in.
+
+    Args:
+        arguments: the options.
+        degradation: see `degraded_crops`.
 
     Raises:
         ValueError, ImportError: if `degraded_crops` or `MixedCrops` raises it.
@@ -45,6 +49,8 @@ def crops_and_pairs(arguments: PairsArguments, degradation: Degradation) -> Phot
         dataset_name=None,
         train_shards_path_or_url=None,
         streaming=False,
+        train_data_weights=None,
+        resize_mode="crop",
         max_train_samples=None,
         exclude_data=None,
     )

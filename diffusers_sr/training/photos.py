@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from ..data.dataset import PhotoCrops
-from ..data.degradation_mixture import Degradation
-from ..data.degradation_settings import DegradationConfig
+from ..data.degradation_mixture import DEGRADATIONS, Degradation, at_low_resolution
 from ..data.hub_photos import HubPhotos, load_rows, stream_photos
-from ..data.lists import list_images, listed_names, training_photos
+from ..data.lists import list_images, listed_names, photos_by_folder
 from ..data.pairs import pair_photos
-from ..data.photos import PhotoFiles, Photos, PhotoStream, StoredPhoto
+from ..data.photos import PhotoFiles, PhotoGroup, Photos, PhotoStream, StoredPhoto
 from ..data.references import References
 from ..data.shards import ShardPhotos, list_shards
 from ..data.tags import photo_tags
@@ -44,23 +44,31 @@ class SomePhotos:
         return self.photos[self.numbers[number]]
 
 
-def stored_photos(arguments: PhotoArguments, low_resolution_dir: str | None = None, scale: int = SCALE) -> Photos:
+def stored_photos(
+    arguments: PhotoArguments,
+    low_resolution_dir: str | None = None,
+    scale: int = SCALE,
+    weights: Sequence[float] | None = None,
+) -> Photos:
     """Find the photographs that the options name, by number.
 
     Args:
         arguments: the options.
         low_resolution_dir: folder of their low-resolution versions, which only photos of a folder can have.
         scale: how many times wider and higher the photos are than those versions.
+        weights: how often each folder is drawn from.
 
     Raises:
-        ValueError: if not exactly one source is named; there is no photo; a photo to leave out does not exist; or a
-            photo and its low-resolution version do not match.
+        ValueError: if not exactly one source is named; there is no photo; a photo to leave out does not exist; a photo
+            and its low-resolution version do not match; or the weights do not fit the folders.
         ImportError: if the package datasets is needed but not installed.
     """
-    _check_sources(arguments, low_resolution_dir)
+    _check_sources(arguments, low_resolution_dir, weights)
     photos: Photos
-    if arguments.train_data_dir is not None:
-        photos = _folder_photos(arguments, arguments.train_data_dir, low_resolution_dir, scale)
+    if folders := arguments.photo_folders:
+        photos = folder_photos(folders, arguments.exclude_data, arguments.max_train_samples, weights)
+        if low_resolution_dir is not None:
+            photos = _with_low_resolution(photos, folders, low_resolution_dir, scale)
     else:
         if arguments.dataset_name is not None:
             photos = HubPhotos(_rows(arguments, streaming=False), arguments.image_column, arguments.caption_column)
@@ -77,13 +85,43 @@ def stored_photos(arguments: PhotoArguments, low_resolution_dir: str | None = No
     return photos
 
 
-def _folder_photos(arguments: PhotoArguments, folder: str, low_resolution_dir: str | None, scale: int) -> PhotoFiles:
-    paths = training_photos(folder, arguments.exclude_data)[: arguments.max_train_samples]
-    if low_resolution_dir is None:
+def folder_photos(
+    folders: Sequence[str], exclude: str | None, most: int | None = None, weights: Sequence[float] | None = None
+) -> PhotoFiles:
+    """Find the photographs of folders, one folder after the other.
+
+    Args:
+        folders: the folders.
+        exclude: file that lists photos to leave out.
+        most: number of photos after which to stop.
+        weights: how often each folder is drawn from; by default all photos are drawn equally often.
+
+    Raises:
+        ValueError: if `photos_by_folder` raises it; or there is not one weight for each folder, or no photo of one.
+    """
+    groups = photos_by_folder(folders, exclude)
+    paths = [path for group in groups for path in group][:most]
+    if weights is None:
         return PhotoFiles(paths)
-    left_out = {path.stem for path in list_images(folder)} - {path.stem for path in paths}
-    low_resolution = [path for path in list_images(low_resolution_dir) if path.stem not in left_out]
-    return PhotoFiles(paths, pair_photos(paths, low_resolution, scale))
+    if len(weights) != len(folders):
+        raise ValueError(
+            f"--train_data_weights has {len(weights)} values, and --train_data_dir {len(folders)} folders: give one "
+            "weight for each."
+        )
+    ends = [min(end, len(paths)) for end in accumulate(map(len, groups), initial=0)]
+    ranges = [range(start, end) for start, end in pairwise(ends)]
+    if empty := [folder for folder, numbers in zip(folders, ranges, strict=True) if not numbers]:
+        raise ValueError(
+            f"No photo of {' and '.join(map(repr, empty))} is left (--exclude_data, --max_train_samples), but "
+            "--train_data_weights gives a weight for it: leave out the folder and its weight."
+        )
+    return PhotoFiles(paths, groups=[PhotoGroup(*each) for each in zip(ranges, weights, strict=True)])
+
+
+def _with_low_resolution(photos: PhotoFiles, folders: Sequence[str], folder: str, scale: int) -> PhotoFiles:
+    left_out = {path.stem for each in folders for path in list_images(each)} - {path.stem for path in photos.paths}
+    low_resolution = [path for path in list_images(folder) if path.stem not in left_out]
+    return PhotoFiles(photos.paths, pair_photos(photos.paths, low_resolution, scale), photos.groups)
 
 
 def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
@@ -93,7 +131,7 @@ def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
         ValueError: if a folder or shards would have to be streamed, or single photos left out.
         ImportError: if the package datasets is not installed.
     """
-    _check_sources(arguments, None)
+    _check_sources(arguments, None, arguments.train_data_weights)
     if arguments.dataset_name is None or arguments.exclude_data is not None:
         raise ValueError(
             "--streaming is for --dataset_name, and without --exclude_data: streamed photos have no names."
@@ -126,6 +164,7 @@ def photo_crops(
             names, are to have tags from a table.
         ImportError: if the package datasets is needed but not installed.
     """
+    options["resize_mode"] = arguments.resize_mode
     if arguments.streaming:
         if tags_file is not None:
             raise ValueError(
@@ -133,7 +172,7 @@ def photo_crops(
                 "out --streaming."
             )
         return PhotoCrops(streamed_photos(arguments), arguments.resolution, arguments.seed, **options)
-    photos = stored_photos(arguments, low_resolution_dir)
+    photos = stored_photos(arguments, low_resolution_dir, weights=arguments.train_data_weights)
     tags = photo_tags(tags_file, photos)
     return PhotoCrops(photos, arguments.resolution, arguments.seed, tags=tags, **options)
 
@@ -141,11 +180,12 @@ def photo_crops(
 def degraded_crops(
     arguments: RestorationArguments,
     references: References | None = None,
-    degradation: Degradation = DegradationConfig(),
+    degradation: Degradation | None = None,
 ) -> PhotoCrops:
     """Make the run's samples with their tags, and with references if they are given.
 
-    They are the user's own pairs, or crops that are degraded by a Real-ESRGAN recipe, by default that of SeeSR.
+    They are the user's own pairs, or crops that are degraded: by default by the degradation that the options name, at
+    the low resolution.
 
     Raises:
         ValueError: if the degradation device is unknown, or `photo_crops` or `PhotoCrops` raises it.
@@ -158,14 +198,14 @@ def degraded_crops(
         arguments,
         arguments.train_lr_dir,
         arguments.tags_file,
-        degradation=degradation,
+        degradation=degradation or at_low_resolution(DEGRADATIONS[arguments.degradation]),
         sharpen_target=arguments.sharpen_target,
         references=references,
         degrade_later=device == "accelerator",
     )
 
 
-def _check_sources(arguments: PhotoArguments, low_resolution_dir: str | None) -> None:
+def _check_sources(arguments: PhotoArguments, low_resolution_dir: str | None, weights: Sequence[float] | None) -> None:
     sources = ("train_data_dir", "dataset_name", "train_shards_path_or_url")
     named = [name for name in sources if getattr(arguments, name) is not None]
     if len(named) != 1:
@@ -175,6 +215,8 @@ def _check_sources(arguments: PhotoArguments, low_resolution_dir: str | None) ->
         )
     if low_resolution_dir is not None and arguments.train_data_dir is None:
         raise ValueError("--train_lr_dir belongs to photos of a folder: give --train_data_dir.")
+    if weights is not None and arguments.train_data_dir is None:
+        raise ValueError("--train_data_weights belongs to photos of folders: give --train_data_dir.")
 
 
 def _rows(arguments: PhotoArguments, streaming: bool) -> Any:

@@ -50,7 +50,8 @@ def read_recipe(path: str, actions: Mapping[str, argparse.Action]) -> dict[str, 
 
 def _value(loader: Any, action: argparse.Action, node: Any) -> Any:
     value = loader.construct_object(node, deep=True)
-    if action.nargs == "+":
+    # Options that are one value or several have no list as their default.
+    if action.nargs == "+" and (isinstance(value, list) or isinstance(action.default, list)):
         if not isinstance(value, list):
             raise ValueError(f"{action.dest} is {value!r} in the recipe, but has to be a list: [{value}].")
         return [_text(each) for each in node.value] if action.type is str else value

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from diffusers_sr.data import dataset as dataset_module
+from diffusers_sr.data import skipped as skipped_module
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import list_images, listed_names
@@ -104,13 +104,13 @@ def test_what_loader_workers_skip_is_counted_and_told_once(photos: Path, tmp_pat
         path.write_bytes(b"no image")
     crops = PhotoCrops(list_images(photos), 32)
     handler = logging.FileHandler(tmp_path / "log")
-    logging.getLogger(dataset_module.__name__).addHandler(handler)
+    logging.getLogger(skipped_module.__name__).addHandler(handler)
     try:
         for start in (0, 8):  # two workers, one after the other
             assert len(list(DataLoader(Subset(crops, range(start, start + 8)), num_workers=1))) == 8
         assert all(tensor(crops[index], "target").shape == (3, 32, 32) for index in range(16)), "here again"
     finally:
-        logging.getLogger(dataset_module.__name__).removeHandler(handler)
+        logging.getLogger(skipped_module.__name__).removeHandler(handler)
     handler.close()
     assert crops.skipped == ["more/photo_1.png", f"{photos.name}/photo_1.png"]
     told = (tmp_path / "log").read_text().splitlines()

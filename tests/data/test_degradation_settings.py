@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from diffusers_sr.data.degradation_mixture import DEGRADATIONS, EVERYDAY
-from diffusers_sr.data.degradation_settings import OSEDIFF, PISA, DegradationConfig, DegradationOrder
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS, EVERYDAY, at_low_resolution
+from diffusers_sr.data.degradation_settings import (
+    COSER,
+    OSEDIFF,
+    PISA,
+    REAL_ESRGAN,
+    DegradationConfig,
+    DegradationOrder,
+    ShuffledDegradation,
+)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ def differences(settings: DegradationConfig) -> dict[str, Any]:
 def test_the_settings_of_the_one_step_models() -> None:
     """Those of `params_realesrgan.yml` of OSEDiff's code and of `params.yml` of PiSA-SR's."""
     sizes = (7, 9, 11, 13, 15, 17, 19, 21)
-    assert DEGRADATIONS.keys() == {"seesr", "osediff", "pisa", "everyday"}
+    assert DEGRADATIONS.keys() == {"seesr", "real_esrgan", "osediff", "pisa", "bsrgan", "coser", "everyday"}
     assert DEGRADATIONS["everyday"] is EVERYDAY
     assert DEGRADATIONS["seesr"] == DegradationConfig()
     assert DEGRADATIONS["osediff"] is OSEDIFF and DEGRADATIONS["pisa"] is PISA
@@ -146,3 +154,57 @@ def test_the_settings_of_the_one_step_models() -> None:
         },
         "enlarges": True,
     }
+
+
+def test_the_settings_of_real_esrgan() -> None:
+    """Those of `train_realesrnet_x4plus.yml`, whose second kernels are as large as the first."""
+    assert DEGRADATIONS["real_esrgan"] is REAL_ESRGAN
+    assert differences(REAL_ESRGAN) == {"second": {"kernel_sizes": (7, 9, 11, 13, 15, 17, 19, 21)}}
+
+
+def test_the_settings_of_coser() -> None:
+    """Those of the reproduction's `aia_512_imagenet_all_caption_clip_atten_ref.yaml`."""
+    assert DEGRADATIONS["coser"] is COSER
+    shapes = {"generalised_shape": (0.5, 2.0), "plateau_shape": (1.0, 1.5)}
+    assert differences(COSER) == {
+        "first": {
+            **shapes,
+            "sigma": (0.2, 1.5),
+            "resize_factor": (0.3, 1.5),
+            "gaussian_noise_sigma": (1.0, 15.0),
+            "poisson_noise_scale": (0.05, 2.0),
+            "jpeg_quality": (60.0, 95.0),
+        },
+        "second": {
+            **shapes,
+            "blur_probability": 0.5,
+            "kernel_sizes": (7, 9, 11, 13, 15, 17, 19, 21),
+            "sigma": (0.2, 1.0),
+            "resize_factor": (0.6, 1.2),
+            "gaussian_noise_sigma": (1.0, 12.0),
+            "poisson_noise_scale": (0.05, 1.0),
+            "jpeg_quality": (60.0, 100.0),
+        },
+    }
+
+
+def test_the_settings_of_bsrgan() -> None:
+    """Those of its `utils_blindsr.py`."""
+    assert DEGRADATIONS["bsrgan"] == ShuffledDegradation()
+    assert asdict(ShuffledDegradation()) == {
+        "halving_probability": 0.25,
+        "kernel_sizes": (7, 9, 11, 13, 15, 17, 19, 21, 23, 25),
+        "anisotropic_probability": 0.5,
+        "random_reduction_probability": 0.75,
+        "noise_probabilities": (0.4, 0.4, 0.2),
+        "noise_level": (2, 25),
+        "jpeg_probability": 0.9,
+        "jpeg_quality": (30, 95),
+    }
+    with pytest.raises(ValueError, match=r"noise_probabilities.*3 probabilities that sum to 1, for color, gray, corr"):
+        ShuffledDegradation(noise_probabilities=(0.5, 0.4, 0.2))
+
+
+def test_results_at_low_resolution() -> None:
+    assert [name for name, each in DEGRADATIONS.items() if at_low_resolution(each) != each] == ["osediff", "pisa"]
+    assert at_low_resolution(OSEDIFF) == REAL_ESRGAN

@@ -22,6 +22,7 @@ from diffusers_sr.data.degradation import (
     resize,
 )
 from diffusers_sr.data.degradation_settings import DegradationOrder
+from diffusers_sr.data.draws import choice
 from tests.data.samples import generator
 
 
@@ -140,7 +141,7 @@ def test_resizing_to_the_same_size_is_what_each_interpolation_does(photo: torch.
         assert torch.equal(F.interpolate(photo[None], size=photo.shape[1:], mode=mode)[0], photo)
     source, drawn = generator(), generator()
     assert torch.equal(resize(photo, (128, 144), source), photo)
-    degradation._choice(drawn, degradation.INTERPOLATIONS)
+    choice(drawn, degradation.INTERPOLATIONS)
     assert torch.equal(source.get_state(), drawn.get_state()), "one is drawn all the same"
 
 

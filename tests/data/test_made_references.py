@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from diffusers_sr.data.dataset import PhotoCrops
-from diffusers_sr.data.degradation_settings import DegradationConfig
+from diffusers_sr.data.degradation_settings import PISA, DegradationConfig
 from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.made_references import CropsWithReferences, crop_settings, reference_path, write_settings
 from diffusers_sr.data.photos import PhotoFiles
+from diffusers_sr.training.photos import folder_photos
 from tests.data.samples import tensor
 from tests.training.runs import write_noise_photos
 
@@ -52,6 +53,25 @@ def test_references_of_other_crops_are_refused(folder: Path) -> None:
         write_settings(folder / "made", crop_settings(crops(folder, sharpen_target=False), 3))
     assert json.loads((folder / "made/crops.json").read_text())["sharpen_target"] is True
     write_settings(folder / "made", crop_settings(crops(folder), 3))
+    with pytest.raises(ValueError, match="resize_mode 'crop' instead of 'resize'"):
+        CropsWithReferences(crops(folder, resize_mode="resize"), folder / "made")
+    milder = PhotoCrops(list_images(folder / "photos"), 32, degradation=PISA)
+    with pytest.raises(ValueError, match="with another degradation: give"):
+        CropsWithReferences(milder, folder / "made")
+    photos = folder_photos([str(folder / "photos")], None, weights=[2])
+    with pytest.raises(ValueError, match="with other weights of the folders: give"):
+        CropsWithReferences(PhotoCrops(photos, 32, degradation=DegradationConfig()), folder / "made")
+
+
+def test_references_of_earlier_versions_are_of_cropped_photos_with_seesrs_degradation(folder: Path) -> None:
+    path = folder / "made/crops.json"
+    earlier = json.loads(path.read_text())
+    for name in ("degradation", "resize_mode", "weights"):
+        del earlier[name]
+    path.write_text(json.dumps(earlier))
+    assert CropsWithReferences(crops(folder), folder / "made").count == 3
+    with pytest.raises(ValueError, match="another degradation"):
+        CropsWithReferences(PhotoCrops(list_images(folder / "photos"), 32, degradation=PISA), folder / "made")
 
 
 def test_references_do_not_fit_crops_that_are_degraded_elsewhere(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The options that choose the data, from the command line to samples."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diffusers_sr.data.degradation_settings import PISA, DegradationConfig
 from diffusers_sr.data.lists import list_images
-from diffusers_sr.data.photos import PhotoFiles
+from diffusers_sr.data.photos import PhotoFiles, PhotoGroup, read_image
+from diffusers_sr.data.shards import ShardPhotos, list_shards
 from diffusers_sr.training.arguments import RestorationArguments, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops, photo_crops
@@ -82,6 +85,50 @@ def test_pairs_take_the_place_of_the_degradation(photos: Path, tmp_path: Path) -
     Image.new("RGB", (11, 10)).save(tmp_path / "low/2.bmp")
     with pytest.raises(ValueError, match=r"2.png is 40x40 pixels, 2.bmp 11x10"):
         degraded_crops(arguments(train_data_dir=photos, train_lr_dir=tmp_path / "low"))
+
+
+def test_what_is_done_with_the_photos_of_several_folders(photos: Path, tmp_path: Path) -> None:
+    write_noise_photos(tmp_path / "small", 2, 20)
+    folders = [str(photos), str(tmp_path / "small")]
+    words = ["--output_dir", "unused", "--resolution", "32", "--resize_mode", "resize_crop", "--degradation", "pisa"]
+    given = parse_arguments(
+        RestorationArguments, [*words, "--train_data_dir", *folders, "--train_data_weights", "3", "1"]
+    )
+    assert (given.train_data_dir, given.train_data_weights) == (folders, [3.0, 1.0])
+    crops = degraded_crops(given)
+    assert isinstance(crops.photos, PhotoFiles)
+    assert crops.photos.groups == [PhotoGroup(range(4), 3.0), PhotoGroup(range(4, 6), 1.0)]
+    assert crops.degradation == replace(PISA, enlarges=False)
+    assert [tensor(crops[index], "degraded").shape for index in range(3)] == [(3, 8, 8)] * 3
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"train_data_dir: [{', '.join(folders)}]\ntrain_data_weights: [3, 1]\n")
+    again = parse_arguments(RestorationArguments, [*words, "--config", str(recipe)])
+    assert (again.train_data_dir, again.train_data_weights) == (folders, [3, 1])
+
+
+def test_one_folder_is_what_it_was(photos: Path) -> None:
+    given = arguments(train_data_dir=photos)
+    assert given.train_data_dir == str(photos) and given.photo_folders == [str(photos)]
+    crops = degraded_crops(given)
+    assert crops.resize_mode == "crop" and crops.degradation == DegradationConfig()
+    assert isinstance(crops.photos, PhotoFiles) and crops.photos.groups is None
+
+
+def test_weights_belong_to_folders(photos: Path) -> None:
+    with pytest.raises(ValueError, match="--train_data_weights belongs to photos of folders"):
+        photo_crops(arguments(train_shards_path_or_url=photos, train_data_weights=1))
+    with pytest.raises(ValueError, match=r"train_data_weights=\[0.0\]: it has to be a list, of which each has to be"):
+        arguments(train_data_dir=photos, train_data_weights=0)
+
+
+def test_shards_are_made_of_photos_that_are_resized(photos: Path, tmp_path: Path) -> None:
+    words = ["--train_data_dir", str(photos), "--output_dir", str(tmp_path / "shards"), "--crop_size", "48"]
+    script("prepare").main([*words, "--resize_mode", "resize"])
+    shards = ShardPhotos(list_shards(tmp_path / "shards"))
+    assert shards.names == [f"{number}_000.png" for number in range(4)]
+    assert read_image(shards[0].file).shape == (3, 48, 48)
+    with pytest.raises(ValueError, match="started with another value of resize_mode"):
+        script("prepare").main(words)
 
 
 class Seen(nn.Module):
