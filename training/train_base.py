@@ -30,17 +30,17 @@ from diffusers_sr.training.losses import denoising_loss, draw_noise, draw_timest
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.unets import new_unet
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 @dataclass(kw_only=True)
-class BaseArguments(TrainingArguments):
+class BaseArguments(TrainingArguments, TextArguments):
     """Options for UNet and text encoder from scratch, on captioned photographs, with a given autoencoder."""
 
     vae: str = field(metadata={"help": "Folder of the trained AutoencoderKL or AutoencoderDC."})
-    tags_file: str | None = option(None, "CSV file with the columns file and tags: the captions.")
     null_text_ratio: Share = option(0.2, "Share of samples whose caption is left out.")
     block_out_channels: list[Count] = field(
         default_factory=lambda: [64, 96, 128],
@@ -123,10 +123,11 @@ def build_text_encoder(tokenizer: CLIPTokenizer, hidden_size: int, num_layers: i
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(BaseArguments, argv)
     torch.manual_seed(arguments.seed)
-    tags = read_tags(arguments.tags_file)
     # The words of the quality prompts occur in every call, so they deserve tokens of their own.
     negative_prompt = SeeSRPipeline._call_defaults["negative_prompt"]
-    tokenizer = train_tokenizer([*tags.values(), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size)
+    tokenizer = train_tokenizer(
+        [*read_tags(arguments.tags_file), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size
+    )
     vae = load_autoencoder(arguments.vae)
     text_encoder = build_text_encoder(tokenizer, arguments.text_hidden_size, arguments.text_num_layers)
     unet = new_unet(
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
+    dataset = photo_crops(arguments)
 
     def save(output_dir: Path) -> None:
         StableDiffusionPipeline(

@@ -29,12 +29,13 @@ from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
-class CoSeRArguments(DenoiserArguments, HubArguments):
+class CoSeRArguments(DenoiserArguments, TextArguments, HubArguments):
     """Options for ControlNet and all-in-attention; defaults are the official script's, with batches of 192 samples."""
 
     pretrained_model_name_or_path: str = option(

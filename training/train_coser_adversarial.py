@@ -30,11 +30,12 @@ from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
-class CoSeRAdversarialArguments(AdversarialArguments, HubArguments):
+class CoSeRAdversarialArguments(AdversarialArguments, TextArguments, HubArguments):
     """Options for training ControlNet and all-in-attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(

@@ -25,12 +25,13 @@ from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 
 
 @dataclass(kw_only=True)
-class SeeSRArguments(DenoiserArguments, HubArguments):
+class SeeSRArguments(DenoiserArguments, TextArguments, HubArguments):
     """Options for ControlNet and representation attention; defaults are the official script's."""
 
     tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})

@@ -22,16 +22,17 @@ from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
 from diffusers_sr.training.ranges import Share, Weight
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import PromptArguments
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
-from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
+from diffusers_sr.training.xpsr import TrainableXPSR
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 
 @dataclass(kw_only=True)
-class XPSRArguments(DenoiserArguments, HubArguments):
+class XPSRArguments(DenoiserArguments, PromptArguments, HubArguments):
     """Options for ControlNet, semantic fusion and pixel attention; defaults are the official script's, where it works.
 
     The official script never feeds the high-level prompt; this one does, as in the paper.
@@ -39,9 +40,6 @@ class XPSRArguments(DenoiserArguments, HubArguments):
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
-    )
-    prompts_dir: str | None = option(
-        None, "Folder of prompts for the photos, by `diffusers-sr caption`; instead of --tags_file."
     )
     controlnet_model_name_or_path: str | None = option(
         None, "ControlNet to start from: a folder or a Hub id. By default a new one is made."
@@ -79,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
+    dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution, "captioner": "measured"}
     enlarge = enlarge_with(XPSRPipeline, denoiser, scheduler, **call)

@@ -21,21 +21,19 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, one_step_publisher
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import PromptArguments
 from diffusers_sr.training.trainable import load_frozen_base
-from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
+from diffusers_sr.training.xpsr import TrainableXPSR
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 
 @dataclass(kw_only=True)
-class XPSRAdversarialArguments(AdversarialArguments, HubArguments):
+class XPSRAdversarialArguments(AdversarialArguments, PromptArguments, HubArguments):
     """Options for training ControlNet, semantic fusion and pixel attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
-    )
-    prompts_dir: str | None = option(
-        None, "Folder of prompts for the photos, by `diffusers-sr caption`; instead of --tags_file."
     )
     xpsr: str = field(metadata={"help": "Output folder of train_xpsr.py."})
 
@@ -52,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
+    dataset = degraded_crops(arguments)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "captioner": "measured", "added_noise_level": 0}

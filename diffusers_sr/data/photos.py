@@ -42,6 +42,10 @@ class Photos(Protocol):
     def names(self) -> Sequence[str]:
         """The photos' names, by number."""
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """The tags or captions that are stored with the photos, by number."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> StoredPhoto: ...
 
@@ -57,6 +61,7 @@ class PhotoFiles:
     def __init__(self, paths: Sequence[Path], degraded: Sequence[Path] | None = None) -> None:
         self.paths = list(paths)
         self.names = unique_names(self.paths)
+        self.texts = [""] * len(self.paths)
         self.degraded = degraded
 
     def __len__(self) -> int:

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor
 
-from ..data.dataset import PhotoCrops
 from ..data.seeds import sample_generator
 from ..texts import encode_texts
 from ..xpsr.adapter import XPSRAdapter
 from ..xpsr.constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
 from ..xpsr.degradation_prompt import describe_degradation
 from ..xpsr.denoiser import XPSRControl, XPSRDenoiser
-from ..xpsr.prompts import high_level_prompts
 from .losses import drop_texts
 from .trainable import TrainableDenoiser, condition_image
 
 # Natural logarithms of the shorter sides, in pixels, that photos to enlarge may have.
 _LOG_SIDES = (math.log(48), math.log(1440))
-
-
-def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
-    """Give the crops the high-level prompts of their photos as `tags`, if a directory of prompts is given.
-
-    A photo that cannot be read may lack prompts: it is skipped in training. Photos that are not files in a folder
-    bring their prompts with them (`python training/prepare.py --prompts_dir` writes them to shards).
-
-    Raises:
-        FileNotFoundError: if `read_prompts` raises it.
-        ValueError: if `read_prompts` raises it, or the photos are not files in a folder.
-    """
-    if directory is not None:
-        crops.tags = high_level_prompts(directory, crops.paths)
-    return crops
 
 
 class TrainableXPSR(TrainableDenoiser):
