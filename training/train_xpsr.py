@@ -1,6 +1,6 @@
 """Train XPSR (paper, section 3): ControlNet, semantic fusion and pixel attention, degradation-free constraint.
 
-    diffusers-sr caption PHOTOS --output prompts
+    diffusers-sr caption PHOTOS --recursive --output prompts
     accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
 
@@ -11,10 +11,13 @@ only training needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from torch.utils.data import Dataset
 
+from diffusers_sr.data.made_prompts import CropsWithPrompts
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
@@ -56,6 +59,12 @@ class XPSRArguments(DenoiserArguments, PromptArguments, HubArguments):
     latent_terms: str = option("code", "Latents that it constrains: 'paper' (three sizes) or 'code' (all).")
     null_text_ratio: Share = option(0.0, "Share of samples without the high-level prompt.")
     clean_ratio: Share = option(0.1, "Share of samples that see the clean crop.")
+    sample_prompts_dir: str | None = option(
+        None, "Output folder of make_prompts.py: prompts of a captioner for the degraded crops of some samples."
+    )
+    sample_prompts_ratio: Share = option(
+        0.5, "Share of samples that are those with such prompts, if there is a folder of them."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -77,7 +86,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = degraded_crops(arguments)
+    crops = degraded_crops(arguments)
+    dataset: Dataset[Any] = crops
+    if arguments.sample_prompts_dir is not None:
+        dataset = CropsWithPrompts(crops, arguments.sample_prompts_dir, arguments.sample_prompts_ratio)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution, "captioner": "measured"}
     enlarge = enlarge_with(XPSRPipeline, denoiser, scheduler, **call)

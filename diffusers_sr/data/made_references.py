@@ -35,14 +35,14 @@ def crop_settings(crops: PhotoCrops, count: int) -> dict[str, Any]:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Record which crops the references in `folder` belong to.
+    """Record which crops the references or prompts in `folder` belong to.
 
     Raises:
-        ValueError: if the folder holds references of other crops.
+        ValueError: if the folder holds those of other crops.
     """
     path = folder / SETTINGS
     if path.is_file():
-        _check_settings(path, settings)
+        check_crops(path, settings)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
@@ -74,7 +74,7 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
         self.crops = crops
         self.folder = folder
         self.count = int(json.loads(path.read_text(encoding="utf-8"))["count"])
-        _check_settings(path, crop_settings(crops, self.count))
+        check_crops(path, crop_settings(crops, self.count))
         missing = [index for index in range(self.count) if not reference_path(folder, index).is_file()]
         if missing:
             raise ValueError(
@@ -91,7 +91,8 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
         return sample
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_crops(path: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError if what is beside `path` was made from crops of other settings than these."""
     made = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in settings if made.get(name) != settings[name]]
     if different:
@@ -100,6 +101,6 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             for name in different
         )
         raise ValueError(
-            f"The references beside {path} were made from other crops, with {shown}: give the options they were made "
-            "with, or make new ones in another folder."
+            f"What is beside {path} was made from other crops, with {shown}: give the options it was made with, or "
+            "another folder."
         )

@@ -35,6 +35,11 @@ Describe = Callable[[Sequence[str], Sequence[Tensor]], list[list[Cells]]]
 """Gives the rows of each of some images, by their names and themselves: [3, height, width] in [0, 1], on a CPU."""
 
 
+def processes() -> PartialState:
+    """Find the other processes of the command, which wait for each other as long as it takes."""
+    return PartialState(timeout=_PATIENCE)
+
+
 def write_descriptions(
     table: Path,
     columns: Sequence[str],
@@ -64,7 +69,7 @@ def write_descriptions(
             f"{len(twice)} names are those of several photos, such as '{printable(twice[0])}': a table cannot tell "
             "them apart. Give them names of their own."
         )
-    state = PartialState(timeout=_PATIENCE)
+    state = processes()
     if state.is_main_process:
         table.parent.mkdir(parents=True, exist_ok=True)
     state.wait_for_everyone()

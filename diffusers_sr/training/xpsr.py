@@ -28,7 +28,8 @@ class TrainableXPSR(TrainableDenoiser):
     The high-level prompt is the photo's `tags`, without the pipeline's quality prompt, as in the official code. The
     low-level prompt is measured in the degraded crop (`describe_degradation`): crops are degraded while training, and
     an earlier description of the photo says nothing about that. In the official code both are made beforehand, from
-    images that were degraded beforehand.
+    images that were degraded beforehand; so are those of samples with a `quality` (`CropsWithPrompts`), which is their
+    low-level prompt.
 
     Args:
         base: a Stable Diffusion pipeline, whose models are frozen.
@@ -36,7 +37,8 @@ class TrainableXPSR(TrainableDenoiser):
         constraint: trained with them, for `extra_losses`; or None.
         constraint_weight: weight of each of its terms relative to the denoising loss.
         null_text_ratio: share of samples whose high-level prompt is left out.
-        clean_ratio: share of samples that see the clean crop and its low-level prompt instead of the degraded one's.
+        clean_ratio: share of samples that see the clean crop and its low-level prompt instead of the degraded one's;
+            those with a `quality` always see the degraded one.
     """
 
     controlnet: ControlNetModel
@@ -86,14 +88,15 @@ class TrainableXPSR(TrainableDenoiser):
         """Choose what the ControlNet sees, `[B, 3, H, W]` in [0, 1], and write the low-level prompt for each."""
         enlarged, prompts = condition_image(batch), []
         conditions = []
-        for seed, target, degraded, large in zip(
-            batch["seed"], batch["target"], batch["degraded"], enlarged, strict=True
+        qualities = batch.get("quality", [""] * len(enlarged))
+        for seed, target, degraded, large, quality in zip(
+            batch["seed"], batch["target"], batch["degraded"], enlarged, qualities, strict=True
         ):
             generator = sample_generator(int(seed), "condition")
-            is_clean = torch.rand((), generator=generator) < self.clean_ratio
+            is_clean = bool(torch.rand((), generator=generator) < self.clean_ratio) and not quality
             # A crop does not tell the photo's size. It is drawn at random, so that nothing is learnt from it.
             shorter_side = round(math.exp(torch.empty(()).uniform_(*_LOG_SIDES, generator=generator)))
-            prompts.append(describe_degradation(target if is_clean else degraded, shorter_side))
+            prompts.append(quality or describe_degradation(target if is_clean else degraded, shorter_side))
             conditions.append(target if is_clean else large)
         return torch.stack(conditions), prompts
 
