@@ -57,7 +57,7 @@ def test_a_share_of_the_samples_has_the_prompts_of_its_own_crop(options: dict[st
     dataset = CropsWithPrompts(crops, prompts, 0.5)
     samples = [dataset[index] for index in range(60)]
     described = [sample for sample in samples if sample["quality"]]
-    assert len(described) == 28  # drawn by the seed
+    assert len(described) == 37  # drawn by the seed
     assert len({sample["quality"] for sample in described}) == 5
     assert len({int(sample["seed"]) for sample in samples}) == 60
     for sample in described:
