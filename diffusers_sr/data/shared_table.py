@@ -57,21 +57,23 @@ class SharedTable:
             file.write("".join(f"\n{json.dumps(line)}" for line in lines))
 
     def finish(self, files: Iterable[str]) -> None:
-        """Write the table, with the files in this order, and remove the parts; no process may add rows any more.
+        """Write the table, and remove the parts; no process may add rows any more.
+
+        Args:
+            files: the order of the files; others whose rows are there come after them.
 
         Raises:
             ValueError: if a file's name is not UTF-8 text.
         """
         for part in self._parts():
             self._read(part)
-        rows = [(name, *cells) for name in files for cells in self.rows.get(name, ())]
+        rows = [(name, *cells) for name in dict.fromkeys([*files, *self.rows]) for cells in self.rows.get(name, ())]
         if broken := next((name for name, *_ in rows if not is_utf8(name)), None):
             raise ValueError(f"The name {printable(broken)} is not UTF-8 text, as a table has to be: rename the file.")
         # The writer itself leaves a carriage return without quotation marks, and it would end the row.
-        has_return = any("\r" in name for name, *_ in rows)
-        quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+        has_return = any("\r" in cell for row in rows for cell in row)
         with whole_file(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n", quoting=quoting)
+            writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
             writer.writerow(("file", *self.columns))
             writer.writerows(rows)
         for part in self._parts():
