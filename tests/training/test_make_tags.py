@@ -42,7 +42,8 @@ def test_each_photo_is_tagged_once(
     (photos / "b" / "0.png").write_bytes(b"no image")
     table = tmp_path / "new" / "tags.csv"
     options = ("--tagger", tmp_path / "tagger")
-    load_tagger, described = descriptions.load_tagger, []
+    load_tagger = descriptions.load_tagger
+    described: list[str] = []
 
     def interrupted(folder: str, device: torch.device) -> descriptions.Describe:
         describe = load_tagger(folder, device)
