@@ -30,6 +30,8 @@ SMALL_ENCODER = [
 OPTIONS = {
     "prepare": [],
     "find_references": ["--count", "1", "--device", "cpu"],
+    "make_tags": [],
+    "make_prompts": ["--num_samples", "2", "--resolution", "32"],
     "make_references": ["--num_samples", "2", "--resolution", "32", "--steps", "1"],
     "evaluate": [],
     "train_dape": SMALL,

@@ -22,7 +22,9 @@ import hashlib
 import io
 import json
 import math
+import os
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +35,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffusers_sr.data.photos import PhotoFiles, Photos, StoredPhoto, read_file, read_image
+from diffusers_sr.data.photos import Photos, StoredPhoto, read_file, read_image
 from diffusers_sr.data.shards import write_shard
 from diffusers_sr.data.squares import fit
-from diffusers_sr.data.tags import photo_tags
 from diffusers_sr.image.decoding import ImageFileError, open_image
 from diffusers_sr.image.formats import SUFFIX_OF
 from diffusers_sr.image.names import printable
@@ -46,21 +47,17 @@ from diffusers_sr.training.photos import stored_photos
 from diffusers_sr.training.progress import with_progress
 from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.script import run_script
-from diffusers_sr.xpsr.prompts import high_level_prompts
+from diffusers_sr.training.text import PromptArguments, check_texts, read_texts
 
 # Hidden, so that `datasets` finds nothing but shards in the folder.
 SETTINGS = ".shards.json"
 
 
 @dataclass(kw_only=True)
-class PrepareArguments(PhotoArguments):
+class PrepareArguments(PhotoArguments, PromptArguments):
     """The options: what to write, and where it comes from."""
 
     output_dir: str = field(metadata={"help": "Folder of the shards."})
-    tags_file: str | None = option(None, "CSV file with the columns file and tags: tags or captions of the photos.")
-    prompts_dir: str | None = option(
-        None, "Instead: folder of XPSR's prompts by `diffusers-sr caption`; the high-level ones are used."
-    )
     tagger: str | None = option(None, "Instead: folder of a SeeSR tagger, which tags each photo or crop.")
     crop_size: Count | None = option(
         None, "Write PNG crops with this side in pixels, which cover each photo evenly; by default whole photos."
@@ -113,6 +110,7 @@ class ShardWriter(Dataset[int]):
         self.crop_size = crop_size
         self.photos_per_shard = photos_per_shard
         self.resize_mode = resize_mode
+        self._repeated = {stem for stem, count in Counter(map(_stem, photos.names)).items() if count > 1}
 
     def __len__(self) -> int:
         return math.ceil(len(self.photos) / self.photos_per_shard)
@@ -133,9 +131,13 @@ class ShardWriter(Dataset[int]):
             photo = self.photos[number]
             if isinstance(self.tags, dict):
                 photo = photo._replace(tags=self.tags.get(photo.name, photo.tags))
+            # Photos whose names differ only in the suffix keep it, since all of them may become PNG.
+            stem = photo.name if _stem(photo.name) in self._repeated else _stem(photo.name)
             try:
                 samples = (
-                    [_whole(photo)] if self.crop_size is None else _crops(photo, self.crop_size, self.resize_mode)
+                    [_whole(photo, stem)]
+                    if self.crop_size is None
+                    else _crops(photo, stem, self.crop_size, self.resize_mode)
                 )
             except ImageFileError as error:
                 skipped.append(printable(f"{photo.name} {error}"))
@@ -149,7 +151,11 @@ class ShardWriter(Dataset[int]):
         self.path(shard).with_suffix(".skipped.log").write_text(text, encoding="utf-8")
 
 
-def _whole(photo: StoredPhoto) -> StoredPhoto:
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _whole(photo: StoredPhoto, stem: str) -> StoredPhoto:
     """Read the photo's file, after checking that it can be decoded."""
     pixels = read_image(photo.file)
     content = read_file(photo.file)
@@ -157,17 +163,17 @@ def _whole(photo: StoredPhoto) -> StoredPhoto:
         suffix = SUFFIX_OF.get(str(image.format))  # photos of other formats become PNG
     name = photo.name if Path(photo.name).suffix else f"{photo.name}{suffix or '.png'}"
     if suffix is None:
-        return photo._replace(name=str(Path(name).with_suffix(".png")), file=_png(pixels))
+        return photo._replace(name=f"{stem}.png", file=_png(pixels))
     return photo._replace(name=name, file=content)
 
 
-def _crops(photo: StoredPhoto, side: int, resize_mode: str) -> list[StoredPhoto]:
+def _crops(photo: StoredPhoto, stem: str, side: int, resize_mode: str) -> list[StoredPhoto]:
     pixels = fit(read_image(photo.file), side, resize_mode)
     height, width = pixels.shape[-2:]
     places = [(top, left) for top in _starts(height, side) for left in _starts(width, side)]
     return [
         photo._replace(
-            name=f"{Path(photo.name).with_suffix('')}_{number:03d}.png",
+            name=f"{stem}_{number:03d}.png",
             file=_png(pixels[:, top : top + side, left : left + side]),
         )
         for number, (top, left) in enumerate(places)
@@ -184,14 +190,6 @@ def _png(pixels: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
     return file.getvalue()
-
-
-def _read_tags(arguments: PrepareArguments, photos: Photos) -> dict[str, str]:
-    if arguments.prompts_dir is None:
-        return photo_tags(arguments.tags_file, photos)
-    if not isinstance(photos, PhotoFiles):
-        raise ValueError("--prompts_dir is for photos of a folder: give --train_data_dir.")
-    return high_level_prompts(arguments.prompts_dir, photos.paths)
 
 
 def _load_tagger(folder: str) -> Callable[[Tensor], str]:
@@ -230,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(PrepareArguments, argv, description=__doc__, formatter_class=_HelpFormatter)
     photos = stored_photos(arguments)
-    tags = _read_tags(arguments, photos)
+    tags = read_texts(arguments, photos)
+    if tags:
+        check_texts(photos, tags, arguments.allow_missing_text)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, object] = {

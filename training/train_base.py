@@ -37,13 +37,14 @@ from diffusers_sr.training.ranges import Count, OneOf, Share, Weight
 from diffusers_sr.training.restoration import BaseLoss, TrainableBase
 from diffusers_sr.training.schedules import first_timesteps
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.unets import begin_as, new_unet, predict_times
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 @dataclass(kw_only=True)
-class BaseArguments(PairsArguments, ComparisonArguments):
+class BaseArguments(PairsArguments, TextArguments, ComparisonArguments):
     """Options for UNet and text encoder from scratch, on captioned photographs, with a given autoencoder.
 
     Those of degraded photos, pairs and comparisons are of use with `restoration_timesteps` only.
@@ -119,10 +120,11 @@ def build_text_encoder(tokenizer: CLIPTokenizer, hidden_size: int, num_layers: i
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(BaseArguments, argv)
     torch.manual_seed(arguments.seed)
-    tags = read_tags(arguments.tags_file)
     # The words of the quality prompts occur in every call, so they deserve tokens of their own.
     negative_prompt = SeeSRPipeline._call_defaults["negative_prompt"]
-    tokenizer = train_tokenizer([*tags.values(), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size)
+    tokenizer = train_tokenizer(
+        [*read_tags(arguments.tags_file), QUALITY_PROMPT, negative_prompt], arguments.vocabulary_size
+    )
     vae = load_autoencoder(arguments.vae)
     text_encoder = build_text_encoder(tokenizer, arguments.text_hidden_size, arguments.text_num_layers)
     unet = new_unet(
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     denoiser = TrainableBase(base, arguments.null_text_ratio)
     restoration = None
     if arguments.restoration_timesteps is None:
-        dataset: Dataset[Any] = photo_crops(arguments, tags_file=arguments.tags_file)
+        dataset: Dataset[Any] = photo_crops(arguments)
     else:
         dataset = crops_and_pairs(arguments)
         restoration = AdversarialLoss(

@@ -26,17 +26,17 @@ from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
-class CLIPArguments(TrainingArguments):
+class CLIPArguments(TrainingArguments, TextArguments):
     """Options for a vision tower, trained contrastively with the tags of the photos."""
 
     pretrained_model_name_or_path: str = field(
         metadata={"help": "Stable Diffusion whose text encoder is the text tower: a folder or a Hub id."}
     )
-    tags_file: str = field(metadata={"help": "CSV file with the columns file and tags: the captions."})
     image_size: Count = option(96, "Side of the vision tower's square input.")
     patch_size: Count = option(12, "Side of a patch, in pixels.")
     hidden_size: Count = option(128, "Channels of the tokens.")
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     clip = build_clip(arguments, base.text_encoder)
     if arguments.gradient_checkpointing:
         clip.gradient_checkpointing_enable()
-    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
+    dataset = photo_crops(arguments)
 
     def save(output_dir: Path) -> None:
         vision = CLIPVisionModelWithProjection(clip.config.vision_config)

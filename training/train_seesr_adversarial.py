@@ -25,11 +25,12 @@ from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
+from diffusers_sr.training.text import TextArguments
 from diffusers_sr.training.trainable import load_frozen_base
 
 
 @dataclass(kw_only=True)
-class SeeSRAdversarialArguments(AdversarialArguments, HubArguments):
+class SeeSRAdversarialArguments(AdversarialArguments, TextArguments, HubArguments):
     """Options for training ControlNet and representation attention on the picture of a single step."""
 
     seesr: str = field(metadata={"help": "Output folder of train_seesr.py."})

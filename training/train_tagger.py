@@ -23,10 +23,11 @@ from diffusers_sr.training.last_line import next_stage
 from diffusers_sr.training.photos import photo_crops
 from diffusers_sr.training.ranges import Count, Share
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import TextArguments
 
 
 @dataclass(kw_only=True)
-class TaggerArguments(TrainingArguments):
+class TaggerArguments(TrainingArguments, TextArguments):
     """Options for a tagger, trained with binary cross-entropy on each tag."""
 
     tags_file: str = field(metadata={"help": "CSV file with the columns file and tags (comma-separated)."})
@@ -59,8 +60,7 @@ class TaggerLoss(nn.Module):
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(TaggerArguments, argv)
     torch.manual_seed(arguments.seed)
-    tags = read_tags(arguments.tags_file)
-    names = sorted({tag for text in tags.values() for tag in split_tags(text)})
+    names = sorted({tag for text in read_tags(arguments.tags_file) for tag in split_tags(text)})
     tagger = Tagger(
         tags=names,
         thresholds=[arguments.threshold] * len(names),
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         tagger.enable_gradient_checkpointing()
-    dataset = photo_crops(arguments, tags_file=arguments.tags_file)
+    dataset = photo_crops(arguments)
 
     def save(output_dir: Path) -> None:
         tagger.to("cpu").eval().save_pretrained(output_dir)

@@ -1,6 +1,6 @@
 """Train XPSR (paper, section 3): ControlNet, semantic fusion and pixel attention, degradation-free constraint.
 
-    diffusers-sr caption PHOTOS --output prompts
+    diffusers-sr caption PHOTOS --recursive --output prompts
     accelerate launch training/train_xpsr.py --train_data_dir PHOTOS --prompts_dir prompts \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/xpsr
 
@@ -11,10 +11,13 @@ is also `constraint`, which only training needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from torch.utils.data import Dataset
 
+from diffusers_sr.data.made_prompts import CropsWithPrompts
 from diffusers_sr.training.arguments import option, parse_arguments
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
@@ -22,15 +25,16 @@ from diffusers_sr.training.pipeline_run import train_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Share, Weight
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import PromptArguments
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
-from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
+from diffusers_sr.training.xpsr import TrainableXPSR
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 
 @dataclass(kw_only=True)
-class XPSRArguments(DenoiserArguments, HubArguments):
+class XPSRArguments(DenoiserArguments, PromptArguments, HubArguments):
     """Options for ControlNet, semantic fusion and pixel attention; defaults are the official script's, where it works.
 
     The official script never feeds the high-level prompt; this one does, as in the paper.
@@ -38,9 +42,6 @@ class XPSRArguments(DenoiserArguments, HubArguments):
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
-    )
-    prompts_dir: str | None = option(
-        None, "Folder of prompts for the photos, by `diffusers-sr caption`; instead of --tags_file."
     )
     controlnet_model_name_or_path: str | None = option(
         None, "ControlNet to start from: a folder or a Hub id. By default a new one is made."
@@ -57,6 +58,12 @@ class XPSRArguments(DenoiserArguments, HubArguments):
     latent_terms: str = option("code", "Latents that it constrains: 'paper' (three sizes) or 'code' (all).")
     null_text_ratio: Share = option(0.0, "Share of samples without the high-level prompt.")
     clean_ratio: Share = option(0.1, "Share of samples that see the clean crop.")
+    sample_prompts_dir: str | None = option(
+        None, "Output folder of make_prompts.py: prompts of a captioner for the degraded crops of some samples."
+    )
+    sample_prompts_ratio: Share = option(
+        0.5, "Share of samples that are those with such prompts, if there is a folder of them."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,7 +85,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    dataset = with_prompts(degraded_crops(arguments), arguments.prompts_dir)
+    crops = degraded_crops(arguments)
+    dataset: Dataset[Any] = crops
+    if arguments.sample_prompts_dir is not None:
+        dataset = CropsWithPrompts(crops, arguments.sample_prompts_dir, arguments.sample_prompts_ratio)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     call = {"process_size": arguments.resolution, "captioner": "measured"}
     loss = DenoisingLoss(denoiser, scheduler)

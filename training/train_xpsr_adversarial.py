@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import ControlNetModel
 
-from diffusers_sr.data.mixed import MixedCrops
 from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.adversarial import AdversarialArguments, AdversarialLoss, start_scheduler
 from diffusers_sr.training.arguments import option, parse_arguments
@@ -22,21 +21,19 @@ from diffusers_sr.training.pairs import crops_and_pairs
 from diffusers_sr.training.pipeline_run import train_one_step_pipeline
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.script import run_script
+from diffusers_sr.training.text import PromptArguments
 from diffusers_sr.training.trainable import load_frozen_base
-from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
+from diffusers_sr.training.xpsr import TrainableXPSR
 from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 
 @dataclass(kw_only=True)
-class XPSRAdversarialArguments(AdversarialArguments, HubArguments):
+class XPSRAdversarialArguments(AdversarialArguments, PromptArguments, HubArguments):
     """Options for training ControlNet, semantic fusion and pixel attention on the picture of a single step."""
 
     pretrained_model_name_or_path: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion: a folder or a Hub id."
-    )
-    prompts_dir: str | None = option(
-        None, "Folder of prompts for the photos, by `diffusers-sr caption`; instead of --tags_file."
     )
     xpsr: str = field(metadata={"help": "Output folder of train_xpsr.py."})
 
@@ -54,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     dataset = crops_and_pairs(arguments)
-    with_prompts(dataset.first if isinstance(dataset, MixedCrops) else dataset, arguments.prompts_dir)
     scheduler = start_scheduler(base.scheduler, arguments)
     loss = AdversarialLoss.from_arguments(denoiser, scheduler, arguments)
     call = {"process_size": arguments.resolution, "captioner": "measured", "added_noise_level": 0}

@@ -17,8 +17,9 @@ from .terminal import add_max_pixels, limit_pixels, report
 DESCRIPTION = """\
 Describe photographs: what each shows, and how good it is.
 
-FOLDER is a folder of images (its subfolders are not searched). Images that are described already are left alone, so
-that an interrupted run can continue. `diffusers-sr upscale --prompts` takes the output, and so does training.
+FOLDER is a folder of images; with --recursive the folders in it are searched, too, as training does. Images that are
+described already are left alone, so that an interrupted run can continue. `diffusers-sr upscale --prompts` takes the
+output, and so does training.
 
 A file that cannot be read is reported, and the others are still processed. The exit status is 0 if all went well, 1 if
 something failed, 2 if the arguments make no sense, and 130 after an interruption.
@@ -37,6 +38,7 @@ def add_parser(commands: Commands) -> None:
     command.set_defaults(run=run)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images")
     command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of prompts to write")
+    command.add_argument("--recursive", action="store_true", help="search the folders in FOLDER, too")
     command.add_argument(
         "--captioner", default=PRACTICAL_MODEL, metavar="MODEL", help=f"{CAPTIONER_HELP} (%(default)s)"
     )
@@ -74,6 +76,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 options.output,
                 layout=options.layout,
                 high_level_from_names=options.names,
+                recursive=options.recursive,
                 report=report,
             )
         else:
@@ -84,6 +87,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 captioner_settings(options.captioner),
                 layout=options.layout,
                 batch_size=options.batch_size,
+                recursive=options.recursive,
                 report=report,
             )
     except (CaptionerError, OSError, ValueError) as error:

@@ -22,6 +22,7 @@ from .seeds import sample_generator
 from .sharpening import usm_sharpen
 from .skipped import SkippedPhotos
 from .squares import REMEDY, RESIZE_MODES, fit
+from .weighted_texts import drawn_text
 
 # Decoding a photo costs more than degrading a crop of it. Photos stay decoded until they are this large, in all loader
 # workers together; the others are decoded at every turn, as they would be if older ones made room for them.
@@ -49,7 +50,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
       photo's low-resolution version, and the target is not sharpened;
     - `reference` (with `references`, and `degraded`): a crop of another photo, of the size of the target, and
       sharpened if the target is;
-    - `tags`: the tags listed for the photo's name, or else those stored with the photo, or "";
+    - `tags`: the tags listed for the photo's name, or else those stored with the photo, or ""; of several captions
+      one, which its seed draws (`drawn_text`);
     - `seed`: int64, for what the training step draws for this sample (noise, timestep);
     - `degradation_seed` instead of `degraded` (with `degrade_later`): int64; `complete` makes `degraded` from it.
 
@@ -203,7 +205,8 @@ class PhotoCrops(Dataset[dict[str, Tensor | str]]):
         if self.references and (low_resolution is not None or self.degradation is not None):
             reference = self._reference_crop(photo, generator)
             sample["reference"] = usm_sharpen(reference) if sharpens else reference
-        sample["seed"] = torch.randint(1 << 62, (), generator=generator)
+        sample["seed"] = seed = torch.randint(1 << 62, (), generator=generator)
+        sample["tags"] = drawn_text(str(sample["tags"]), int(seed))
         return sample
 
     def _reference_crop(self, photo: StoredPhoto, generator: torch.Generator) -> Tensor:

@@ -28,6 +28,13 @@ class HubPhotos:
         self.caption_column = caption_column
         self.names: Sequence[str] = [row_name(number) for number in range(len(dataset))]
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """The rows' captions, by number; they are read from the whole column."""
+        if self.caption_column is None:
+            return [""] * len(self)
+        return [_row_text(caption) for caption in self.dataset[self.caption_column]]
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -43,14 +50,14 @@ def row_name(number: int) -> str:
 def row_photo(row: Mapping[str, Any], name: str, image_column: str, caption_column: str | None) -> StoredPhoto:
     """Make the photo of a row whose image is not decoded: it is the bytes of a file, or its path or URL."""
     image = row[image_column]
-    caption = None if caption_column is None else row[caption_column]
+    text = "" if caption_column is None else _row_text(row[caption_column])
     if image is None:
         return StoredPhoto(name, b"")  # cannot be read, as if it were damaged
-    return StoredPhoto(
-        name,
-        image["path"] if image["bytes"] is None else image["bytes"],
-        (caption or "") if isinstance(caption, str | None) else ", ".join(caption),
-    )
+    return StoredPhoto(name, image["path"] if image["bytes"] is None else image["bytes"], text)
+
+
+def _row_text(caption: str | Sequence[str] | None) -> str:
+    return (caption or "") if isinstance(caption, str | None) else ", ".join(caption)
 
 
 def load_rows(
@@ -73,7 +80,13 @@ def load_rows(
 
 
 def stream_photos(
-    rows: Any, image_column: str, caption_column: str | None, seed: int, lanes: int, batch_size: int
+    rows: Any,
+    image_column: str,
+    caption_column: str | None,
+    seed: int,
+    lanes: int,
+    batch_size: int,
+    requires_text: bool = False,
 ) -> PhotoStream:
     """Stream the photographs of a data set, shuffled anew in every pass.
 
@@ -87,6 +100,7 @@ def stream_photos(
         caption_column: column of captions, or of lists of tags; or None.
         seed: seed of the shuffling.
         lanes, batch_size: as in `PhotoStream`.
+        requires_text: whether reading a photo without a caption is an error.
     """
     datasets = _datasets()
 
@@ -96,7 +110,13 @@ def stream_photos(
         # `iter(own)` would divide a lane again, among the workers of a loader; `iter` with a batch size does not.
         for position, batch in enumerate(own.iter(batch_size=1)):
             row = {column: values[0] for column, values in batch.items()}
-            yield row_photo(row, f"{lane}/{turn}/{position}", image_column, caption_column)
+            photo = row_photo(row, f"{lane}/{turn}/{position}", image_column, caption_column)
+            if requires_text and photo.file and not photo.tags:
+                raise ValueError(
+                    f"A streamed photo has no text in the column {caption_column!r}: give a data set in which all "
+                    "have, or train without them (--allow_missing_text true)."
+                )
+            yield photo
 
     return PhotoStream(read, lanes, batch_size)
 

@@ -48,14 +48,14 @@ def _weights(crops: PhotoCrops) -> list[list[float]] | None:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Record which crops the references in `folder` belong to.
+    """Record which crops the references or prompts in `folder` belong to.
 
     Raises:
-        ValueError: if the folder holds references of other crops.
+        ValueError: if the folder holds those of other crops.
     """
     path = folder / SETTINGS
     if path.is_file():
-        _check_settings(path, settings)
+        check_crops(path, settings)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
@@ -87,7 +87,7 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
         self.crops = crops
         self.folder = folder
         self.count = int(json.loads(path.read_text(encoding="utf-8"))["count"])
-        _check_settings(path, crop_settings(crops, self.count))
+        check_crops(path, crop_settings(crops, self.count))
         missing = [index for index in range(self.count) if not reference_path(folder, index).is_file()]
         if missing:
             raise ValueError(
@@ -104,7 +104,8 @@ class CropsWithReferences(Dataset[dict[str, Tensor | str]]):
         return sample
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_crops(path: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError if what is beside `path` was made from crops of other settings than these."""
     made = _ADDED | json.loads(path.read_text(encoding="utf-8"))
     # As they are read: a tuple becomes a list.
     made, now = (json.loads(json.dumps(each)) for each in (made, settings))
@@ -114,6 +115,6 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             _NAMES.get(name) or f"{name} {made.get(name)!r} instead of {now[name]!r}" for name in different
         )
         raise ValueError(
-            f"The references beside {path} were made from other crops, with {shown}: give the options they were made "
-            "with, or make new ones in another folder."
+            f"What is beside {path} was made from other crops, with {shown}: give the options it was made with, or "
+            "another folder."
         )

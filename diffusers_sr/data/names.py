@@ -41,10 +41,12 @@ class PhotoFinder:
 
     Args:
         photos: names or paths of the photos, by number.
+        folders: the data folders that their paths begin with.
     """
 
-    def __init__(self, photos: Sequence[str | Path]) -> None:
+    def __init__(self, photos: Sequence[str | Path], folders: Sequence[str | Path] = ()) -> None:
         self._parts = [_parts(photo.as_posix() if isinstance(photo, Path) else photo) for photo in photos]
+        self._folders = [Path(folder).parts for folder in folders]
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_stem: dict[str, list[int]] = defaultdict(list)
         for number, parts in enumerate(self._parts):
@@ -52,10 +54,14 @@ class PhotoFinder:
             self._by_stem[_stem(parts[-1])].append(number)
 
     def find(self, name: str) -> list[int]:
-        """Find the numbers of all photos that may be meant; those of exactly this path if there are any."""
+        """Find the numbers of all photos that may be meant; those of exactly this path if there are any.
+
+        A path is exact if it is the whole path of a photo, or its path from a data folder on.
+        """
         own = _parts(name)
         found = [number for number in self._by_name.get(own[-1], ()) if _end_alike(self._parts[number], own)]
-        return [number for number in found if self._parts[number] == own] or found
+        exact = {own, *(folder + own for folder in self._folders)}
+        return [number for number in found if self._parts[number] in exact] or found
 
     def near(self, name: str) -> list[int]:
         """Find the numbers of photos whose names or paths differ only in suffix or case."""

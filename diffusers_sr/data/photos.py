@@ -41,6 +41,10 @@ class Photos(Protocol):
     def names(self) -> Sequence[str]:
         """The photos' names, by number."""
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """The tags or captions that are stored with the photos, by number."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> StoredPhoto: ...
 
@@ -71,6 +75,7 @@ class PhotoFiles:
     ) -> None:
         self.paths = list(paths)
         self.names = unique_names(self.paths)
+        self.texts = [""] * len(self.paths)
         self.degraded = degraded
         self.groups = groups
 

@@ -46,12 +46,12 @@ class ShardPhotos:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.names: list[str] = []
-        self._tags: list[str] = []
+        self.texts: list[str] = []
         self._places: list[_Place] = []
         for shard in shards:
             for name, tags, place in _read_index(shard):
                 self.names.append(name)
-                self._tags.append(tags)
+                self.texts.append(tags)
                 self._places.append(place)
         if not self.names:
             raise ValueError(
@@ -65,7 +65,7 @@ class ShardPhotos:
         place = self._places[number]
         with open(place.shard, "rb") as file:
             file.seek(place.offset)
-            return StoredPhoto(self.names[number], file.read(place.size), self._tags[number])
+            return StoredPhoto(self.names[number], file.read(place.size), self.texts[number])
 
 
 def list_shards(pattern: str | Path) -> list[Path]:

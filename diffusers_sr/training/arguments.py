@@ -160,9 +160,6 @@ class DegradationArguments(TrainingArguments):
 class RestorationArguments(DegradationArguments):
     """The options of the trainers on degraded photographs."""
 
-    tags_file: str | None = option(
-        None, "CSV file with the columns file and tags: tags or captions of the clean photos."
-    )
     sharpen_target: bool = option(True, "Train towards USM-sharpened photos, as the official data does.")
     train_lr_dir: str | None = option(
         None,

@@ -28,13 +28,14 @@ from .autoencoders import posterior
 from .lora import train_sets, trained_sets
 from .losses import draw_noise, drops_texts
 from .ranges import OneOf, Share
+from .text import TextArguments
 from .trainable import DenoiserArguments, TrainableDenoiser
 from .upload import UploadArguments
 from .validation import Enlarge, enlarge_by
 
 
 @dataclass(kw_only=True)
-class OneStepArguments(DenoiserArguments, UploadArguments):
+class OneStepArguments(DenoiserArguments, TextArguments, UploadArguments):
     """The options of the trainers of one-step models; defaults are those of PiSA-SR's official script."""
 
     pretrained_model_name_or_path: str = option(

@@ -29,7 +29,7 @@ class PairsArguments(RestorationArguments):
 
 
 def crops_and_pairs(arguments: PairsArguments, degradation: Degradation | None = None) -> PhotoCrops | MixedCrops:
-    """Make the run's samples: degraded crops, and the pairs that are mixed in.
+    """Make the run's samples: degraded crops, and the pairs that are mixed in, which have no texts.
 
     Args:
         arguments: the options.
@@ -41,11 +41,12 @@ def crops_and_pairs(arguments: PairsArguments, degradation: Degradation | None =
     crops = degraded_crops(arguments, degradation=degradation)
     if arguments.pairs_hr_dir is None:
         return crops
+    texts = {"tags_file": None, "prompts_dir": None, "caption_column": None, "allow_missing_text": True}
     pairs = replace(
         arguments,
+        **{name: value for name, value in texts.items() if hasattr(arguments, name)},
         train_data_dir=arguments.pairs_hr_dir,
         train_lr_dir=arguments.pairs_lr_dir,
-        tags_file=None,
         dataset_name=None,
         train_shards_path_or_url=None,
         streaming=False,

@@ -17,8 +17,8 @@ from ..data.pairs import pair_photos
 from ..data.photos import PhotoFiles, PhotoGroup, Photos, PhotoStream, StoredPhoto
 from ..data.references import References
 from ..data.shards import ShardPhotos, list_shards
-from ..data.tags import photo_tags
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
+from .text import TextArguments, check_texts, read_texts, text_options
 
 SCALE = 4
 DEGRADATION_DEVICES = ("worker", "accelerator")
@@ -36,6 +36,12 @@ class SomePhotos:
         self.photos = photos
         self.numbers = numbers
         self.names = [photos.names[number] for number in numbers]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts that are stored with them."""
+        texts = self.photos.texts
+        return [texts[number] for number in self.numbers]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -124,11 +130,16 @@ def _with_low_resolution(photos: PhotoFiles, folders: Sequence[str], folder: str
     return PhotoFiles(photos.paths, pair_photos(photos.paths, low_resolution, scale), photos.groups)
 
 
-def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
+def streamed_photos(arguments: TrainingArguments, text: TextArguments | None = None) -> PhotoStream:
     """Read the photographs of a data set while training: one lane for each loader worker of each process.
 
+    Args:
+        arguments: the options of the trainer.
+        text: the same, if it trains with captions; whether all photos have one shows only when they are read.
+
     Raises:
-        ValueError: if a folder or shards would have to be streamed, or single photos left out.
+        ValueError: if a folder or shards would have to be streamed, or single photos left out; or captions are
+            needed, and come from elsewhere or, without `allow_missing_text`, from nowhere.
         ImportError: if the package datasets is not installed.
     """
     _check_sources(arguments, None, arguments.train_data_weights)
@@ -136,45 +147,61 @@ def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
         raise ValueError(
             "--streaming is for --dataset_name, and without --exclude_data: streamed photos have no names."
         )
+    for name in ("tags_file", "prompts_dir"):
+        if getattr(arguments, name, None) is not None:
+            raise ValueError(
+                f"--{name} needs the photos' names, and streamed photos have none: give --caption_column, or leave "
+                "out --streaming."
+            )
+    requires_text = text is not None and not text.allow_missing_text
+    if requires_text and arguments.caption_column is None:
+        raise ValueError(
+            "The streamed photos have no tags or captions: give --caption_column, or train without them "
+            "(--allow_missing_text true)."
+        )
     rows = _rows(arguments, streaming=True)
     if arguments.max_train_samples is not None:
         rows = rows.take(arguments.max_train_samples)
     lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
     return stream_photos(
-        rows, arguments.image_column, arguments.caption_column, arguments.seed, lanes, arguments.train_batch_size
+        rows,
+        arguments.image_column,
+        arguments.caption_column,
+        arguments.seed,
+        lanes,
+        arguments.train_batch_size,
+        requires_text,
     )
 
 
 def photo_crops(
     arguments: TrainingArguments,
     low_resolution_dir: str | None = None,
-    tags_file: str | None = None,
     **options: Any,
 ) -> PhotoCrops:
-    """Make the run's samples: crops of its photos.
+    """Make the run's samples: crops of its photos, with texts if the trainer's options are `TextArguments`.
 
     Args:
         arguments: the options of the trainer.
         low_resolution_dir: folder of the photos' low-resolution versions.
-        tags_file: table of the photos' tags.
         options: further arguments of `PhotoCrops`.
 
     Raises:
-        ValueError: if `stored_photos`, `streamed_photos` or `photo_tags` raises it, or streamed photos, which have no
-            names, are to have tags from a table.
+        ValueError: if `stored_photos`, `streamed_photos`, `text_options`, `read_texts` or `check_texts` raises it, or
+            streamed photos, which have no names, are to have texts from a table or a folder.
+        FileNotFoundError: if `read_texts` raises it.
         ImportError: if the package datasets is needed but not installed.
     """
     options["resize_mode"] = arguments.resize_mode
+    text = text_options(arguments)
     if arguments.streaming:
-        if tags_file is not None:
-            raise ValueError(
-                "--tags_file needs the photos' names, and streamed photos have none: give --caption_column, or leave "
-                "out --streaming."
-            )
-        return PhotoCrops(streamed_photos(arguments), arguments.resolution, arguments.seed, **options)
+        return PhotoCrops(streamed_photos(arguments, text), arguments.resolution, arguments.seed, **options)
     photos = stored_photos(arguments, low_resolution_dir, weights=arguments.train_data_weights)
-    tags = photo_tags(tags_file, photos)
-    return PhotoCrops(photos, arguments.resolution, arguments.seed, tags=tags, **options)
+    texts = None
+    if text is not None:
+        texts = read_texts(arguments, photos)
+        check_texts(photos, texts, text.allow_missing_text)
+    return PhotoCrops(photos, arguments.resolution, arguments.seed, tags=texts, **options)
 
 
 def degraded_crops(
@@ -197,7 +224,6 @@ def degraded_crops(
     return photo_crops(
         arguments,
         arguments.train_lr_dir,
-        arguments.tags_file,
         degradation=degradation or at_low_resolution(DEGRADATIONS[arguments.degradation]),
         sharpen_target=arguments.sharpen_target,
         references=references,

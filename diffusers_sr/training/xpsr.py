@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import Tensor
 
-from ..data.dataset import PhotoCrops
 from ..data.seeds import sample_generator
 from ..texts import encode_texts
 from ..xpsr.adapter import XPSRAdapter
 from ..xpsr.constraint import DegradationFreeConstraint, constraint_loss, embed_with_features
 from ..xpsr.degradation_prompt import describe_degradation
 from ..xpsr.denoiser import XPSRControl, XPSRDenoiser
-from ..xpsr.prompts import high_level_prompts
 from .losses import drop_texts
 from .trainable import TrainableDenoiser, condition_image
 
 # Natural logarithms of the shorter sides, in pixels, that photos to enlarge may have.
 _LOG_SIDES = (math.log(48), math.log(1440))
-
-
-def with_prompts(crops: PhotoCrops, directory: str | Path | None) -> PhotoCrops:
-    """Give the crops the high-level prompts of their photos as `tags`, if a directory of prompts is given.
-
-    A photo that cannot be read may lack prompts: it is skipped in training. Photos that are not files in a folder
-    bring their prompts with them (`python training/prepare.py --prompts_dir` writes them to shards).
-
-    Raises:
-        FileNotFoundError: if `read_prompts` raises it.
-        ValueError: if `read_prompts` raises it, or the photos are not files in a folder.
-    """
-    if directory is not None:
-        crops.tags = high_level_prompts(directory, crops.paths)
-    return crops
 
 
 class TrainableXPSR(TrainableDenoiser):
@@ -46,7 +28,8 @@ class TrainableXPSR(TrainableDenoiser):
     The high-level prompt is the photo's `tags`, without the pipeline's quality prompt, as in the official code. The
     low-level prompt is measured in the degraded crop (`describe_degradation`): crops are degraded while training, and
     an earlier description of the photo says nothing about that. In the official code both are made beforehand, from
-    images that were degraded beforehand.
+    images that were degraded beforehand; so are those of samples with a `quality` (`CropsWithPrompts`), which is their
+    low-level prompt.
 
     Args:
         base: a Stable Diffusion pipeline, whose models are frozen.
@@ -54,7 +37,8 @@ class TrainableXPSR(TrainableDenoiser):
         constraint: trained with them, for `extra_losses`; or None.
         constraint_weight: weight of each of its terms relative to the denoising loss.
         null_text_ratio: share of samples whose high-level prompt is left out.
-        clean_ratio: share of samples that see the clean crop and its low-level prompt instead of the degraded one's.
+        clean_ratio: share of samples that see the clean crop and its low-level prompt instead of the degraded one's;
+            those with a `quality` always see the degraded one.
     """
 
     controlnet: ControlNetModel
@@ -104,14 +88,15 @@ class TrainableXPSR(TrainableDenoiser):
         """Choose what the ControlNet sees, `[B, 3, H, W]` in [0, 1], and write the low-level prompt for each."""
         enlarged, prompts = condition_image(batch), []
         conditions = []
-        for seed, target, degraded, large in zip(
-            batch["seed"], batch["target"], batch["degraded"], enlarged, strict=True
+        qualities = batch.get("quality", [""] * len(enlarged))
+        for seed, target, degraded, large, quality in zip(
+            batch["seed"], batch["target"], batch["degraded"], enlarged, qualities, strict=True
         ):
             generator = sample_generator(int(seed), "condition")
-            is_clean = torch.rand((), generator=generator) < self.clean_ratio
+            is_clean = bool(torch.rand((), generator=generator) < self.clean_ratio) and not quality
             # A crop does not tell the photo's size. It is drawn at random, so that nothing is learnt from it.
             shorter_side = round(math.exp(torch.empty(()).uniform_(*_LOG_SIDES, generator=generator)))
-            prompts.append(describe_degradation(target if is_clean else degraded, shorter_side))
+            prompts.append(quality or describe_degradation(target if is_clean else degraded, shorter_side))
             conditions.append(target if is_clean else large)
         return torch.stack(conditions), prompts
 

@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..image.decoding import ImageFileError
+from ..image.folders import find_images
 from ..image.formats import images_in
 from ..image.partial import remove_left_over
 from ..image.pixels import read_images
@@ -44,6 +45,7 @@ def caption_folder(
     *,
     layout: Layout = "cache",
     batch_size: int = 4,
+    recursive: bool = False,
     report: Report,
 ) -> Described:
     """Have a captioner describe the images of a folder that are not described yet; it may be interrupted and resumed.
@@ -56,15 +58,16 @@ def caption_folder(
         layout: "cache", whose prompts are found by the images' pixels, or "official", text files that are found by the
             images' stems. The latter record no settings: files that exist are kept, whoever wrote them.
         batch_size: images that are read, described and written at a time.
-        report: called with every file that cannot be read, and the reason.
+        recursive: whether folders in the folder are searched, too, except for hidden ones, links and the output.
+        report: called with every file and folder that cannot be read, and every link to a folder, and the reason.
 
     Raises:
         ValueError: if there is no image in the folder, or two of them would share a file of the official layout.
         OSError: if the folder cannot be read, or the output cannot be written.
     """
-    paths = _images(folder, layout)
+    paths, unreadable = _images(folder, output, layout, recursive, report)
     _remove_left_over(output)
-    described = kept = unreadable = 0
+    described = kept = 0
     cache = PromptCache(output, settings) if layout == "cache" else None
     for batch in _batches(paths, batch_size, folder.name):
         if cache is None:
@@ -86,21 +89,27 @@ def caption_folder(
 
 
 def measure_folder(
-    folder: Path, output: Path, *, layout: Layout = "cache", high_level_from_names: bool = False, report: Report
+    folder: Path,
+    output: Path,
+    *,
+    layout: Layout = "cache",
+    high_level_from_names: bool = False,
+    recursive: bool = False,
+    report: Report,
 ) -> Described:
     """Describe every image of a folder by what can be measured, with `describe_degradation`: no language model.
 
     This takes little longer than reading the images, so images that are described already are described again.
 
     Args:
-        folder, output, layout, report: as in `caption_folder`.
+        folder, output, layout, recursive, report: as in `caption_folder`.
         high_level_from_names: whether the words of a file's name are its high-level prompt, which otherwise is empty.
             In a cache, copies of one image share the words of the last one's name.
 
     Raises:
         ValueError, OSError: as `caption_folder` does.
     """
-    paths = _images(folder, layout)
+    paths, unreadable = _images(folder, output, layout, recursive, report)
     _remove_left_over(output)
     cache = PromptCache(output, MEASURED) if layout == "cache" else None
     described = 0
@@ -116,7 +125,7 @@ def measure_folder(
             for path, each in zip(photos, prompts, strict=True):
                 write_official(output, path.stem, each)
         described += len(photos)
-    return Described(described, 0, len(paths) - described)
+    return Described(described, 0, unreadable + len(paths) - described)
 
 
 def measured_prompt(image: Image.Image) -> str:
@@ -130,21 +139,31 @@ def words_of_name(path: Path) -> str:
     return " ".join(part for part in parts if part.isalpha() and part not in _NOT_WORDS)
 
 
-def _images(folder: Path, layout: Layout) -> list[Path]:
+def _images(folder: Path, output: Path, layout: Layout, recursive: bool, report: Report) -> tuple[list[Path], int]:
+    """List the images, and count the folders that cannot be read, which are reported."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r}, expected one of {', '.join(map(repr, LAYOUTS))}.")
     paths = images_in(folder)
+    failures = 0
+    if recursive:
+        found = find_images([folder], recursive=True, left_out=output)
+        paths = [path for path, _ in found.images]
+        for path, reason in (*found.notes, *(found.failures if paths else ())):
+            report(path, reason)
+        failures = len(found.failures)
     if not paths:
-        raise ValueError(f"There is no image in {folder}: give the folder that holds the images directly.")
+        where = "or in the folders in it" if recursive else "itself: give the folder that holds them, or --recursive"
+        raise ValueError(f"There is no image in {folder} {where}.")
     by_stem: dict[str, Path] = {}
     if layout == "official":
         for path in paths:
             if (other := by_stem.setdefault(path.stem, path)) != path:
+                names = " and ".join(str(each.relative_to(folder)) for each in (other, path))
                 raise ValueError(
-                    f"{other.name} and {path.name} in {folder} would share one text file in the official layout: "
+                    f"{names} in {folder} would share one text file in the official layout: "
                     "rename one of them, or use the layout 'cache'."
                 )
-    return paths
+    return paths, failures
 
 
 def _remove_left_over(output: Path) -> None:

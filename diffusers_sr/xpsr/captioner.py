@@ -125,8 +125,8 @@ class Captioner:
         prompts: list[ImagePrompts] = []
         for start in range(0, len(images), self.batch_size):
             batch = [image.convert("RGB") for image in images[start : start + self.batch_size]]
-            high_level = self._answer(batch, self.high_level_instruction)
-            low_level = self._answer(batch, self.low_level_instruction)
+            high_level = self.answer(batch, self.high_level_instruction)
+            low_level = self.answer(batch, self.low_level_instruction)
             prompts += map(ImagePrompts, high_level, low_level)
         return prompts
 
@@ -146,7 +146,8 @@ class Captioner:
         )
 
     @torch.no_grad()
-    def _answer(self, images: Sequence[Image.Image], instruction: str) -> list[str]:
+    def answer(self, images: Sequence[Image.Image], instruction: str) -> list[str]:
+        """Answer one question about each of some RGB images, all at once."""
         inputs = self._inputs(images, instruction).to(self.model.device, self.model.dtype)
         tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]

@@ -151,7 +151,7 @@ def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePro
     if missing := [path for path, key in zip(images, keys, strict=True) if key not in prompts]:
         raise ValueError(
             f"{len(missing)} of {len(images)} images have no prompts in {caches[0]}, the first of them {missing[0]}: "
-            f"describe them with `diffusers-sr caption FOLDER --output {directory}`."
+            f"describe them with `diffusers-sr caption FOLDER --recursive --output {directory}`."
         )
     return [prompts[key] for key in keys]
 

@@ -144,7 +144,7 @@ def test_photo_smaller_than_the_crop_is_named(photos: Path) -> None:
 def test_tags_file_needs_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "tags.csv"
     path.write_text('file,tags\na.png,"sky, sea"\n')
-    assert read_tags(path) == {"a.png": "sky, sea"}
+    assert read_tags(path) == ["sky, sea"]
     path.write_text("name,tags\na.png,sky\n")
     with pytest.raises(ValueError, match="needs 'file' and 'tags'"):
         read_tags(path)

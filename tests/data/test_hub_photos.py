@@ -1,6 +1,7 @@
 """Data sets of the Hub: rows to photos, and the package that loads them."""
 
 import importlib.util
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffusers_sr.data.hub_photos import row_photo
 from diffusers_sr.data.photos import StoredPhoto, read_image
 from diffusers_sr.training.arguments import RestorationArguments
 from diffusers_sr.training.photos import degraded_crops
+from diffusers_sr.training.text import TextArguments
 from tests.data.samples import tensor
 from tests.training.runs import write_noise_photos
 
@@ -57,8 +59,13 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def options(dataset: Path, **others: Any) -> RestorationArguments:
-    return RestorationArguments(
+@dataclass(kw_only=True)
+class Arguments(RestorationArguments, TextArguments):
+    """Options of a stage that trains with texts."""
+
+
+def options(dataset: Path, **others: Any) -> Arguments:
+    return Arguments(
         output_dir="unused",
         dataset_name=str(dataset),
         caption_column="text",
@@ -77,6 +84,8 @@ def test_a_data_set_is_trained_on(dataset: Path) -> None:
     assert tensor(crops[0], "degraded").shape == (3, 8, 8)
     with pytest.raises(ValueError, match=r"--image_column photo: the data set .* has the columns image, text"):
         degraded_crops(options(dataset, image_column="photo"))
+    with pytest.raises(ValueError, match=r"^5 of the 5 photos have no tags or captions, such as '00000000', "):
+        degraded_crops(replace(options(dataset), caption_column=None))
 
 
 def test_a_data_set_is_streamed_and_resumed(dataset: Path) -> None:
@@ -89,3 +98,11 @@ def test_a_data_set_is_streamed_and_resumed(dataset: Path) -> None:
         assert torch.equal(tensor(resumed[index], "degraded"), tensor(samples[index], "degraded"))
     with pytest.raises(ValueError, match="without --exclude_data"):
         degraded_crops(options(dataset, streaming=True, exclude_data="listed.txt"))
+    with pytest.raises(ValueError, match="The streamed photos have no tags or captions: give --caption_column"):
+        degraded_crops(replace(options(dataset, streaming=True), caption_column=None))
+    with pytest.raises(ValueError, match="--tags_file needs the photos' names, and streamed photos have none"):
+        degraded_crops(options(dataset, streaming=True, tags_file="tags.csv"))
+    (dataset / "metadata.csv").write_text("file_name,text\n0.png,caption\n1.png,\n3.png,\n4.png,\n")
+    (dataset / "2.png").unlink()
+    with pytest.raises(ValueError, match="A streamed photo has no text in the column 'text'"):
+        [degraded_crops(options(dataset, streaming=True))[index] for index in range(4)]

@@ -21,6 +21,7 @@ from diffusers_sr.data.lists import list_images
 from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.shards import ShardPhotos, list_shards
 from diffusers_sr.data.tags import split_tags
+from diffusers_sr.data.weighted_texts import drawn_text, weighted_texts
 from tests.data.samples import tensor
 from tests.seesr.components import tiny_tagger
 from tests.training.runs import script
@@ -42,13 +43,66 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(photos: Path, capsys: pytest.CaptureFixture[str]):
     def run(output: Path, **options: object) -> str:
-        options = {"train_data_dir": photos, "tags_file": photos.parent / "tags.csv", "photos_per_shard": 2} | options
+        options = {
+            "train_data_dir": photos,
+            "tags_file": photos.parent / "tags.csv",
+            "allow_missing_text": True,
+            "photos_per_shard": 2,
+        } | options
         given = {name: value for name, value in options.items() if value is not None}
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         script("prepare").main([*words, "--output_dir", str(output)])
         return capsys.readouterr().out
 
     return run
+
+
+def test_a_table_has_to_have_all_photos(tmp_path: Path, run) -> None:
+    with pytest.raises(ValueError, match=r"^3 of the 5 photos have no tags or captions, such as 'c.png', 'e.webp': "):
+        run(tmp_path / "shards", allow_missing_text=None)
+
+
+def test_photos_that_differ_in_the_suffix_keep_it(photos: Path, tmp_path: Path, run) -> None:
+    (photos / "b.gif").write_bytes((photos / "c.png").read_bytes())
+    run(tmp_path / "whole")
+    names = ShardPhotos(list_shards(tmp_path / "whole")).names
+    assert names == ["a.1.png", "b.gif.png", "b.jpg", "c.png", "e.webp"]
+    run(tmp_path / "crops", crop_size=40)
+    names = ShardPhotos(list_shards(tmp_path / "crops")).names
+    assert names == [
+        *(f"a.1_00{n}.png" for n in (0, 1)),
+        "b.gif_000.png",
+        "b.gif_001.png",
+        "b.gif_002.png",
+        "b.gif_003.png",
+        "b.jpg_000.png",
+        *(f"c_00{n}.png" for n in range(4)),
+    ]
+
+
+def test_several_captions_of_a_photo_come_along(photos: Path, tmp_path: Path, run) -> None:
+    for name in ("c.png", "d.png", "e.webp"):
+        (photos / name).unlink()
+    rows = ("a.1.png,sky,0.5", "b.jpg,a house,0.3", "a.1.png,a sky over a sea,1.5")
+    (tmp_path / "tags.csv").write_text("\n".join(("file,tags,weight", *rows)))
+    run(tmp_path / "shards", allow_missing_text=None)
+    shards = ShardPhotos(list_shards(tmp_path / "shards"))
+    assert shards.texts == ["0.5\tsky\n1.5\ta sky over a sea", "a house"]
+    drawn = [drawn_text(shards.texts[0], seed) for seed in range(1000)]
+    assert drawn.count("sky") + drawn.count("a sky over a sea") == 1000
+    assert abs(drawn.count("sky") - 250) < 50
+    crops = PhotoCrops(shards, 32)
+    for index in range(8):
+        seed = int(tensor(crops[index], "seed"))
+        assert crops[index]["tags"] in (drawn_text(text, seed) for text in shards.texts)
+
+
+def test_only_weighted_lines_are_several_captions() -> None:
+    assert weighted_texts({"a\nb": 0.5}) == "a\nb"
+    assert weighted_texts({"a\nb": 0.31, "c": 2e-7}) == "0.31\ta b\n2e-07\tc"
+    assert {drawn_text("0.31\ta b\n2e-07\tc", seed) for seed in range(9)} == {"a b"}
+    for text in ("", "a", "a\nb", "3\ta", "3\ta\nb", "1.2.3\ta\n4\tb"):
+        assert drawn_text(text, 0) == text
 
 
 def test_whole_photos_come_back_as_they_were(photos: Path, tmp_path: Path, run) -> None:
@@ -107,7 +161,8 @@ def kill_before(write: int, folder: Path, words: list[str]) -> None:
 def test_killed_anywhere_it_goes_on(photos: Path, tmp_path: Path, run) -> None:
     whole = tmp_path / "whole"
     run(whole)
-    words = ["--train_data_dir", str(photos), "--tags_file", str(tmp_path / "tags.csv"), "--photos_per_shard", "2"]
+    tags = ("--tags_file", str(tmp_path / "tags.csv"), "--allow_missing_text", "true")
+    words = ["--train_data_dir", str(photos), *tags, "--photos_per_shard", "2"]
     complete = []
     for write in count():
         folder = tmp_path / f"killed_{write}"

@@ -174,7 +174,7 @@ def _train_seesr(folder: Path, results: Path, models: Models) -> tuple[str, ...]
     options = (
         "--pretrained_model_name_or_path", models.base, "--tagger", models.tagger, "--resolution", "32",
         "--log_every", "1", "--train_batch_size", "32", "--max_train_steps", "2", "--dataloader_num_workers", "2",
-        "--validation_images", models.photos, "--validation_steps", "2",
+        "--validation_images", models.photos, "--validation_steps", "2", "--allow_missing_text", "true",
     )  # fmt: skip
     script = ROOT / "training" / "train_seesr.py"
     return (sys.executable, str(script), "--train_data_dir", str(folder), "--output_dir", str(results), *options)

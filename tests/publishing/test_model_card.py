@@ -113,7 +113,7 @@ def test_recipe_and_data_without_the_folders_of_a_machine():
         "max_train_steps": 12_000,
         "gradient_accumulation_steps": 4,
     }
-    card = render_model_card("me/x", SeeSRPipeline, details(training=training(**options)))
+    card = render_model_card("me/x", SeeSRPipeline, details(training=training() | options))
     assert "somebody" not in card.content
     assert "12,000 optimiser steps, each on 2 samples per process times 4 accumulated batches" in card.text
     assert "Data: `photos`." in card.text

@@ -13,13 +13,14 @@ import pytest
 from diffusers_sr.training.arguments import RestorationArguments, option, parse_arguments
 from diffusers_sr.training.publish import HubArguments
 from diffusers_sr.training.ranges import Count
+from diffusers_sr.training.text import TextArguments
 from tests.training.runs import TRAINING, script
 
 OUTPUT = ["--output_dir", "runs"]
 
 
 @dataclass(kw_only=True)
-class ExampleArguments(RestorationArguments, HubArguments):
+class ExampleArguments(RestorationArguments, TextArguments, HubArguments):
     """An example."""
 
     width: Count = option(3, "Width.")

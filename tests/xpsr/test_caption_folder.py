@@ -170,6 +170,26 @@ def test_one_text_file_for_two_images(folder, tmp_path, report) -> None:
     assert measure_folder(folder, tmp_path / "out", report=report).described == 5
 
 
+def test_folders_in_the_folder(folder, tmp_path, report, reports) -> None:
+    """Hidden ones, links and the output are left out; `read_prompts` finds the others by their pixels."""
+    for name in (".hidden", "below/deeper", "prompts"):
+        (folder / name).mkdir()
+        tiny_image(seed=len(name)).save(folder / name / "y.png")
+    (folder / "link").symlink_to(folder / "below")
+    captioner = Sizes()
+    options = {"recursive": True, "report": report}
+    assert caption_folder(folder, folder / "prompts", captioner, SETTINGS, **options) == Described(6, 0, 1)
+    assert ("link", "is a link to a folder, which is not followed: give the folder as an input") in reports
+    assert len(read_prompts(folder / "prompts", [folder / "below/x.png", folder / "below/deeper/y.png"])) == 2
+    assert measure_folder(folder, tmp_path / "out", **options) == Described(6, 0, 1)
+    tiny_image().save(folder / "below" / "deeper" / "x.bmp")
+    with pytest.raises(ValueError, match=r"below/x.png and below/deeper/x.bmp in .* would share one text file"):
+        measure_folder(folder, tmp_path / "out", layout="official", **options)
+    with pytest.raises(ValueError, match=r"There is no image in .*empty or in the folders in it"):
+        (tmp_path / "empty").mkdir()
+        measure_folder(tmp_path / "empty", tmp_path / "out", **options)
+
+
 def test_no_images(folder, tmp_path, report) -> None:
     (tmp_path / "empty").mkdir()
     for source in (tmp_path / "empty", tmp_path):

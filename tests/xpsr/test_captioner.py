@@ -213,7 +213,7 @@ def test_only_new_tokens_are_decoded_on_one_line() -> None:
             return logits
 
     captioner.model.lm_head = Say()
-    assert captioner._answer(IMAGES[:2], HIGH_LEVEL_INSTRUCTION) == ["a b c", "a b c"]
+    assert captioner.answer(IMAGES[:2], HIGH_LEVEL_INSTRUCTION) == ["a b c", "a b c"]
 
 
 def test_max_new_tokens_counts_what_is_generated(name: str, prompts: list[ImagePrompts]) -> None:
