@@ -11,6 +11,7 @@ only training needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, get_args
 
 import torch
 from diffusers import DDPMScheduler
@@ -20,13 +21,13 @@ from diffusers_sr.training.engine import train
 from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.publish import HubArguments, publisher
-from diffusers_sr.training.ranges import Share, Weight
+from diffusers_sr.training.ranges import OneOf, Share, Weight
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.validation import enlarge_with
 from diffusers_sr.training.xpsr import TrainableXPSR, with_prompts
-from diffusers_sr.xpsr.adapter import XPSRAdapter
-from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
+from diffusers_sr.xpsr.adapter import Fusion, XPSRAdapter
+from diffusers_sr.xpsr.constraint import LATENT_TERMS, DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 
@@ -53,11 +54,24 @@ class XPSRArguments(DenoiserArguments, HubArguments):
         },
     )
     constraint_weight: Weight = option(
-        0.05, "Weight of each term of the degradation-free constraint; with 0 there is none."
+        0.05, "Weight of each term of the degradation-free constraint; with 0 there is none (ablation)."
     )
-    latent_terms: str = option("code", "Latents that it constrains: 'paper' (three sizes) or 'code' (all).")
+    pixel_terms: bool = option(True, "Whether it constrains pixels; with false the latents alone (ablation).")
+    latent_terms: Annotated[str, OneOf(LATENT_TERMS)] = option(
+        "code", "Latents that it constrains: paper (three sizes), code (all), or none: the pixels alone (ablation)."
+    )
+    fusion: Annotated[str, OneOf(get_args(Fusion))] = option(
+        "sfa",
+        "How the ControlNet reads the prompts: sfa (semantic-fusion attention), or its ablations: parallel, serial, "
+        "and the high- or the low-level prompt alone.",
+    )
     null_text_ratio: Share = option(0.0, "Share of samples without the high-level prompt.")
     clean_ratio: Share = option(0.1, "Share of samples that see the clean crop.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.constraint_weight and not self.pixel_terms and self.latent_terms == "none":
+            raise ValueError("Without pixel and latent terms no constraint is left: give --constraint_weight 0.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,11 +81,13 @@ def main(argv: list[str] | None = None) -> None:
     controlnet = controlnet_to_train(base, arguments.controlnet_model_name_or_path)
     constraint = None
     if arguments.constraint_weight:
-        constraint = DegradationFreeConstraint.from_controlnet(controlnet, arguments.latent_terms)
+        constraint = DegradationFreeConstraint.from_controlnet(
+            controlnet, arguments.latent_terms, arguments.pixel_terms
+        )
     denoiser = TrainableXPSR(
         base,
         controlnet,
-        XPSRAdapter.from_hosts(base.unet, controlnet, leave_out=arguments.leave_out_sites),
+        XPSRAdapter.from_hosts(base.unet, controlnet, arguments.fusion, arguments.leave_out_sites),
         constraint,
         arguments.constraint_weight,
         arguments.null_text_ratio,

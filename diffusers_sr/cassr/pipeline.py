@@ -52,10 +52,12 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
     fix, since none is mentioned. Tiles have 64 × 64 latents, the size of the training crops, and overlap by 16; a
     reference is cut into the same tiles as the image it shows.
 
+    All that the paper states is the default, so that there are no `paper_settings`.
+
     Args:
         controlnet: sees the enlarged image and the reference, in [0, 1].
-        activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None, given
-            explicitly, for calls with `reference_images`, another `activation`, or no reference.
+        activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None for
+            calls with `reference_images`, another `activation`, or no reference.
 
     The other arguments are those of `ControlledPipeline`.
 
@@ -67,6 +69,7 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
 
     call_class = CasSRCall
     denoiser_class = CasSRDenoiser
+    _optional_components: ClassVar[list[str]] = ["activation"]
     paper: ClassVar[Paper] = Paper("CasSR", "2403.11451")
     converters: ClassVar[dict[str, str]] = {"scedit": "diffusers_sr.cassr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
