@@ -57,8 +57,8 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
 
     The `paper_settings` are 200 steps (paper; the official code's default is 50), `color_fix="adain"` ("used in
     paper", says the help of the official code's option, whose default is none), and `official_preprocessing=True`.
-    Guidance of 3 is the paper's too. It recommends two references (`num_references=2`); that its tables have them could
-    not be found out, so that there is one.
+    Guidance of 3 is the paper's too. It recommends two references (`num_references=2`); that its tables have them
+    could not be found out, so that there is one.
 
     Args:
         controlnet: sees latents, of the image and of the references.

@@ -27,7 +27,10 @@ class SeeSRCall(Call):
         "tags instead of the tagger's, comma-separated: one text for all images or one for each. With an empty text "
         "there is no hard prompt.",
         per_image=True,
-        option={"metavar": "TEXT", "help": "tags instead of the tagger's; '' leaves out SeeSR's hard prompt"},
+        option={
+            "metavar": "TEXT",
+            "help": "tags instead of the tagger's; with '' there are none (SeeSR: no hard prompt)",
+        },
     )
     representation: torch.Tensor | None = argument(
         "representation instead of the tagger's, `[1 or images, tokens, representation_dim]`.", per_image=True
