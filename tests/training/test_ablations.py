@@ -53,7 +53,6 @@ def test_coser_without_cognition_reads_the_words_alone() -> None:
         denoiser = TrainableCoSeR(base_of(parts), parts["controlnet"], parts["adapter"], encoder)
         with torch.no_grad():
             predictions.append(predict(denoiser, batch()))
-    assert not hasattr(denoiser, "cognition")
     assert denoiser._frozen == ()
     assert (predictions[0] - predictions[1]).abs().max() > 1e-4
 
@@ -104,18 +103,14 @@ def test_a_controlnet_can_be_the_activation() -> None:
 
 
 def test_xpsr_with_the_low_level_prompt_reads_no_other() -> None:
-    predictions = {}
     samples = batch()
-    for fusion in ("low", "high"):
-        for tags in (samples["tags"], ["a dog"] * 8):
-            parts = components("xpsr")
-            adapter = randomise(XPSRAdapter.from_hosts(parts["unet"], parts["controlnet"], fusion))
-            denoiser = TrainableXPSR(base_of(parts), parts["controlnet"], adapter)
-            with torch.no_grad():
-                predictions[fusion, tags[0]] = predict(denoiser, {**samples, "tags": tags})
-    low, other_low, high, other_high = predictions.values()
-    assert torch.equal(low, other_low)
-    assert not torch.equal(high, other_high)
+    others = {**samples, "tags": ["a dog"] * 8}
+    for fusion, is_equal in (("low", True), ("high", False)):
+        parts = components("xpsr")
+        adapter = XPSRAdapter.from_hosts(parts["unet"], parts["controlnet"], fusion)
+        denoiser = TrainableXPSR(base_of(parts), parts["controlnet"], adapter)
+        with torch.no_grad():
+            assert torch.equal(predict(denoiser, samples), predict(denoiser, others)) is is_equal
 
 
 @pytest.mark.parametrize(
@@ -156,9 +151,8 @@ def test_every_file_and_test_in_the_tables_exists() -> None:
     assert len(named) > 40
     for code in named:
         path, *names = code.split("::")
-        tree = ast.parse((ROOT / path).read_text())
-        defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        assert {*names} <= defined, code
+        text = (ROOT / path).read_text()
+        assert all(re.search(rf"^ *(def|class) {name}\b", text, re.MULTILINE) for name in names), code
 
 
 def test_every_option_of_a_trainer_in_the_tables_exists() -> None:
@@ -200,7 +194,7 @@ def test_the_papers_settings_in_the_table_are_those_of_the_pipelines() -> None:
     last = TABLES[TABLES.index("| paper | settings |") :]
     for method in hub.METHODS:
         kind = hub.pipeline_class(method)
-        row = re.search(rf"^\\| {kind.paper.name} \\| (.*) \\|$", last, re.MULTILINE)
+        row = re.search(rf"^\| {kind.paper.name} \| (.*) \|$", last, re.MULTILINE)
         shown = dict(code.split("=", 1) for code in re.findall(r"`([^`]+)`", row[1])) if row else {}
         assert {name: ast.literal_eval(value) for name, value in shown.items()} == kind.paper_settings
         read_call(kind.call_class, (), kind.paper_settings, kind._call_defaults, kind.__name__)
