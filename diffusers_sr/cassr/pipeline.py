@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -56,8 +56,9 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
 
     Args:
         controlnet: sees the enlarged image and the reference, in [0, 1].
-        activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None for
-            calls with `reference_images`, another `activation`, or no reference.
+        activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None, given
+            explicitly, for calls with `reference_images`, another `activation`, or no reference. A model whose
+            `call_defaults` have `activation="lr"` is loaded without it.
 
     The other arguments are those of `ControlledPipeline`.
 
@@ -69,7 +70,6 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
 
     call_class = CasSRCall
     denoiser_class = CasSRDenoiser
-    _optional_components: ClassVar[list[str]] = ["activation"]
     paper: ClassVar[Paper] = Paper("CasSR", "2403.11451")
     converters: ClassVar[dict[str, str]] = {"scedit": "diffusers_sr.cassr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
@@ -103,6 +103,11 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)
         self.register_modules(activation=activation)
+
+    @classmethod
+    def components_left_out(cls, call_defaults: Mapping[str, Any]) -> set[str]:
+        """Name the activation if the image is its own reference. See `PublishablePipeline.components_left_out`."""
+        return {"activation"} if call_defaults.get("activation") == "lr" else set()
 
     def check_components(self, call: CasSRCall) -> None:
         """Raise ValueError also if there is nothing to make a reference with, or `activation` cannot make one."""

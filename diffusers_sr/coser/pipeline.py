@@ -62,7 +62,8 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
 
     Args:
         controlnet: sees latents, of the image and of the references.
-        cognitive_encoder: may be None, for calls with `cognitive_embedding` or with `cognition=False`.
+        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`. A model whose
+            `call_defaults` have `cognition=False` is loaded without it.
         cfw: decodes with features of the image; without it the VAE decodes alone.
 
     The other arguments are those of `ControlledPipeline`.
@@ -76,7 +77,7 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
     call_class = CoSeRCall
     denoiser_class = CoSeRDenoiser
     model_cpu_offload_seq = "cognitive_encoder->text_encoder->unet->vae"
-    _optional_components: ClassVar[list[str]] = ["cognitive_encoder", "cfw"]
+    _optional_components: ClassVar[list[str]] = ["cfw"]
     paper: ClassVar[Paper] = Paper("CoSeR", "2311.16512")
     official_script = SCRIPT
     paper_settings: ClassVar[Mapping[str, Any]] = {
@@ -121,6 +122,11 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)
         self.register_modules(cognitive_encoder=cognitive_encoder, cfw=cfw)
+
+    @classmethod
+    def components_left_out(cls, call_defaults: Mapping[str, Any]) -> set[str]:
+        """Name the cognitive encoder if there is no cognition. See `PublishablePipeline.components_left_out`."""
+        return set() if call_defaults.get("cognition", True) else {"cognitive_encoder"}
 
     def check_components(self, call: CoSeRCall) -> None:
         """Check also what the cognitive embedding and the `cfw_weight` need.

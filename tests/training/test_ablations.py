@@ -114,6 +114,30 @@ def test_xpsr_with_the_low_level_prompt_reads_no_other() -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "component", "call_defaults"),
+    [("coser", "cognitive_encoder", {"cognition": False}), ("cassr", "activation", {"activation": "lr"})],
+)
+def test_a_model_of_an_ablation_loads_without_the_component(
+    method: str, component: str, call_defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    """From its own folder, and from that of a base; another model still has to have it."""
+    kind, parts = hub.pipeline_class(method), components(method)
+    base_of(components(method)).save_pretrained(tmp_path / "base")
+    kind(**{**parts, component: None}, call_defaults=call_defaults).save_pretrained(tmp_path / "model")
+    own = {name: parts[name] for name in ("controlnet", "adapter")}
+    for pipeline in (
+        kind.from_pretrained(tmp_path / "model"),
+        kind.from_pretrained(tmp_path / "base", **own, call_defaults=call_defaults),
+    ):
+        assert getattr(pipeline, component) is None
+        assert pipeline.config.call_defaults.items() >= call_defaults.items()
+    kind(**parts, call_defaults=call_defaults).save_pretrained(tmp_path / "whole")
+    assert getattr(kind.from_pretrained(tmp_path / "whole"), component) is not None
+    with pytest.raises(ValueError, match=component):
+        kind.from_pretrained(tmp_path / "base", **own)
+
+
+@pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
         (
