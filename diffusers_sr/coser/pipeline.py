@@ -62,8 +62,8 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
 
     Args:
         controlnet: sees latents, of the image and of the references.
-        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`. A model whose
-            `call_defaults` have `cognition=False` is loaded without it.
+        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`. A model
+            whose `call_defaults` have `cognition=False` is loaded without it.
         cfw: decodes with features of the image; without it the VAE decodes alone.
 
     The other arguments are those of `ControlledPipeline`.
