@@ -9,6 +9,7 @@ those of the tagger and those of the annotations: COCO's, say, tell nothing abou
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ def measure(crops: PhotoCrops, count: int, tagger: Tagger) -> tuple[float, float
     """Compute OP and OR on the first `count` crops."""
     predicted, annotated = [], []
     for index in range(count):
-        crop = crops[index]
+        crop: dict[str, Any] = crops[index]
         enlarged = resize(crop["degraded"][None], crop["target"].shape[-2:]).to(tagger.device)
         (tags,) = tagger.tags(tagger(tagger.preprocess(enlarged)).logits)
         predicted.append({*tags})

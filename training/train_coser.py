@@ -84,7 +84,9 @@ def main(argv: list[str] | None = None) -> None:
         CoSeRAdapter.from_hosts(
             base.unet, controlnet, arguments.similarity, reference_attention=arguments.reference_attention
         ),
-        load_pretrained(CognitiveEncoder, arguments.cognitive_encoder) if arguments.cognition else None,
+        None
+        if arguments.cognitive_encoder is None
+        else load_pretrained(CognitiveEncoder, arguments.cognitive_encoder),
         arguments.null_text_ratio,
     )
     if arguments.gradient_checkpointing:

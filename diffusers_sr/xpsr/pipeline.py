@@ -106,8 +106,8 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         is_low = self.adapter.config.fusion == "low"
         takes_low_level = self.adapter.fuses_semantics or is_low
         is_missing = takes_low_level and call.low_level_prompt is None and call.low_level_prompt_embeds is None
-        high_level, low_level = self.write_prompts(image, call, is_missing)
-        low_level = call.low_level_prompt if low_level is None else low_level
+        high_level, written = self.write_prompts(image, call, is_missing)
+        low_level = call.low_level_prompt if written is None else written
         texts = self.texts_of(call, low_level if is_low else high_level)
         if not self.adapter.fuses_semantics:
             return texts, {}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from diffusers_sr.attention.control_features import control_features
-from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.adapter import AllInAttention, CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from tests.components import STABLE_DIFFUSION_2, TEXT_DIM, components, randomise, tiny_unet
 
@@ -245,7 +245,7 @@ def test_softmax_in_place_of_the_one_hot_attention(models: Models, tmp_path: Pat
     softmax.load_state_dict(models.adapter.state_dict())
     softmax.save_pretrained(tmp_path)
     softmax = CoSeRAdapter.from_pretrained(tmp_path)
-    new = softmax.unet[SITE.replace(".", "__")]
+    new, old = (cast(AllInAttention, each.unet[SITE.replace(".", "__")]) for each in (softmax, models.adapter))
     lr, reference = models.features(1)[-1], models.features(2)[-1]
     with torch.no_grad():
         query = new.proj_lr(new.norm_lr(lr).flatten(2).transpose(1, 2))
@@ -261,8 +261,9 @@ def test_softmax_in_place_of_the_one_hot_attention(models: Models, tmp_path: Pat
         weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
         expected = new.out_reference(new.attn_reference.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
         residual, _ = new.prepare(lr, reference, torch.float32)
-        one_hot, _ = models.adapter.unet[SITE.replace(".", "__")].prepare(lr, reference, torch.float32)
+        one_hot, _ = old.prepare(lr, reference, torch.float32)
     torch.testing.assert_close(residual, expected, atol=1e-5, rtol=1e-5)
+    assert residual is not None and one_hot is not None
     assert (residual - one_hot).abs().max() > 1e-3
 
 
