@@ -16,6 +16,9 @@ from diffusers_sr.training.arguments import TrainingArguments, parse_arguments
 TRAINING = Path(__file__).parents[1] / "training"
 STAGES = sorted(path.stem.removesuffix("_24gb") for path in (TRAINING / "recipes").glob("*_24gb.yaml"))
 
+INPUTS = {"coser": {"cognitive_encoder", "references_file"}, "cassr": {"scedit", "references_dir"}}
+"""Options of stages that an ablation does without, so that argparse does not require them."""
+
 
 def trainer(stage: str) -> ModuleType:
     """Import the script that trains a stage."""
@@ -42,6 +45,6 @@ def read_recipe(recipe: Path) -> tuple[str, Any]:
     stage = recipe.stem.rpartition("_")[0]
     kind = arguments_class(trainer(stage))
     required = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
-    made_up = required - yaml.safe_load(recipe.read_text()).keys()
+    made_up = (required | INPUTS.get(stage, set())) - yaml.safe_load(recipe.read_text()).keys()
     options = [word for name in sorted(made_up) for word in (f"--{name}", "unused")]
     return stage, parse_arguments(kind, ["--config", str(recipe), *options])

@@ -66,6 +66,12 @@ class SuperResolutionPipeline(
     """The converters of official checkpoints, by their names in `diffusers-sr convert`."""
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "noise_pred", "prompt_embeds", "negative_prompt_embeds"]
     _call_defaults: ClassVar[dict[str, Any]] = {}
+    paper_settings: ClassVar[Mapping[str, Any]] = {}
+    """The arguments of a call with which the paper's results were made, where they differ from the model's defaults.
+
+    `pipeline(image, **pipeline.paper_settings)` takes them; `diffusers-sr upscale --paper` and `evaluate --paper` do
+    too. The class's own documentation says where each comes from.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -21,14 +21,13 @@ from accelerate.utils import send_to_device
 from diffusers import DDIMScheduler
 from torch.utils.data import default_collate
 
-from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_mixture import DEGRADATIONS, at_low_resolution
 from diffusers_sr.data.made_references import crop_settings, reference_path, write_settings
 from diffusers_sr.data.squares import RESIZE_MODES
 from diffusers_sr.image.pictures import write_image
 from diffusers_sr.pretrained.loading import load_pretrained
-from diffusers_sr.training.cassr import TrainableSCEdit
+from diffusers_sr.training.cassr import ACTIVATIONS, TrainableSCEdit
 from diffusers_sr.training.photos import folder_photos
 from diffusers_sr.training.progress import with_progress
 from diffusers_sr.training.script import run_script
@@ -59,6 +58,9 @@ def main(argv: list[str] | None = None) -> None:
         "--pretrained_model_name_or_path", required=True, help="Stable Diffusion: a folder or a Hub id"
     )
     parser.add_argument("--scedit", required=True, help="output folder of train_scedit.py")
+    parser.add_argument(
+        "--activation", choices=tuple(ACTIVATIONS), default="scedit", help="what was trained there (%(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="denoising steps (%(default)s)")
     parser.add_argument("--guidance_scale", type=float, default=7.5, help="weight of the prompt (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=4, help="samples per batch (%(default)s)")
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     with accelerator.main_process_first():
         write_settings(options.output_dir, crop_settings(crops, options.num_samples))
     base = load_frozen_base(options.pretrained_model_name_or_path)
-    activation = load_pretrained(SCEditAdapter, options.scedit, "activation")
+    activation = load_pretrained(ACTIVATIONS[options.activation], options.scedit, "activation")
     denoiser = TrainableSCEdit(base, activation).to(accelerator.device).eval()
     scheduler = DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing")
     batches = [*batches_to_do(options.output_dir, options.num_samples, options.batch_size, accelerator)]

@@ -45,7 +45,9 @@ class CognitiveEncoderArguments(RestorationArguments, TextArguments):
     )
     clip: str = option(CLIP, "CLIP's vision model: a folder or a Hub id.")
     max_train_steps: Count = option(20_000, "Optimiser steps.")
-    num_queries: Count = option(50, "Tokens of the cognitive embedding.")
+    num_queries: Count = option(
+        50, "Tokens of the cognitive embedding; with 1 it is the class token instead of the sequence (ablation)."
+    )
     srresnet_channels: Count = option(64, "Channels of the SRResNet.")
     srresnet_blocks: Count = option(16, "Residual blocks of the SRResNet.")
     qformer_layers: Count = option(Q_FORMER["num_hidden_layers"], "Layers of the Q-Former.")

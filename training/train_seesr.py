@@ -23,6 +23,7 @@ from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.pipeline_run import train_pipeline
 from diffusers_sr.training.publish import HubArguments
+from diffusers_sr.training.ranges import Share
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.seesr import TrainableSeeSR
 from diffusers_sr.training.text import TextArguments
@@ -33,8 +34,12 @@ from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_tra
 class SeeSRArguments(DenoiserArguments, TextArguments, HubArguments):
     """Options for ControlNet and representation attention; defaults are the official script's."""
 
-    tagger: str = field(metadata={"help": "Folder of the degradation-aware tagger."})
+    tagger: str = field(metadata={"help": "Folder of the tagger: DAPE, or RAM as it is (ablation)."})
+    null_text_ratio: Share = option(
+        0.5, "Share of samples without the hard prompt, the tags; with 1 there is none (ablation)."
+    )
     inference_prompt: bool = option(False, "Prompt as inference does, with the quality prompt after the tags.")
+    rca: bool = option(True, "Representation cross-attention; with false there is no soft prompt (ablation).")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     base = load_frozen_base(arguments.pretrained_model_name_or_path)
     tagger = load_pretrained(Tagger, arguments.tagger)
     controlnet = controlnet_to_train(base)
-    adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim)
+    adapter = SeeSRAdapter.from_hosts(base.unet, controlnet, tagger.config.representation_dim, arguments.rca)
     denoiser = TrainableSeeSR(base, controlnet, adapter, tagger, arguments.null_text_ratio, arguments.inference_prompt)
     if arguments.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()

@@ -11,7 +11,7 @@ is also `constraint`, which only training needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import torch
 from diffusers import DDPMScheduler
@@ -23,13 +23,13 @@ from diffusers_sr.training.losses import DenoisingLoss
 from diffusers_sr.training.photos import degraded_crops
 from diffusers_sr.training.pipeline_run import train_pipeline
 from diffusers_sr.training.publish import HubArguments
-from diffusers_sr.training.ranges import Share, Weight
+from diffusers_sr.training.ranges import OneOf, Share, Weight
 from diffusers_sr.training.script import run_script
 from diffusers_sr.training.text import PromptArguments
 from diffusers_sr.training.trainable import DenoiserArguments, controlnet_to_train, load_frozen_base
 from diffusers_sr.training.xpsr import TrainableXPSR
-from diffusers_sr.xpsr.adapter import XPSRAdapter
-from diffusers_sr.xpsr.constraint import DegradationFreeConstraint
+from diffusers_sr.xpsr.adapter import Fusion, XPSRAdapter
+from diffusers_sr.xpsr.constraint import LATENT_TERMS, DegradationFreeConstraint
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
 
 
@@ -53,9 +53,17 @@ class XPSRArguments(DenoiserArguments, PromptArguments, HubArguments):
         },
     )
     constraint_weight: Weight = option(
-        0.05, "Weight of each term of the degradation-free constraint; with 0 there is none."
+        0.05, "Weight of each term of the degradation-free constraint; with 0 there is none (ablation)."
     )
-    latent_terms: str = option("code", "Latents that it constrains: 'paper' (three sizes) or 'code' (all).")
+    pixel_terms: bool = option(True, "Whether it constrains pixels; with false the latents alone (ablation).")
+    latent_terms: Annotated[str, OneOf(LATENT_TERMS)] = option(
+        "code", "Latents that it constrains: paper (three sizes), code (all), or none: the pixels alone (ablation)."
+    )
+    fusion: Annotated[str, OneOf(get_args(Fusion))] = option(
+        "sfa",
+        "How the ControlNet reads the prompts: sfa (semantic-fusion attention), or its ablations: parallel, serial, "
+        "and the high- or the low-level prompt alone.",
+    )
     null_text_ratio: Share = option(0.0, "Share of samples without the high-level prompt.")
     clean_ratio: Share = option(0.1, "Share of samples that see the clean crop.")
     sample_prompts_dir: str | None = option(
@@ -65,6 +73,11 @@ class XPSRArguments(DenoiserArguments, PromptArguments, HubArguments):
         0.5, "Share of samples that are those with such prompts, if there is a folder of them."
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.constraint_weight and not self.pixel_terms and self.latent_terms == "none":
+            raise ValueError("Without pixel and latent terms no constraint is left: give --constraint_weight 0.")
+
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(XPSRArguments, argv)
@@ -73,11 +86,13 @@ def main(argv: list[str] | None = None) -> None:
     controlnet = controlnet_to_train(base, arguments.controlnet_model_name_or_path)
     constraint = None
     if arguments.constraint_weight:
-        constraint = DegradationFreeConstraint.from_controlnet(controlnet, arguments.latent_terms)
+        constraint = DegradationFreeConstraint.from_controlnet(
+            controlnet, arguments.latent_terms, arguments.pixel_terms
+        )
     denoiser = TrainableXPSR(
         base,
         controlnet,
-        XPSRAdapter.from_hosts(base.unet, controlnet, leave_out=arguments.leave_out_sites),
+        XPSRAdapter.from_hosts(base.unet, controlnet, arguments.fusion, arguments.leave_out_sites),
         constraint,
         arguments.constraint_weight,
         arguments.null_text_ratio,

@@ -99,6 +99,10 @@ class AttentionAdapter(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self._conditioning: Any = None
         self._hosts: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        if not self.sites("unet") and not self.sites("controlnet"):
+            # An ablation without the new attention: diffusers reads a model's type and device off a tensor, and saves
+            # no file if there is none.
+            self.register_buffer("without_weights", torch.empty(0))
 
     def attach(self, model: nn.Module) -> Self:
         """Put this adapter's hooks on a UNet or a ControlNet, compiled or not. Sites that have them are skipped.

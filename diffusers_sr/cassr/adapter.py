@@ -82,7 +82,7 @@ class CasSRAdapter(AttentionAdapter):
         unet_sites: the names of these transformer blocks, such as "up_blocks.1.attentions.0.transformer_blocks.0",
             each with `channels`, `control_channels`, `num_attention_heads` and `norm_num_groups` of its two
             `ControlAttention`, and `control_index`: which of the ControlNet's down residuals they read. `from_hosts`
-            reads them from the models.
+            reads them from the models. If there are none, there is no such attention.
     """
 
     _no_split_modules = ["ControlAttention"]  # noqa: RUF012
@@ -98,13 +98,17 @@ class CasSRAdapter(AttentionAdapter):
         self._keep_processors()
 
     @classmethod
-    def from_hosts(cls, unet: Host, controlnet: Host) -> Self:
+    def from_hosts(cls, unet: Host, controlnet: Host, multiple_attention: bool = True) -> Self:
         """Make a new adapter for these models, to be trained.
 
         Both attentions start from the block's own self-attention where the shapes allow it, and what they add starts
         from zero, so that the conditioned UNet initially computes what the stock one does.
+
+        Args:
+            multiple_attention: whether there is any attention; without it the adapter has no weights, and the method
+                degenerates to a ControlNet for both images (the paper's ablation).
         """
-        sites = control_sites(unet, controlnet)
+        sites = control_sites(unet, controlnet) if multiple_attention else {}
         adapter = cls(
             unet_sites={site: options for site, options in sites.items() if options["control_index"] != MIDDLE}
         )

@@ -38,7 +38,8 @@ class CasSRCall(Call):
         "what makes the references, in place of the pipeline's component. An `SCEditAdapter` or a `ControlNetModel`, "
         "on the pipeline's device, steers stock Stable Diffusion, which is sampled as the result is. A function gets "
         "each image as a PIL image, as it was given to the pipeline and not enlarged, and returns one of any size and "
-        'of any kind that `read_images` reads. With "lr" the enlarged image is its own reference.'
+        'of any kind that `read_images` reads. With "lr" the enlarged image is its own reference (paper, Table 2).',
+        option={"choices": ("lr",), "help": "lr: the enlarged photo is its own reference (by default the model's)"},
     )
     activation_steps: int | None = model_argument(
         "denoising steps of the activation; `num_inference_steps` by default."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,10 +52,13 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
     fix, since none is mentioned. Tiles have 64 × 64 latents, the size of the training crops, and overlap by 16; a
     reference is cut into the same tiles as the image it shows.
 
+    All that the paper states is the default, so that there are no `paper_settings`.
+
     Args:
         controlnet: sees the enlarged image and the reference, in [0, 1].
         activation: makes the reference: SCEdit's adapter, or a ControlNet for degraded images. It may be None, given
-            explicitly, for calls with `reference_images`, another `activation`, or no reference.
+            explicitly, for calls with `reference_images`, another `activation`, or no reference. A model whose
+            `call_defaults` have `activation="lr"` is loaded without it.
 
     The other arguments are those of `ControlledPipeline`.
 
@@ -100,6 +103,11 @@ class CasSRPipeline(ControlledPipeline[CasSRCall]):
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)
         self.register_modules(activation=activation)
+
+    @classmethod
+    def components_left_out(cls, call_defaults: Mapping[str, Any]) -> set[str]:
+        """Name the activation if the image is its own reference. See `PublishablePipeline.components_left_out`."""
+        return {"activation"} if call_defaults.get("activation") == "lr" else set()
 
     def check_components(self, call: CasSRCall) -> None:
         """Raise ValueError also if there is nothing to make a reference with, or `activation` cannot make one."""

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..sampling.call import START_POINTS
 from ..sampling.checks import AUTO
 from .method_options import refused_options
 from .options import positive_int
@@ -32,6 +33,11 @@ def add_call_options(command: argparse.ArgumentParser) -> None:
         "--strength",
         type=float,
         help="share of the steps that is taken, with less noise on the photo: above 0, up to 1 (the model's default)",
+    )
+    command.add_argument(
+        "--start-point",
+        choices=START_POINTS,
+        help="start from the photo under noise (lr: SeeSR's LRE), or from noise alone (noise) (the model's default)",
     )
     command.add_argument("--prompt", help="description of the image, added to what the model sees in it")
     command.add_argument(
@@ -63,6 +69,17 @@ def add_call_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="enlarge, stretch and round as the official script does, to reproduce published numbers",
     )
+    add_paper(command)
+
+
+def add_paper(command: argparse.ArgumentParser) -> None:
+    """Add `--paper`."""
+    command.add_argument(
+        "--paper",
+        action="store_true",
+        help="settings with which the paper's results were made, where they differ from the model's defaults; options "
+        "that are given override them",
+    )
 
 
 def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,10 +90,11 @@ def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "guidance_scale": options.guidance_scale,
         "fidelity": options.fidelity,
         "strength": options.strength,
+        "start_point": options.start_point,
         "tile_size": options.tile_size,
         "tile_overlap": options.tile_overlap,
         "vae_tile_size": options.vae_tile_size,
-        "official_preprocessing": options.official_preprocessing,
+        "official_preprocessing": options.official_preprocessing or None,
     }
     if options.color_fix is not None:
         arguments["color_fix"] = None if options.color_fix == "none" else options.color_fix

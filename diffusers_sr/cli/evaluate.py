@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..evaluation.protocols import PROTOCOLS
+from .call_arguments import add_paper
 from .models import add_model, choose_model
 from .options import add_device
 from .parser import Commands
@@ -51,6 +52,7 @@ def add_parser(commands: Commands) -> None:
         "--json", type=Path, metavar="FILE", help="file to write with the metadata for a model card, `model-index`"
     )
     add_model(command)
+    add_paper(command)
     command.add_argument("--inputs", type=Path, metavar="INPUTS", help="folder of inputs (those of the test set)")
     command.add_argument(
         "--seed", type=int, default=0, help="seed of the noise, the same for each image (%(default)s)"
@@ -65,8 +67,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     makes_results = options.model is not None or options.method is not None
     if makes_results:
         options.model = choose_model(parser, options)
-    elif options.inputs is not None or options.skip_existing:
-        parser.error("arguments --inputs and --skip-existing: only with argument --model or --method")
+    elif options.inputs is not None or options.skip_existing or options.paper:
+        parser.error("arguments --inputs, --skip-existing and --paper: only with argument --model or --method")
     # Imported here, and torch with it, because --help and wrong arguments need neither.
     from .evaluate_run import evaluate
 

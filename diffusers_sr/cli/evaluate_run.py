@@ -70,6 +70,7 @@ def _enlarge(options: argparse.Namespace, inputs: Path, factor: Fraction) -> int
         if (value := getattr(options, name)) is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     arguments += ["--skip-existing"] if options.skip_existing else []
+    arguments += ["--paper"] if options.paper else []
     files = ["--format", "png", "-o", str(options.results), "--", str(inputs)]
     return upscale.run(parser, parser.parse_args(["upscale", *arguments, *files]))
 

@@ -88,7 +88,7 @@ def _load(
     pipeline = load_model(options, device)
     if pipeline is None:
         return None
-    arguments = dict(arguments)
+    arguments = {**(pipeline.paper_settings if options.paper else {}), **arguments}
     check_arguments(parser, pipeline, options, arguments)
     apply_memory_options(parser, pipeline, options, device)
     fit_tiles(pipeline, options, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import torch
 from diffusers import ModelMixin  # noqa: F401 (a pipeline looks its loader up in the component's module)
@@ -19,7 +19,10 @@ from ..attention.processors import PreparedAttnProcessor, keep_processor, keys_a
 from ..attention.sites import Host, check_site, check_site_channels, site_key
 from ..image.pixels import BICUBIC, Bicubic
 from .one_hot import Similarity
-from .processor import OneHotReferenceAttnProcessor
+from .processor import OneHotReferenceAttnProcessor, SoftmaxReferenceAttnProcessor
+
+ReferenceAttention = Literal["one-hot", "softmax", "none"]
+Prepared: TypeAlias = tuple[torch.Tensor | None, torch.Tensor]
 
 
 class AllInAttention(nn.Module):
@@ -30,9 +33,17 @@ class AllInAttention(nn.Module):
         control_channels: those of the control features; if they differ, a convolution brings them to `channels`.
         num_attention_heads: heads of both attentions.
         norm_num_groups: groups of the control features' normalisation.
+        has_reference: whether there is attention to references.
     """
 
-    def __init__(self, channels: int, control_channels: int, num_attention_heads: int, norm_num_groups: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        control_channels: int,
+        num_attention_heads: int,
+        norm_num_groups: int,
+        has_reference: bool = True,
+    ) -> None:
         super().__init__()
         fits = control_channels == channels
 
@@ -46,38 +57,41 @@ class AllInAttention(nn.Module):
         self.conv_lr = new_conv()
         self.norm_lr = Float32GroupNorm(norm_num_groups, channels, eps=1e-6)
         self.proj_lr = nn.Linear(channels, channels)
-        self.conv_reference = new_conv()
-        # The official code has a projection of the reference too, but never uses it.
-        self.norm_reference = Float32GroupNorm(norm_num_groups, channels, eps=1e-6)
-        self.attn_reference = new_attention()
-        self.out_reference = nn.Linear(channels, channels)
+        if has_reference:
+            self.conv_reference = new_conv()
+            # The official code has a projection of the reference too, but never uses it.
+            self.norm_reference = Float32GroupNorm(norm_num_groups, channels, eps=1e-6)
+            self.attn_reference = new_attention()
+            self.out_reference = nn.Linear(channels, channels)
         self.norm_hidden = nn.LayerNorm(channels)
         self.attn_lr = new_attention()
         self.out_lr = nn.Linear(channels, channels)
 
-    def prepare(
-        self, lr: torch.Tensor, reference: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare(self, lr: torch.Tensor, reference: torch.Tensor | None, dtype: torch.dtype) -> Prepared:
         """Compute what does not depend on the hidden states, and so is the same in both halves of the guidance.
 
         Args:
             lr: control features of the image, `[B, control_channels, h, w]`.
-            reference: those of its references side by side, `[B, control_channels, h, w * references]`.
+            reference: those of its references side by side, `[B, control_channels, h, w * references]`; None if it
+                has none.
             dtype: type that they are cast to once they are normalised.
 
         Returns:
-            The residual of the reference attention, `[B, h * w, channels]`, and keys and values of the LR attention,
-            `[B, h * w, 2 * channels]`.
+            The residual of the reference attention, `[B, h * w, channels]`, or None, and keys and values of the LR
+            attention, `[B, h * w, 2 * channels]`.
         """
         lr = self.proj_lr(feature_tokens(self.norm_lr(self.conv_lr(lr))).to(dtype))
+        if reference is None:
+            return None, keys_and_values(self.attn_lr, lr)
         reference = feature_tokens(self.norm_reference(self.conv_reference(reference))).to(dtype)
         residual = self.out_reference(self.attn_reference(lr, encoder_hidden_states=reference))
         return residual, keys_and_values(self.attn_lr, lr)
 
-    def forward(self, hidden_states: torch.Tensor, prepared: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, prepared: Prepared) -> torch.Tensor:
         """Add both residuals to the hidden states `[k * B, N, channels]`, in the official code's order."""
         residual, keys_and_values = prepared
-        hidden_states = hidden_states + repeat_to_batch(residual, len(hidden_states))
+        if residual is not None:
+            hidden_states = hidden_states + repeat_to_batch(residual, len(hidden_states))
         attended = self.attn_lr(self.norm_hidden(hidden_states), encoder_hidden_states=keys_and_values)
         return hidden_states + self.out_lr(attended)
 
@@ -99,6 +113,11 @@ class CoSeRAdapter(AttentionAdapter):
         bicubic: whose bicubic filter enlarged the images that the weights were trained on, and has to enlarge those
             that they are used on: "pillow" (a = -0.5) for the trainer of this package, "torch" (a = -0.75) for the
             released weights.
+        reference_attention: "one-hot", as in the paper; or, its ablations, "softmax", stock attention, or "none": no
+            attention to references, and no weights for it.
+
+    Raises:
+        ValueError: if `bicubic` or `reference_attention` is not one of these.
     """
 
     _no_split_modules = ["AllInAttention"]  # noqa: RUF012
@@ -111,14 +130,19 @@ class CoSeRAdapter(AttentionAdapter):
         unet_sites: dict[str, dict[str, Any]],
         similarity: Similarity = "normalized",
         bicubic: Bicubic = "pillow",
+        reference_attention: ReferenceAttention = "one-hot",
     ) -> None:
         super().__init__()
         if bicubic not in BICUBIC:
             raise ValueError(f"bicubic is {bicubic!r}: give one of {', '.join(map(repr, BICUBIC))}.")
+        if reference_attention not in get_args(ReferenceAttention):
+            allowed = ", ".join(map(repr, get_args(ReferenceAttention)))
+            raise ValueError(f"reference_attention is {reference_attention!r}: give one of {allowed}.")
         self.unet = nn.ModuleDict(
             {
                 site_key(site): AllInAttention(
-                    **{option: value for option, value in options.items() if option != "control_index"}
+                    **{option: value for option, value in options.items() if option != "control_index"},
+                    has_reference=self.attends_to_references,
                 )
                 for site, options in unet_sites.items()
             }
@@ -132,24 +156,35 @@ class CoSeRAdapter(AttentionAdapter):
         controlnet: Host,
         similarity: Similarity = "normalized",
         bicubic: Bicubic = "pillow",
+        reference_attention: ReferenceAttention = "one-hot",
     ) -> Self:
         """Make a new adapter for these models, to be trained.
 
         As in the official code, both attentions and the norms start from those of the block's own self-attention, and
         what is added starts from zero, so that the conditioned UNet starts out as the stock one.
         """
-        adapter = cls(unet_sites=control_sites(unet, controlnet), similarity=similarity, bicubic=bicubic)
+        adapter = cls(
+            unet_sites=control_sites(unet, controlnet),
+            similarity=similarity,
+            bicubic=bicubic,
+            reference_attention=reference_attention,
+        )
         for site in adapter.config.unet_sites:
             adapter._initialise(site, unet)
         return adapter
+
+    @property
+    def attends_to_references(self) -> bool:
+        """Whether the adapter has attention to references."""
+        return bool(self.config.reference_attention != "none")
 
     def sites(self, role: str) -> dict[str, dict[str, Any]]:
         """Map the UNet's sites to their options; a ControlNet has none."""
         return self.config.unet_sites if role == "unet" else {}
 
     def prepare_conditioning(
-        self, lr: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        self, lr: Sequence[torch.Tensor], reference: Sequence[torch.Tensor] | None = None
+    ) -> dict[str, Prepared]:
         """Compute what every site adds and attends to, by site; see `AllInAttention.prepare`.
 
         `prepare`, `conditioning` and `set_conditioning` take the residuals of the ControlNet, those of the down blocks
@@ -158,7 +193,7 @@ class CoSeRAdapter(AttentionAdapter):
 
         Args:
             lr: the residuals for the image's latents.
-            reference: those for the latents of the references, which may lie side by side.
+            reference: those for the latents of the references, which may lie side by side; None if there is none.
 
         Raises:
             ValueError: if the residuals are not those this adapter was made for.
@@ -169,7 +204,7 @@ class CoSeRAdapter(AttentionAdapter):
             prepared[site] = self.recomputed(
                 self._attention(site).prepare,
                 feature_of_site(lr, "lr", site, options),
-                feature_of_site(reference, "reference", site, options),
+                None if reference is None else feature_of_site(reference, "reference", site, options),
                 self.dtype,
             )
         return prepared
@@ -191,23 +226,34 @@ class CoSeRAdapter(AttentionAdapter):
     def _keep_processors(self) -> None:
         attentions: list[Any] = list(self.unet.values())
         for attention in attentions:
-            keep_processor(attention.attn_reference, OneHotReferenceAttnProcessor(self.config.similarity))
+            if self.attends_to_references:
+                keep_processor(attention.attn_reference, self._reference_processor())
             keep_processor(attention.attn_lr, PreparedAttnProcessor())
+
+    def _reference_processor(self) -> OneHotReferenceAttnProcessor | SoftmaxReferenceAttnProcessor:
+        if self.config.reference_attention == "softmax":
+            return SoftmaxReferenceAttnProcessor()
+        return OneHotReferenceAttnProcessor(self.config.similarity)
 
     def _initialise(self, site: str, unet: Host) -> None:
         new, transformer = self._attention(site), unet.get_submodule(site.rsplit(".transformer_blocks", 1)[0])
         block: Any = unet.get_submodule(site)
         new.norm_lr.load_state_dict(transformer.norm.state_dict())
-        new.norm_reference.load_state_dict(transformer.norm.state_dict())
         # A base may project with a 1×1 convolution, which is the same.
         weight = {
             name: tensor.flatten(1) if tensor.ndim > 1 else tensor
             for name, tensor in transformer.proj_in.state_dict().items()
         }
         new.proj_lr.load_state_dict(weight)
-        new.attn_reference.load_state_dict(block.attn1.state_dict())
         new.attn_lr.load_state_dict(block.attn1.state_dict())
         new.norm_hidden.load_state_dict(block.norm1.state_dict())
-        for out in (new.out_reference, new.out_lr):
-            nn.init.zeros_(out.weight)
-            nn.init.zeros_(out.bias)
+        _zero(new.out_lr)
+        if self.attends_to_references:
+            new.norm_reference.load_state_dict(transformer.norm.state_dict())
+            new.attn_reference.load_state_dict(block.attn1.state_dict())
+            _zero(new.out_reference)
+
+
+def _zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..sampling.call import Call, argument, model_argument
-from ..sampling.checks import check_count, check_fraction, check_number
+from ..sampling.checks import check_count, check_flag, check_fraction, check_number
 from ..sampling.fidelity import between, guidance_scale
 
 if TYPE_CHECKING:
@@ -35,11 +35,16 @@ class CoSeRCall(Call):
         "tile if there are several."
     )
     num_references: int = model_argument(
-        "number of references to generate.",
-        option={"type": int, "help": "number of references to generate (by default the model's)"},
+        "number of references to generate; with 0 nothing is taken from a reference, and a model that was trained "
+        "without attention to references has none either.",
+        option={"type": int, "help": "number of references to generate, from 0 (by default the model's)"},
     )
     reference_guidance_scale: float = model_argument(
         "guidance scale of the generated references, which stock Stable Diffusion makes."
+    )
+    cognition: bool = model_argument(
+        "whether the cognitive embedding follows the words of the prompt; False is for models that were trained "
+        "without it (the paper's ablation)."
     )
     cfw_weight: float | None = argument(
         "weight of the image's features in the decoder, from 0, which leaves them out, to 1. By default it "
@@ -68,7 +73,10 @@ class CoSeRCall(Call):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("num_references", self.num_references)
+        if self.cognitive_embedding is not None and not self.cognition:
+            raise ValueError("There is a `cognitive_embedding`, but cognition=False leaves it out: give one of them.")
+        check_count("num_references", self.num_references, least=0)
+        check_flag("cognition", self.cognition)
         check_number("reference_guidance_scale", self.reference_guidance_scale)
         if self.cfw_weight is not None:
             check_fraction("cfw_weight", self.cfw_weight)

@@ -173,8 +173,9 @@ def cognitive_target(text_hidden_states: torch.Tensor, token_ids: torch.Tensor, 
 
     These are the states of the last `num_queries` tokens up to the end-of-text token; for a shorter text all of them,
     with the last one repeated. As in the official code the end-of-text token, which the equation's index leaves out,
-    is the last one. It is where the caption's largest token id is first found: tokens added after CLIP's own have to
-    be replaced.
+    is the last one; with one query, the class token instead of the sequence (the paper's ablation), it is all
+    there is. It is where the caption's largest token id is first found: tokens added after CLIP's own have to be
+    replaced.
 
     Args:
         text_hidden_states: [B, L, D], the text encoder's states of the captions.

@@ -17,7 +17,7 @@ class CoSeRControl(NamedTuple):
     """The ControlNet's inputs: latents of the image and of its references, `[B, channels, H, W]`.
 
     References of the image's size are cut into the same tiles: they were generated for it, or there is one tile.
-    Others are a user's, and have the size of a tile: every tile sees them whole.
+    Others are a user's, and have the size of a tile: every tile sees them whole. There may be no reference at all.
     """
 
     lr: torch.Tensor
@@ -52,11 +52,14 @@ class CoSeRDenoiser(ControlledDenoiser):
     ) -> list[torch.Tensor]:
         """Predict the noise with two calls of the ControlNet, and one of the UNet for each text."""
         texts = [repeat_to_batch(text, len(latents)) for text in texts]
-        lr, reference = (
-            control_features(
+        conditions = {"lr": control.lr}
+        if control.references:
+            conditions["reference"] = torch.cat(control.references, dim=-1)
+        features = {
+            name: control_features(
                 self.controlnet, latents, timestep, texts[-1], condition, self.controlnet_conditioning_scale
             )
-            for condition in (control.lr, torch.cat(control.references, dim=-1))
-        )
-        with self.adapter.conditioning(lr=lr, reference=reference):
+            for name, condition in conditions.items()
+        }
+        with self.adapter.conditioning(**features):
             return [self.run_unet(latents, timestep, text) for text in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,9 +55,15 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
     `reference_images` it is `inference.py`, and there are by default no `process_size` and no tiles; with them it is
     `inference_tile.py`, whose reference is a grey image.
 
+    The `paper_settings` are 200 steps (paper; the official code's default is 50), `color_fix="adain"` ("used in
+    paper", says the help of the official code's option, whose default is none), and `official_preprocessing=True`.
+    Guidance of 3 is the paper's too. It recommends two references (`num_references=2`); that its tables have them
+    could not be found out, so that there is one.
+
     Args:
         controlnet: sees latents, of the image and of the references.
-        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`.
+        cognitive_encoder: may be None, if that is given explicitly, for calls with `cognitive_embedding`. A model
+            whose `call_defaults` have `cognition=False` is loaded without it.
         cfw: decodes with features of the image; without it the VAE decodes alone.
 
     The other arguments are those of `ControlledPipeline`.
@@ -73,6 +80,11 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
     _optional_components: ClassVar[list[str]] = ["cfw"]
     paper: ClassVar[Paper] = Paper("CoSeR", "2311.16512")
     official_script = SCRIPT
+    paper_settings: ClassVar[Mapping[str, Any]] = {
+        "official_preprocessing": True,
+        "num_inference_steps": 200,
+        "color_fix": "adain",
+    }
     converters: ClassVar[dict[str, str]] = {"coser": "diffusers_sr.coser.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": (
@@ -91,6 +103,7 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
         "color_fix": None,
         "num_references": 1,
         "reference_guidance_scale": 3.0,
+        "cognition": True,
         "cfw_weight": 0.5,
     }
 
@@ -110,18 +123,29 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
         super().__init__(vae, text_encoder, tokenizer, unet, controlnet, adapter, scheduler, call_defaults)
         self.register_modules(cognitive_encoder=cognitive_encoder, cfw=cfw)
 
+    @classmethod
+    def components_left_out(cls, call_defaults: Mapping[str, Any]) -> set[str]:
+        """Name the cognitive encoder if there is no cognition. See `PublishablePipeline.components_left_out`."""
+        return set() if call_defaults.get("cognition", True) else {"cognitive_encoder"}
+
     def check_components(self, call: CoSeRCall) -> None:
         """Check also what the cognitive embedding and the `cfw_weight` need.
 
         Raises:
-            ValueError: if there is neither a cognitive encoder nor an embedding.
+            ValueError: if there is neither a cognitive encoder nor an embedding, or there are reference images for an
+                adapter that does not attend to them.
             TypeError: if a `cfw_weight` above 0 is given and the VAE is not of the kind that the `cfw` joins.
         """
         super().check_components(call)
-        if call.cognitive_embedding is None and self.cognitive_encoder is None:
+        if call.cognition and call.cognitive_embedding is None and self.cognitive_encoder is None:
             raise ValueError(
                 "The pipeline has no cognitive encoder: load one (`cognitive_encoder=...`), or give "
                 "`cognitive_embedding=`."
+            )
+        if call.reference_images is not None and not self.adapter.attends_to_references:
+            raise ValueError(
+                "There are `reference_images`, but the adapter was trained without attention to references: leave "
+                "them out."
             )
         if self.cfw is not None and call.cfw_weight:
             autoencoder_to_join(self.vae)
@@ -131,9 +155,9 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
         return BICUBIC[self.adapter.config.bicubic](image, size)
 
     def describe(self, image: torch.Tensor, call: CoSeRCall) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Encode the images to cognitive embeddings, unless the call has them."""
+        """Encode the images to cognitive embeddings, unless the call has them or there is no cognition."""
         embedding = call.cognitive_embedding
-        if embedding is None:
+        if embedding is None and call.cognition:
             encoder = self.cognitive_encoder
             embedding = Stage("encoding the cognitive embedding", encoder).run(lambda: encoder(image).embedding)
         return {"cognitive_embedding": embedding}, {}
@@ -141,6 +165,8 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
     def prepare_guidance(self, call: CoSeRCall, texts: dict[str, Any], num_images: int) -> Guidance:
         """Encode the prompts; the cognitive embedding follows the tokens of the prompt, also of `prompt_embeds`."""
         guidance = super().prepare_guidance(call, {}, num_images)
+        if not call.cognition:
+            return guidance
         embedding = for_each_result(
             texts["cognitive_embedding"], "cognitive_embedding", num_images, call.num_images_per_prompt
         )
@@ -163,7 +189,7 @@ class CoSeRPipeline(ControlledPipeline[CoSeRCall]):
             size = (window.height * self.vae_scale_factor, window.width * self.vae_scale_factor)
             encoded = self.encode_image(call, read_references(call.reference_images, size).to(lr.device))
             return CoSeRControl(lr, [one.repeat(len(lr), 1, 1, 1) for one in encoded.split(1)])
-        numbers = range(call.num_references)
+        numbers = range(call.num_references if self.adapter.attends_to_references else 0)
         return CoSeRControl(lr, [self.generate_reference(call, photo, guidance, start, number) for number in numbers])
 
     def generate_reference(

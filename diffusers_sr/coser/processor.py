@@ -1,11 +1,11 @@
-"""The attention processor of CoSeR's one-hot reference attention."""
+"""The attention processors of CoSeR's reference attention: one-hot, and softmax in its place."""
 
 from __future__ import annotations
 
 import torch
 from diffusers.models.attention_processor import Attention
 
-from ..attention.processors import project_out
+from ..attention.processors import PreparedAttnProcessor, keys_and_values, project_out
 from .one_hot import Similarity, one_hot_attention
 
 
@@ -39,3 +39,17 @@ class OneHotReferenceAttnProcessor:
             )
         )
         return project_out(attn, one_hot_attention(query, key, value, self.similarity))
+
+
+class SoftmaxReferenceAttnProcessor(PreparedAttnProcessor):
+    """Stock attention with a softmax in place of the one-hot attention (the paper's ablation)."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend from `[B, N, C]` to `encoder_hidden_states`, `[B, L, C]`."""
+        return super().__call__(attn, hidden_states, keys_and_values(attn, encoder_hidden_states))

@@ -31,7 +31,9 @@ class OneStepCall(Call):
     )
 
     tags: str | list[str] | None = argument(
-        "tags instead of the tagger's, comma-separated: one text for all images or one for each.", per_image=True
+        "tags instead of the tagger's, comma-separated: one text for all images or one for each.",
+        per_image=True,
+        option={},  # SeeSR's
     )
     pixel_scale: float = model_argument(
         "weight of what the pixel LoRA predicts (PiSA-SR), or of all that a model predicts which was trained whole: "

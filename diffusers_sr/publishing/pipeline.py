@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -68,6 +68,10 @@ class PublishablePipeline(DiffusionPipeline):
         with _check_indices(_refuse_other_class):
             folder = Path(name if is_folder else cls.download(name, **kwargs))
         cls._check_saved(folder, kwargs)
+        saved = read_pipeline_index(folder)
+        for component in cls.components_left_out(kwargs.get("call_defaults", saved.get("call_defaults")) or {}):
+            if saved.get(component) in (None, [None, None]):
+                kwargs.setdefault(component, None)
         with explained(cls, folder, kwargs):
             index = trusted_index(folder, cls)
             with _check_indices(_refuse_other_class if index is None else lambda _: {**index}):
@@ -75,6 +79,11 @@ class PublishablePipeline(DiffusionPipeline):
         check_loaded(pipeline, folder, kwargs)
         pipeline.register_to_config(_name_or_path=name)
         return pipeline
+
+    @classmethod
+    def components_left_out(cls, call_defaults: Mapping[str, Any]) -> set[str]:
+        """Name the components that a model with these call defaults does without, so that it loads without them."""
+        return set()
 
     @classmethod
     def check_options(cls, options: Index) -> None:

@@ -32,10 +32,10 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}, expected a number from 0 to 1.")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a whole number from 1 upwards."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}, expected a whole number from 1 upwards.")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise ValueError unless `value` is a whole number from `least` upwards."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r}, expected a whole number from {least} upwards.")
 
 
 def check_flag(name: str, value: object) -> None:

@@ -44,7 +44,7 @@ class SeeSRAdapter(AttentionAdapter):
         unet_sites, controlnet_sites: the name of every text transformer of the host, "down_blocks.0.attentions.0",
             with the options of the representation transformer that follows it: `num_attention_heads`,
             `attention_head_dim`, `in_channels`, `num_layers`, `norm_num_groups` and `use_linear_projection`.
-            `from_hosts` reads them from the models.
+            `from_hosts` reads them from the models. If both are empty, there is no such attention.
         representation_dim: channels of the representation.
     """
 
@@ -65,16 +65,20 @@ class SeeSRAdapter(AttentionAdapter):
         keep_transformer_processors(self)
 
     @classmethod
-    def from_hosts(cls, unet: Host, controlnet: Host, representation_dim: int = 512) -> Self:
+    def from_hosts(cls, unet: Host, controlnet: Host, representation_dim: int = 512, rca: bool = True) -> Self:
         """Make a new adapter for these models, to be trained.
 
         Its output projections are zero, so that the attached models start out as the stock ones. (The official code
         starts from random ones, which destroys what the base model knows.)
+
+        Args:
+            rca: whether there is representation cross-attention (RCA), through which alone the soft prompt enters;
+                without it the adapter has no weights (the paper's ablation).
         """
         # diffusers takes arguments given by position for defaults, which are not saved.
         adapter = cls(
-            unet_sites=_text_transformers(unet),
-            controlnet_sites=_text_transformers(controlnet),
+            unet_sites=_text_transformers(unet) if rca else {},
+            controlnet_sites=_text_transformers(controlnet) if rca else {},
             representation_dim=representation_dim,
         )
         for transformer in (*adapter.unet.values(), *adapter.controlnet.values()):

@@ -24,7 +24,13 @@ class SeeSRCall(Call):
     fidelity_meaning: ClassVar[str] = sampling_meaning("0.6 of the model's `strength`")
 
     tags: str | list[str] | None = argument(
-        "tags instead of the tagger's, comma-separated: one text for all images or one for each.", per_image=True
+        "tags instead of the tagger's, comma-separated: one text for all images or one for each. With an empty text "
+        "there is no hard prompt.",
+        per_image=True,
+        option={
+            "metavar": "TEXT",
+            "help": "tags instead of the tagger's; with '' there are none (SeeSR: no hard prompt)",
+        },
     )
     representation: torch.Tensor | None = argument(
         "representation instead of the tagger's, `[1 or images, tokens, representation_dim]`.", per_image=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -39,9 +40,10 @@ class SeeSRPipeline(ControlledPipeline[SeeSRCall]):
     Defaults are those of the official code: 50 steps, guidance 5.5, the start from the image, tiles of 96 × 96
     latents that overlap by 4. With an sd-turbo base use `num_inference_steps=2, guidance_scale=1`.
 
-    To reproduce a table, use `official_preprocessing=True`, and `prompt="None"`: the official shell script passes
-    `--prompt None`, which puts the word into every prompt ("tags, None,clean, high-resolution, 8k"). Without a prompt
-    its place stays empty.
+    To reproduce a table, use the `paper_settings`: `official_preprocessing=True`, what the official test script does
+    with images, and `prompt="None"`: the official shell script passes `--prompt None`, which puts the word into every
+    prompt ("tags, None,clean, high-resolution, 8k"). Without a prompt its place stays empty. All else that the paper
+    states is the default: guidance and steps are not in it.
 
     With a `FourStepScheduler` it is AddSR (https://arxiv.org/abs/2404.01717), which is SeeSR distilled to 4 steps.
     Before each step but the first, the image predicted so far is blended into what ControlNet and tagger see, with the
@@ -72,6 +74,7 @@ class SeeSRPipeline(ControlledPipeline[SeeSRCall]):
     model_cpu_offload_seq = "tagger->text_encoder->unet->vae"
     paper: ClassVar[Paper] = Paper("SeeSR", "2311.16518")
     official_script = SCRIPT
+    paper_settings: ClassVar[Mapping[str, Any]] = {"official_preprocessing": True, "prompt": "None"}
     converters: ClassVar[dict[str, str]] = {
         "seesr": "diffusers_sr.seesr.convert.convert",
         "addsr": "diffusers_sr.seesr.convert.convert_addsr",

@@ -13,13 +13,16 @@ from tqdm.auto import tqdm
 
 from ..cassr.activation import SCEditAdapter
 from ..cassr.adapter import CasSRAdapter
-from ..cassr.denoiser import ActivationDenoiser, CasSRControl, CasSRDenoiser
+from ..cassr.denoiser import ActivationDenoiser, ActivationModel, CasSRControl, CasSRDenoiser, is_scedit
 from ..cassr.pipeline import GENERAL_PROMPT
 from ..sampling.guidance import Guidance
 from ..sampling.loop import sample
 from ..texts import encode_texts
 from .losses import draw_noise, drop_texts, predicted_latents
 from .trainable import TrainableDenoiser, condition_image, controlnet_to_train
+
+ACTIVATIONS: dict[str, type[ActivationModel]] = {"scedit": SCEditAdapter, "controlnet": ControlNetModel}
+"""The models that make a reference, by their names in the paper's Table 2; its third one is "lr", without a model."""
 
 
 def start_controlnet(base: StableDiffusionPipeline, path: str | None) -> ControlNetModel:
@@ -58,20 +61,28 @@ class _PromptedDenoiser(TrainableDenoiser):
         return encode_texts(prompts, self.tokenizer, self.text_encoder, batch["seed"].device)
 
 
+def activation_inputs(activation: ActivationModel, condition: Tensor) -> list[Tensor]:
+    """Compute what `ActivationDenoiser` takes of enlarged images; a ControlNet takes them as they are."""
+    return activation.embed(condition) if is_scedit(activation) else [condition]
+
+
 class TrainableSCEdit(_PromptedDenoiser):
-    """Stage 1: the prediction from the degraded crop, through the skip connections.
+    """Stage 1: the prediction from the degraded crop, through the skip connections, or through a ControlNet.
 
     Args:
         base: a Stable Diffusion pipeline, whose models are frozen.
-        activation: the activation to train.
+        activation: the activation to train: SCEdit's adapter, or a ControlNet (paper, Table 2).
         null_text_ratio: share of samples without the prompt.
     """
 
-    activation: SCEditAdapter
+    activation: ActivationModel
 
-    def __init__(self, base: StableDiffusionPipeline, activation: SCEditAdapter, null_text_ratio: float = 0.1) -> None:
+    def __init__(
+        self, base: StableDiffusionPipeline, activation: ActivationModel, null_text_ratio: float = 0.1
+    ) -> None:
         super().__init__(base, {"activation": activation}, {}, null_text_ratio)
-        activation.attach(self.unet)
+        if is_scedit(activation):
+            activation.attach(self.unet)
 
     @property
     def denoiser(self) -> ActivationDenoiser:
@@ -79,9 +90,9 @@ class TrainableSCEdit(_PromptedDenoiser):
         return ActivationDenoiser(self.unet, self.activation)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Predict from the degraded crops as hints. See `TrainableDenoiser`."""
-        hints = self.activation.embed(condition_image(batch))
-        (prediction,) = self.denoiser.predict(noisy, timesteps, [self.encode_prompts(batch)], hints)
+        """Predict from the degraded crops. See `TrainableDenoiser`."""
+        inputs = activation_inputs(self.activation, condition_image(batch))
+        (prediction,) = self.denoiser.predict(noisy, timesteps, [self.encode_prompts(batch)], inputs)
         return prediction
 
     @torch.no_grad()
@@ -103,10 +114,10 @@ class TrainableSCEdit(_PromptedDenoiser):
         last = torch.full_like(batch["seed"], scheduler.config.num_train_timesteps - 1)
         latents = scheduler.add_noise(latents, draw_noise(batch["seed"], latents.shape[1:], latents.device), last)
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        hints = self.activation.embed(condition)
+        inputs = activation_inputs(self.activation, condition)
 
         def predict_noise(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return guidance.combine(self.denoiser.predict(noisy, timestep, guidance.texts, hints))
+            return guidance.combine(self.denoiser.predict(noisy, timestep, guidance.texts, inputs))
 
         latents = sample(predict_noise, latents, scheduler, progress_bar=partial(tqdm, disable=True))
         return self.decode(latents, batch).clamp(0, 1)
@@ -122,27 +133,29 @@ class TrainableCasSR(_PromptedDenoiser):
     Args:
         base: a Stable Diffusion pipeline, whose models are frozen.
         controlnet, adapter: the models to train.
-        activation: the trained activation, which is frozen.
+        activation: the trained activation, which is frozen; None if the enlarged crop is its own reference, "LR" in
+            the paper's Table 2.
         null_text_ratio: share of samples without the prompt.
     """
 
     controlnet: ControlNetModel
     adapter: CasSRAdapter
-    activation: SCEditAdapter
+    activation: ActivationModel | None
 
     def __init__(
         self,
         base: StableDiffusionPipeline,
         controlnet: ControlNetModel,
         adapter: CasSRAdapter,
-        activation: SCEditAdapter,
+        activation: ActivationModel | None,
         null_text_ratio: float = 0.1,
     ) -> None:
-        super().__init__(
-            base, {"controlnet": controlnet, "adapter": adapter}, {"activation": activation}, null_text_ratio
-        )
+        frozen = {} if activation is None else {"activation": activation}
+        super().__init__(base, {"controlnet": controlnet, "adapter": adapter}, frozen, null_text_ratio)
+        self.activation = activation
         adapter.attach(self.unet).attach(controlnet)
-        activation.attach(self.unet)
+        if is_scedit(activation):
+            activation.attach(self.unet)
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
 
     @property
@@ -152,17 +165,23 @@ class TrainableCasSR(_PromptedDenoiser):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         """Predict from the degraded crops and their references. See `TrainableDenoiser`."""
-        text, reference = self.encode_prompts(batch), batch.get("reference")
-        if reference is None:
-            reference = self.activate(noisy, timesteps, text, batch)
-        control = CasSRControl(condition_image(batch), reference)
+        text, condition = self.encode_prompts(batch), condition_image(batch)
+        if self.activation is None:
+            reference = condition
+        elif "reference" in batch:
+            reference = batch["reference"]
+        else:
+            reference = self.activate(self.activation, noisy, timesteps, text, batch)
+        control = CasSRControl(condition, reference)
         (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
         return prediction
 
     @torch.no_grad()
-    def activate(self, noisy: Tensor, timesteps: Tensor, text: Tensor, batch: dict[str, Any]) -> Tensor:
+    def activate(
+        self, activation: ActivationModel, noisy: Tensor, timesteps: Tensor, text: Tensor, batch: dict[str, Any]
+    ) -> Tensor:
         """Make the reference [B, 3, H, W] in [0, 1] with the activation, in one step."""
-        hints = self.activation.embed(condition_image(batch))
-        (prediction,) = ActivationDenoiser(self.unet, self.activation).predict(noisy, timesteps, [text], hints)
+        inputs = activation_inputs(activation, condition_image(batch))
+        (prediction,) = ActivationDenoiser(self.unet, activation).predict(noisy, timesteps, [text], inputs)
         latents = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
         return self.decode(latents, batch).clamp(0, 1)

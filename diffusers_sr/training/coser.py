@@ -28,12 +28,13 @@ class TrainableCoSeR(TrainableDenoiser):
 
     The reference is the batch's, a photo of a similar subject. If the batch has no reference, the stock UNet makes one
     from the noisy latents in one step, as the pipeline does when it samples in one step. That is for `AdversarialLoss`
-    only, whose noisy latents hold nothing of the target.
+    only, whose noisy latents hold nothing of the target. An adapter without attention to references has none.
 
     Args:
         base: a Stable Diffusion pipeline, whose models are frozen.
         controlnet, adapter: the models to train.
-        cognitive_encoder: the trained cognitive encoder, which is frozen.
+        cognitive_encoder: the trained cognitive encoder, which is frozen; None for the paper's ablation without
+            cognition.
         null_text_ratio: share of samples whose text is left out; the cognitive embedding is always there. The official
             code leaves the text out for whole batches.
         cfw: the CFW decoder to train too, if the loss is computed on decoded pictures. They are decoded with its full
@@ -42,21 +43,23 @@ class TrainableCoSeR(TrainableDenoiser):
 
     controlnet: LatentControlNetModel
     adapter: CoSeRAdapter
-    cognitive_encoder: CognitiveEncoder
+    cognitive_encoder: CognitiveEncoder | None
 
     def __init__(
         self,
         base: StableDiffusionPipeline,
         controlnet: LatentControlNetModel,
         adapter: CoSeRAdapter,
-        cognitive_encoder: CognitiveEncoder,
+        cognitive_encoder: CognitiveEncoder | None,
         null_text_ratio: float = 0.5,
         cfw: ControllableFeatureWrapping | None = None,
     ) -> None:
         trained: dict[str, nn.Module] = {"controlnet": controlnet, "adapter": adapter}
         if cfw is not None:
             trained["cfw"] = cfw
-        super().__init__(base, trained, {"cognitive_encoder": cognitive_encoder})
+        super().__init__(base, trained, {} if cognitive_encoder is None else {"cognitive_encoder": cognitive_encoder})
+        self.cognitive_encoder = cognitive_encoder
+        self.has_reference = adapter.attends_to_references
         self.cfw = cfw
         _freeze_unread_features(controlnet, adapter)
         adapter.attach(self.unet)
@@ -86,15 +89,20 @@ class TrainableCoSeR(TrainableDenoiser):
         """Predict from the degraded crops, their embeddings and their references. See `TrainableDenoiser`."""
         captions = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
         with torch.no_grad():
-            words = encode_texts(captions, self.tokenizer, self.text_encoder, noisy.device)
-            text = torch.cat([words, self.cognitive_encoder(batch["degraded"]).embedding.to(words)], dim=1)
-            reference = self.encode(batch["reference"]) if "reference" in batch else None
-            if reference is None:
-                (prediction,) = StockDenoiser(self.unet).predict(noisy, timesteps, [text])
-                reference = predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
-        control = CoSeRControl(self.encode(self.condition_image(batch)), [reference])
+            text = encode_texts(captions, self.tokenizer, self.text_encoder, noisy.device)
+            if self.cognitive_encoder is not None:
+                text = torch.cat([text, self.cognitive_encoder(batch["degraded"]).embedding.to(text)], dim=1)
+            references = [self.reference(noisy, timesteps, text, batch)] if self.has_reference else []
+        control = CoSeRControl(self.encode(self.condition_image(batch)), references)
         (prediction,) = self.denoiser.predict(noisy, timesteps, [text], control)
         return prediction
+
+    def reference(self, noisy: Tensor, timesteps: Tensor, text: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Encode the batch's references, or make some in one step, `[B, C, h, w]`."""
+        if "reference" in batch:
+            return self.encode(batch["reference"])
+        (prediction,) = StockDenoiser(self.unet).predict(noisy, timesteps, [text])
+        return predicted_latents(self.scheduler, prediction.float(), noisy, timesteps)
 
 
 def load_cfw(path: str) -> ControllableFeatureWrapping:

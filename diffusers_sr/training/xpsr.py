@@ -72,11 +72,12 @@ class TrainableXPSR(TrainableDenoiser):
     def forward(self, noisy: Tensor, timesteps: Tensor, batch: dict[str, Any]) -> Tensor:
         """Predict from the degraded crops and both prompts. See `TrainableDenoiser`."""
         condition, low_level_prompts = self.condition(batch)
-        high_level_prompts = drop_texts(batch["seed"], batch["tags"], self.null_text_ratio)
-        with torch.no_grad():
-            texts = [*high_level_prompts, *low_level_prompts]
-            high_level, low_level = encode_texts(texts, self.tokenizer, self.text_encoder, noisy.device).chunk(2)
         controlnet, adapter = self.denoiser.controlnet, self.denoiser.adapter
+        prompts = low_level_prompts if adapter.config.fusion == "low" else batch["tags"]
+        prompts = drop_texts(batch["seed"], prompts, self.null_text_ratio)
+        with torch.no_grad():
+            texts = [*prompts, *low_level_prompts]
+            high_level, low_level = encode_texts(texts, self.tokenizer, self.text_encoder, noisy.device).chunk(2)
         embedding, pixel_features = embed_with_features(controlnet.controlnet_cond_embedding, condition)
         prepared = [adapter("prepare_low_level", low_level)] if adapter.fuses_semantics else []
         control = XPSRControl(embedding, prepared)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import torch
 from diffusers import ModelMixin, Transformer2DModel  # noqa: F401 (a pipeline looks its loader, ModelMixin, up here)
@@ -26,6 +26,7 @@ from ..attention.sites import Host, check_site, check_site_channels, site_key
 
 LOW_LEVEL, FUSION = "low_level", "fusion"
 
+Fusion: TypeAlias = Literal["sfa", "parallel", "serial", "high", "low"]
 LowLevel = Mapping[str, torch.Tensor]
 
 
@@ -75,6 +76,14 @@ class XPSRAdapter(AttentionAdapter):
     Without semantic fusion it is the adapter of PASD (https://arxiv.org/abs/2308.14469), which has the same pixel
     attention.
 
+    The paper's ablations have other values of `fusion`. The official code has neither parallel nor serial fusion; how
+    they are wired is decided here::
+
+        parallel: x' = h + (low_level(x, low-level prompt) - x)  # both read x, and both changes are added up
+        serial:   x' = low_level(h, low-level prompt)            # the second reads what the first has made of x
+        high:     x' = h                                         # PASD: one prompt, the high-level one
+        low:      x' = h                                         # one prompt, the low-level one takes its place
+
     Args:
         unet_sites: the name of the last module of every layer of the decoder, such as "up_blocks.0.resnets.0" or
             "up_blocks.1.attentions.0", with the options of its pixel attention (`num_attention_heads`,
@@ -84,8 +93,12 @@ class XPSRAdapter(AttentionAdapter):
             with the same options for the two transformers that are added to it. If it is empty, there is no semantic
             fusion.
         cross_attention_dim: channels of the low-level prompt's embeddings.
+        fusion: "sfa", semantic-fusion attention, or the ablation that takes its place where there are sites.
 
-    `from_hosts` reads all of these from the models.
+    `from_hosts` reads all but the last from the models.
+
+    Raises:
+        ValueError: if `fusion` is not one of these.
     """
 
     _no_split_modules = ["Transformer2DModel"]  # noqa: RUF012
@@ -98,31 +111,33 @@ class XPSRAdapter(AttentionAdapter):
         unet_sites: dict[str, dict[str, Any]],
         controlnet_sites: dict[str, dict[str, Any]],
         cross_attention_dim: int = 768,
+        fusion: Fusion = "sfa",
     ) -> None:
         super().__init__()
+        if fusion not in get_args(Fusion):
+            raise ValueError(f"fusion is {fusion!r}: give one of {', '.join(map(repr, get_args(Fusion)))}.")
+
+        def added(options: dict[str, Any]) -> nn.ModuleDict:
+            low_level = prepared_transformer(cross_attention_dim, options)
+            if fusion != "sfa":
+                return nn.ModuleDict({LOW_LEVEL: low_level})
+            return nn.ModuleDict({LOW_LEVEL: low_level, FUSION: prepared_transformer(options["in_channels"], options)})
+
         self.unet = nn.ModuleDict(
             {
                 site_key(site): prepared_transformer(options["control_channels"], options)
                 for site, options in unet_sites.items()
             }
         )
-        self.controlnet = nn.ModuleDict(
-            {
-                site_key(site): nn.ModuleDict(
-                    {
-                        LOW_LEVEL: prepared_transformer(cross_attention_dim, options),
-                        FUSION: prepared_transformer(options["in_channels"], options),
-                    }
-                )
-                for site, options in controlnet_sites.items()
-            }
-        )
+        self.controlnet = nn.ModuleDict({site_key(site): added(options) for site, options in controlnet_sites.items()})
         # The results of the low-level branches between the two hooks of a site; empty outside a call of a host.
         self._low_levels: dict[str, torch.Tensor] = {}
         keep_transformer_processors(self)
 
     @classmethod
-    def from_hosts(cls, unet: Host, controlnet: Host, fusion: bool = True, leave_out: Sequence[str] = ()) -> Self:
+    def from_hosts(
+        cls, unet: Host, controlnet: Host, fusion: Fusion | bool = "sfa", leave_out: Sequence[str] = ()
+    ) -> Self:
         """Make a new adapter for these models, to be trained.
 
         As in the official code, the transformers of the semantic fusion start from the ControlNet's own where the
@@ -130,15 +145,19 @@ class XPSRAdapter(AttentionAdapter):
         compute what the stock ones do; in the official code it does not start from zero.
 
         Args:
-            fusion: whether there is semantic fusion; without it this is PASD's adapter.
+            fusion: how the ControlNet reads the two prompts; True is "sfa", and False is "high", PASD's adapter.
             leave_out: prefixes of the names of sites that get no attention. Attention between all pixels takes most of
                 its time at the largest level, "up_blocks.3".
         """
         left_out = tuple(leave_out)
+        if isinstance(fusion, bool):
+            fusion = "sfa" if fusion else "high"
         text_transformers = {
             name: module
             for name, module in controlnet.named_modules()
-            if isinstance(module, Transformer2DModel) and fusion and not name.startswith(left_out)
+            if isinstance(module, Transformer2DModel)
+            and fusion not in ("high", "low")
+            and not name.startswith(left_out)
         }
         layers = _decoder_layers(unet, controlnet)
         # diffusers treats arguments given by position as defaults, which are not saved.
@@ -146,12 +165,14 @@ class XPSRAdapter(AttentionAdapter):
             unet_sites={name: options for name, options in layers.items() if not name.startswith(left_out)},
             controlnet_sites={name: transformer_options(module) for name, module in text_transformers.items()},
             cross_attention_dim=controlnet.config.cross_attention_dim,
+            fusion=fusion,
         )
-        for site in adapter.config.controlnet_sites:
-            for name in (LOW_LEVEL, FUSION):
-                _copy_fitting(text_transformers[site], adapter._fusion_part(site, name))
         added = [adapter._pixel_attention(site) for site in adapter.config.unet_sites]
-        added += [adapter._fusion_part(site, FUSION) for site in adapter.config.controlnet_sites]
+        for site, text_transformer in text_transformers.items():
+            parts: Any = adapter.controlnet[site_key(site)]
+            for part in parts.values():
+                _copy_fitting(text_transformer, part)
+            added.append(part)  # the last one, which the ControlNet's hidden states get
         for transformer in added:
             nn.init.zeros_(transformer.proj_out.weight)
             nn.init.zeros_(transformer.proj_out.bias)
@@ -159,7 +180,7 @@ class XPSRAdapter(AttentionAdapter):
 
     @property
     def fuses_semantics(self) -> bool:
-        """Whether the adapter takes a low-level prompt: XPSR's does, PASD's does not."""
+        """Whether the adapter takes a low-level prompt besides the other: XPSR's does, PASD's does not."""
         return bool(self.config.controlnet_sites)
 
     def prepare_low_level(self, texts: torch.Tensor) -> LowLevel:
@@ -212,13 +233,13 @@ class XPSRAdapter(AttentionAdapter):
         return conditioning
 
     def describe_low_level(self, site: str, hidden_states: torch.Tensor) -> None:
-        """Run the low-level branch of a site on `x`, `[B, C, H, W]`, and keep its result for `fuse_semantics`.
-
-        Raises:
-            ValueError: if the batch is not a multiple of the low-level prompts.
-        """
-        if "low_level" not in self._conditioning:
+        """Run the low-level branch of a site on `x`, `[B, C, H, W]`, and keep what `fuse_semantics` needs of it."""
+        if "low_level" not in self._conditioning or self.config.fusion == "serial":
             return
+        low_level = self._run_low_level(site, hidden_states)
+        self._low_levels[site] = low_level - hidden_states if self.config.fusion == "parallel" else low_level
+
+    def _run_low_level(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         parts, batch = self._conditioning["low_level"], len(hidden_states)
         if batch % len(parts):
             raise ValueError(
@@ -226,16 +247,19 @@ class XPSRAdapter(AttentionAdapter):
                 f"with a batch of {batch}: give one for each half of the guidance, or one for all."
             )
         text = torch.cat([repeat_to_batch(part[site], batch // len(parts)) for part in parts])
-        self._low_levels[site] = run_prepared(self._fusion_part(site, LOW_LEVEL), hidden_states, text)
+        return run_prepared(self._fusion_part(site, LOW_LEVEL), hidden_states, text)
 
     def fuse_semantics(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """Compute `x'` of a site from what its text transformer returns, `h`, `[B, C, H, W]`."""
         if "low_level" not in self._conditioning:
             return hidden_states
+        if self.config.fusion == "serial":
+            return self._run_low_level(site, hidden_states)
+        low_level = self._low_levels.pop(site)
+        if self.config.fusion == "parallel":
+            return hidden_states + low_level
         fusion = self._fusion_part(site, FUSION)
-        return run_prepared(
-            fusion, hidden_states, transformer_keys_and_values(fusion, feature_tokens(self._low_levels.pop(site)))
-        )
+        return run_prepared(fusion, hidden_states, transformer_keys_and_values(fusion, feature_tokens(low_level)))
 
     def attend_to_control(self, site: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """Apply the pixel attention of a site, `[B, C, H, W] -> [B, C, H, W]`, with its residual."""

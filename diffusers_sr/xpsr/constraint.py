@@ -28,7 +28,7 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
       conditioning scale, and give latents of their size.
 
     Args:
-        pixel_channels: channels of the embedding after each stride.
+        pixel_channels: channels of the embedding after each stride; none leaves the pixel heads out.
         residual_channels: channels of the ControlNet's residuals, those of the down blocks and then that of the middle
             block.
         paper_residuals: the numbers of the residuals that "paper" uses.
@@ -36,7 +36,8 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
         latent_terms: which residuals have a head. "code": all, as in the official code, 13 at Stable Diffusion's size.
             "paper": one for each size, as the paper has 3. It does not say which; here they are those at the end of
             each down block with semantic fusion: the features that have seen both prompts, before the next
-            downsampling. "none": no residual, as in PASD, which the pixel heads come from.
+            downsampling. "none": no residual, as in PASD, which the pixel heads come from; it is the paper's ablation
+            with the pixel constraint alone.
 
     Raises:
         ValueError: if `latent_terms` is not one of these.
@@ -65,8 +66,15 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
         self.conv_degradation_mid = head(middle_channels) if latent_terms == "code" else None
 
     @classmethod
-    def from_controlnet(cls, controlnet: ControlNetModel, latent_terms: LatentTerms = "code") -> Self:
-        """Make new heads for this ControlNet, to be trained; `latent_terms` is as in the class."""
+    def from_controlnet(
+        cls, controlnet: ControlNetModel, latent_terms: LatentTerms = "code", pixel_terms: bool = True
+    ) -> Self:
+        """Make new heads for this ControlNet, to be trained.
+
+        Args:
+            latent_terms: as in the class.
+            pixel_terms: whether there are pixel heads; without them it is the latent constraint alone.
+        """
         convs = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
         last, paper_residuals = 0, []  # number 0 is that of the input convolution
         for block in controlnet.down_blocks:
@@ -77,7 +85,9 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
         # diffusers treats arguments given by position as defaults, which are not saved.
         return cls(
             pixel_channels=[
-                conv.out_channels for conv in filter(_is_strided, controlnet.controlnet_cond_embedding.blocks)
+                conv.out_channels
+                for conv in filter(_is_strided, controlnet.controlnet_cond_embedding.blocks)
+                if pixel_terms
             ],
             residual_channels=[conv.out_channels for conv in convs],
             paper_residuals=paper_residuals,
@@ -91,7 +101,7 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
         """Read images and latents off the ControlNet's features.
 
         Args:
-            pixel_features: those of the condition image, from `embed_with_features`.
+            pixel_features: those of the condition image, from `embed_with_features`; not read without pixel heads.
             residuals: those of the ControlNet called with a `conditioning_scale` of 1, of the down blocks and then of
                 the middle block (`diffusers_sr.attention.control_features.control_features`).
 
@@ -102,6 +112,8 @@ class DegradationFreeConstraint(ModelMixin, ConfigMixin):
         Raises:
             ValueError: if the features are not those of the ControlNet the heads were made for.
         """
+        if not self.to_rgbs:
+            pixel_features = []
         _check_channels("pixel_features", pixel_features, self.config.pixel_channels)
         _check_channels("residuals", residuals, self.config.residual_channels)
         images = [to_rgb(feature) for to_rgb, feature in zip(self.to_rgbs, pixel_features, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +27,8 @@ class PASDPipeline(ControlledPipeline[PASDCallT]):
 
     Defaults are those of the official code's test script: 20 steps, guidance 9, the start from the image under the
     noise of two timesteps (`prepare_latents`), a shorter side of at least 768 pixels, and the image's colours restored
-    by wavelets. Its scheduler is UniPC, which `diffusers-sr convert pasd` writes.
+    by wavelets. Its scheduler is UniPC, which `diffusers-sr convert pasd` writes. The `paper_settings` are
+    `official_preprocessing=True`, what that script does with images.
 
     The arguments are those of `ControlledPipeline`, with an `XPSRAdapter` without semantic fusion for the adapter
     (`XPSRAdapter.from_hosts(unet, controlnet, fusion=False)`).
@@ -41,6 +43,7 @@ class PASDPipeline(ControlledPipeline[PASDCallT]):
     denoiser_class = XPSRDenoiser
     paper: ClassVar[Paper] = Paper("PASD", "2308.14469")
     official_script = SCRIPT
+    paper_settings: ClassVar[Mapping[str, Any]] = {"official_preprocessing": True}
     converters: ClassVar[dict[str, str]] = {"pasd": "diffusers_sr.xpsr.convert.convert_pasd"}
     _call_defaults: ClassVar[dict[str, Any]] = {
         "negative_prompt": "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed",

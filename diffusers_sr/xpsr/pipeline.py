@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,12 +25,15 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
     constraint that the ControlNet was trained with is not part of the pipeline.
 
     Without semantic fusion and a low-level prompt this is PASD (https://arxiv.org/abs/2308.14469): use `PASDPipeline`,
-    which has PASD's defaults. With PASD's adapter this pipeline takes no low-level prompt either.
+    which has PASD's defaults. With PASD's adapter this pipeline takes no low-level prompt either. With one whose
+    `fusion` is "low" (the paper's ablation) the low-level prompt takes the place of the high-level one.
 
     Defaults are those of the official code: 20 steps, guidance 4.5 for both prompts, the start from the image under
     the noise of two timesteps (`prepare_latents`), one tile for up to 320 × 320 latents and otherwise tiles that
     overlap by 8. The paper has guidance 5.5 for the high-level prompt only (`guide_low_level=False`), and writes it
-    in another form: its 5.5 is 6.5 here. Its negative prompt lacks "raster lines" and the full stop.
+    in another form: its 5.5 is 6.5 here. Its negative prompt lacks "raster lines" and the full stop. These are the
+    `paper_settings`, with `official_preprocessing=True`, what the official test script does with images; whether the
+    published numbers were made with the paper's values or with the code's is not known.
 
     The official code, which the published numbers were made with, cuts off the quality prompt after a long caption:
     `caption_overflow="cut"`, which is the default with `official_preprocessing=True`, and otherwise "shorten".
@@ -45,6 +49,12 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
 
     call_class = XPSRCall
     paper: ClassVar[Paper] = Paper("XPSR", "2403.05049")
+    paper_settings: ClassVar[Mapping[str, Any]] = {
+        "official_preprocessing": True,
+        "guidance_scale": 6.5,
+        "guide_low_level": False,
+        "negative_prompt": "blurry, dotted, noise, unclear, lowres, over-smoothed",
+    }
     example_call: ClassVar[dict[str, Any]] = {"captioner": "measured"}  # needs no language model
     converters: ClassVar[dict[str, str]] = {"xpsr": "diffusers_sr.xpsr.convert.convert"}
     _call_defaults: ClassVar[dict[str, Any]] = {
@@ -68,6 +78,13 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
     def check_components(self, call: XPSRCall) -> None:
         """Raise ValueError also if the adapter does not take the low-level prompt, or it cannot be encoded."""
         texts, embeds = call.low_level_prompt, call.low_level_prompt_embeds
+        if self.adapter.config.fusion == "low":
+            texts = None  # it is the prompt
+            if call.high_level_prompt is not None:
+                raise ValueError(
+                    "There is a high-level prompt, but the adapter was trained with the low-level prompt in its "
+                    "place: leave it out."
+                )
         if not self.adapter.fuses_semantics:
             if texts is not None or embeds is not None:
                 raise ValueError(
@@ -86,13 +103,15 @@ class XPSRPipeline(PASDPipeline[XPSRCall]):
         Raises:
             ValueError: if the captioner does not return one entry for each image.
         """
-        takes_low_level = self.adapter.fuses_semantics
+        is_low = self.adapter.config.fusion == "low"
+        takes_low_level = self.adapter.fuses_semantics or is_low
         is_missing = takes_low_level and call.low_level_prompt is None and call.low_level_prompt_embeds is None
-        high_level, low_level = self.write_prompts(image, call, is_missing)
-        texts = self.texts_of(call, high_level)
-        if not takes_low_level:
+        high_level, written = self.write_prompts(image, call, is_missing)
+        low_level = call.low_level_prompt if written is None else written
+        texts = self.texts_of(call, low_level if is_low else high_level)
+        if not self.adapter.fuses_semantics:
             return texts, {}
-        return texts, self.encode_low_level_prompts(call.low_level_prompt if low_level is None else low_level, call)
+        return texts, self.encode_low_level_prompts(low_level, call)
 
     def encode_low_level_prompts(self, texts: str | list[str] | None, call: XPSRCall) -> dict[str, torch.Tensor]:
         """Encode the low-level prompts, and the negative ones if they are guided, in one call of the text encoder.

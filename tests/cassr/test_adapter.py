@@ -191,3 +191,13 @@ def test_a_unet_of_another_shape_is_refused(models: Models) -> None:
         models.adapter.attach(other)
     with pytest.raises(ValueError, match="no such module"):
         models.adapter.attach(tiny_unet(up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")))
+
+
+def test_without_multiple_attention_there_are_no_weights(models: Models) -> None:
+    """The UNet gets the residuals alone, as from a ControlNet."""
+    adapter = CasSRAdapter.from_hosts(models.unet, models.controlnet, multiple_attention=False)
+    assert not list(adapter.parameters())
+    stock = models.call()
+    adapter.attach(models.unet)
+    with adapter.conditioning(**models.conditioning()):
+        assert torch.equal(models.call(), stock)

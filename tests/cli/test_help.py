@@ -52,7 +52,11 @@ runpy.run_module("diffusers_sr.cli", run_name="__main__")
         ),
         (("caption", "a", "-o", "b", "--layout", "xml"), 2, "invalid choice: 'xml'"),
         (("evaluate", "--help"), 0, "--protocol {osediff,seesr,xpsr,coser,cassr,faithdiff}"),
-        (("evaluate", "a", "b", "--inputs", "c"), 2, "--skip-existing: only with argument --model or --method"),
+        (
+            ("evaluate", "a", "b", "--inputs", "c"),
+            2,
+            "--skip-existing and --paper: only with argument --model or --method",
+        ),
         (("testset", "--help"), 0, "div2k-val-sharpened  the same, with sharpened originals"),
         (("caption", "a", "-o", "b", "--names"), 2, "--names: not allowed with a --captioner other than measured"),
     ],

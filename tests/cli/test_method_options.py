@@ -26,6 +26,7 @@ def test_every_option_of_coser_reaches_the_pipeline(run, coser):
     results = [
         result(),
         result("--num-references", "2"),
+        result("--num-references", "0"),
         result("--cfw-weight", "0"),
         result("--reference", "one.png"),
         result("--reference", "two.png"),
@@ -118,7 +119,7 @@ def test_options_of_a_method_that_make_no_sense(run, capsys, arguments, message)
     [
         (("--cfw-weight", "1.5"), "cfw_weight=1.5, expected a number from 0 to 1"),
         (("--cfw-weight", "nan"), "cfw_weight=nan, expected a number from 0 to 1"),
-        (("--num-references", "0"), "num_references=0, expected a whole number from 1 upwards"),
+        (("--num-references", "-1"), "num_references=-1, expected a whole number from 0 upwards"),
         (("--captioner", "measured"), "is a CoSeRPipeline, which has no --captioner"),
     ],
 )
@@ -173,8 +174,10 @@ def test_what_a_one_step_model_does_anyway_may_be_asked_for(run, one_step):
 
 def test_which_pipelines_take_what():
     assert {name: argument.pipelines for name, argument in method_arguments().items()} == {
+        "tags": ["SeeSR", "OneStep"],
         "psr_weight": ["SeeSR"],
         "reference_images": ["CoSeR", "CasSR"],
+        "activation": ["CasSR"],
         "num_references": ["CoSeR"],
         "cfw_weight": ["CoSeR"],
         "captioner": ["XPSR", "PASD"],
@@ -188,3 +191,16 @@ def test_which_pipelines_take_what():
 @pytest.mark.parametrize("method", hub.METHODS)
 def test_the_call_is_found_without_the_pipeline(method):
     assert call_class(hub.METHODS[method]) is hub.pipeline_class(method).call_class
+
+
+def test_the_papers_settings_are_one_switch(run):
+    """What is given overrides them."""
+    tiny_image(16, 12).save("photo.png")
+
+    def result(*arguments: str) -> np.ndarray:
+        assert run("photo.png", "-o", "big.png", *arguments) == 0
+        return pixels("big.png")
+
+    paper = result("--paper")
+    assert np.array_equal(paper, result("--official-preprocessing", "--prompt", "None"))
+    assert not np.array_equal(result("--paper", "--prompt", "cat"), paper)

@@ -18,6 +18,7 @@ OWN_ARGUMENTS = [
     "reference_images",
     "num_references",
     "reference_guidance_scale",
+    "cognition",
     "cfw_weight",
 ]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from diffusers_sr.attention.control_features import control_features
-from diffusers_sr.coser.adapter import CoSeRAdapter
+from diffusers_sr.coser.adapter import AllInAttention, CoSeRAdapter
 from diffusers_sr.coser.controlnet import LatentControlNetModel
 from tests.components import STABLE_DIFFUSION_2, TEXT_DIM, components, randomise, tiny_unet
 
@@ -237,3 +237,38 @@ def test_configuration_builds_the_same_architecture(models: Models) -> None:
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == {
         name: tensor.shape for name, tensor in models.adapter.state_dict().items()
     }
+
+
+def test_softmax_in_place_of_the_one_hot_attention(models: Models, tmp_path: Path) -> None:
+    """Against the attention written out; the weights are the same."""
+    softmax = CoSeRAdapter.from_hosts(models.unet, models.controlnet, reference_attention="softmax")
+    softmax.load_state_dict(models.adapter.state_dict())
+    softmax.save_pretrained(tmp_path)
+    softmax = CoSeRAdapter.from_pretrained(tmp_path)
+    new, old = (cast(AllInAttention, each.unet[SITE.replace(".", "__")]) for each in (softmax, models.adapter))
+    lr, reference = models.features(1)[-1], models.features(2)[-1]
+    with torch.no_grad():
+        query = new.proj_lr(new.norm_lr(lr).flatten(2).transpose(1, 2))
+        tokens = new.norm_reference(reference).flatten(2).transpose(1, 2)
+        query, key, value = (
+            projection(each).unflatten(-1, (new.attn_reference.heads, -1)).transpose(1, 2)
+            for projection, each in (
+                (new.attn_reference.to_q, query),
+                (new.attn_reference.to_k, tokens),
+                (new.attn_reference.to_v, tokens),
+            )
+        )
+        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        expected = new.out_reference(new.attn_reference.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
+        residual, _ = new.prepare(lr, reference, torch.float32)
+        one_hot, _ = old.prepare(lr, reference, torch.float32)
+    torch.testing.assert_close(residual, expected, atol=1e-5, rtol=1e-5)
+    assert residual is not None and one_hot is not None
+    assert (residual - one_hot).abs().max() > 1e-3
+
+
+def test_a_configuration_without_the_kind_of_attention_is_one_hot(models: Models) -> None:
+    config = {name: value for name, value in models.adapter.config.items() if name != "reference_attention"}
+    assert CoSeRAdapter.from_config(config).config.reference_attention == "one-hot"
+    with pytest.raises(ValueError, match="reference_attention is 'hard': give one of 'one-hot', 'softmax', 'none'"):
+        CoSeRAdapter.from_hosts(models.unet, models.controlnet, reference_attention="hard")

@@ -147,6 +147,12 @@ def test_target_of_more_queries_than_tokens():
     assert torch.equal(target, states[:, [0, 1, 2, 2, 2, 2]])
 
 
+def test_target_of_one_query_is_the_class_token():
+    """The end-of-text token, at position 2 here."""
+    states = torch.arange(10.0).view(1, 5, 2)
+    assert torch.equal(cognitive_target(states, torch.tensor([[7, 3, 9, 9, 9]]), 1), states[:, 2:3])
+
+
 def test_loss_is_the_mean_squared_error_in_single_precision():
     states = torch.randn(1, 8, 3)
     token_ids = torch.tensor([[90, 5, 6, 99, 0, 0, 0, 0]])

@@ -131,10 +131,43 @@ def test_without_the_optional_components() -> None:
         run(pipeline)
 
 
+def test_without_cognition_the_words_alone_are_the_text() -> None:
+    pipeline = build()
+    lengths = []
+    pipeline.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    run(pipeline, num_inference_steps=1, guidance_scale=1.0, num_references=0)
+    without = run(pipeline, num_inference_steps=1, guidance_scale=1.0, num_references=0, cognition=False)
+    assert lengths == [77 + 3, 77]
+    alone = build(cognitive_encoder=None)
+    options = {"num_inference_steps": 1, "guidance_scale": 1.0, "num_references": 0, "cognition": False}
+    assert torch.equal(run(alone, **options), without)
+
+
+def test_an_adapter_without_attention_to_references_makes_none() -> None:
+    """It computes what one with attention does without a reference."""
+    parts = components("coser")
+    without = CoSeRAdapter.from_hosts(parts["unet"], parts["controlnet"], reference_attention="none")
+    weights = parts["adapter"].state_dict()
+    assert {key for key in weights if key not in without.state_dict()} == {
+        key for key in weights if "reference" in key
+    }
+    without.load_state_dict({key: weights[key] for key in without.state_dict()})
+    expected = run(build(), num_inference_steps=1, num_references=0)
+    pipeline = build(adapter=without)
+    assert torch.equal(run(pipeline, num_inference_steps=1), expected)
+    assert difference(run(build(), num_inference_steps=1), expected) > 1e-4
+    with pytest.raises(ValueError, match="without attention to references"):
+        run(pipeline, reference_images=tiny_image())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_references": 0}, "num_references=0"),
+        ({"num_references": -1}, "num_references=-1, expected a whole number from 0 upwards"),
+        ({"cognition": "no"}, "cognition='no', expected True or False"),
+        ({"cognition": False, "cognitive_embedding": torch.ones(1, 3, 32)}, "cognition=False leaves it out"),
         ({"reference_images": []}, "`reference_images` is an empty list"),
         ({"num_references": "2"}, "num_references='2'"),
         ({"cfw_weight": 2.0}, "cfw_weight=2.0, expected a number from 0 to 1"),

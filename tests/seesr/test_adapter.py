@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import ControlNetModel, Transformer2DModel, UNet2DConditionModel
@@ -165,3 +167,23 @@ def test_own_processors_come_back_when_replaced() -> None:
     for attention in attentions:
         assert isinstance(attention.processor, SelfAttnProcessor | PreparedAttnProcessor)
         assert attention.processor._attention_backend == "xformers"
+
+
+def test_without_rca_there_are_no_weights_and_the_representation_makes_no_difference(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet, controlnet = tiny_unet().eval(), tiny_controlnet()
+    adapter = SeeSRAdapter.from_hosts(unet, controlnet, REPRESENTATION_DIM, rca=False)
+    assert not list(adapter.parameters())
+    adapter.save_pretrained(tmp_path)
+    adapter = SeeSRAdapter.from_pretrained(tmp_path).attach(unet).attach(controlnet)
+    assert adapter.dtype == torch.float32
+    sample, text, image = torch.randn(2, 4, 8, 8), torch.randn(2, 7, TEXT_DIM), torch.rand(2, 3, 64, 64)
+
+    def outputs() -> list[torch.Tensor]:
+        with torch.no_grad():
+            down, middle = controlnet(sample, 500, text, image, return_dict=False)
+        return [call(unet, sample, text), middle, *down]
+
+    stock = outputs()
+    with adapter.conditioning(representation=torch.randn(2, 5, REPRESENTATION_DIM)):
+        assert all(torch.equal(*pair) for pair in zip(outputs(), stock, strict=True))

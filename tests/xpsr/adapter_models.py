@@ -16,7 +16,7 @@ FUSION_SITE = "down_blocks.0.attentions.0"
 class Models:
     """A UNet, a ControlNet and their adapter, attached, with inputs for a batch of two."""
 
-    def __init__(self, fusion: bool = True, height: int = 8, width: int = 8, **overrides: Any) -> None:
+    def __init__(self, fusion: str | bool = True, height: int = 8, width: int = 8, **overrides: Any) -> None:
         torch.manual_seed(0)
         self.unet, self.controlnet = tiny_unet(**overrides).eval(), tiny_controlnet(**overrides).eval()
         self.adapter = randomise(XPSRAdapter.from_hosts(self.unet, self.controlnet, fusion=fusion)).eval()

@@ -170,3 +170,43 @@ def test_embedded_condition_image(models: Models) -> None:
         assert all(
             torch.equal(*pair) for pair in zip(models.features(prepared, image=embedding), expected, strict=True)
         )
+
+
+@pytest.mark.parametrize("fusion", ["parallel", "serial"])
+def test_other_fusions_are_one_stock_transformer(fusion: str) -> None:
+    """Parallel adds what it makes of the transformer's input, serial reads the transformer's output."""
+    models = Models(fusion=fusion)
+    site = models.controlnet.get_submodule(FUSION_SITE)
+    parts = models.adapter.controlnet[FUSION_SITE.replace(".", "__")]
+    assert [*parts] == ["low_level"]
+    low_level = stock_copy(parts["low_level"], TEXT_DIM)
+    x = torch.randn(2, 8, 3, 5)
+    with torch.no_grad():
+        (high,) = site(x, models.text, return_dict=False)
+        (expected,) = low_level(high if fusion == "serial" else x, models.low_level, return_dict=False)
+        if fusion == "parallel":
+            expected = high + expected - x
+        with models.adapter.conditioning(low_level=[models.prepared()]):
+            (output,) = site(x, models.text, return_dict=False)
+    assert difference(output, high) > 1e-2
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["parallel", "serial", "high", "low"])
+def test_other_fusions_start_as_the_stock_models(fusion: str) -> None:
+    models = Models()
+    stock = models.stock_outputs()
+    models.adapter.detach()
+    models.adapter = XPSRAdapter.from_hosts(models.unet, models.controlnet, fusion).attach(models.unet)
+    models.adapter.attach(models.controlnet)
+    assert torch.equal(models.outputs(), stock)
+    assert models.adapter.fuses_semantics == (fusion in ("parallel", "serial"))
+    assert bool(list(models.adapter.controlnet.parameters())) == models.adapter.fuses_semantics
+
+
+def test_a_configuration_without_a_kind_of_fusion_is_semantic_fusion(models: Models) -> None:
+    config = {name: value for name, value in models.adapter.config.items() if name != "fusion"}
+    assert XPSRAdapter.from_config(config).state_dict().keys() == models.adapter.state_dict().keys()
+    assert XPSRAdapter.from_hosts(models.unet, models.controlnet, fusion=False).config.fusion == "high"
+    with pytest.raises(ValueError, match="fusion is 'both': give one of 'sfa', 'parallel', 'serial', 'high', 'low'"):
+        XPSRAdapter.from_hosts(models.unet, models.controlnet, "both")

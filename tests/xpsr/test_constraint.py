@@ -165,3 +165,18 @@ def test_inference_has_no_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(isinstance(part, DegradationFreeConstraint) for part in pipeline.components.values())
     names = [name for part in ("controlnet", "adapter") for name in pipeline.components[part].state_dict()]
     assert not [name for name in names if "to_rgbs" in name or "conv_degradation" in name]
+
+
+def test_the_latent_constraint_alone(controlnet: ControlNetModel) -> None:
+    both = randomise(DegradationFreeConstraint.from_controlnet(controlnet, "paper"))
+    latent = DegradationFreeConstraint.from_controlnet(controlnet, "paper", pixel_terms=False)
+    weights = both.state_dict()
+    assert {key for key in weights if key not in latent.state_dict()} == {key for key in weights if "to_rgbs" in key}
+    latent.load_state_dict({key: weights[key] for key in latent.state_dict()})
+    image = torch.rand(2, 3, 64, 64)
+    _, features = embed_with_features(controlnet.controlnet_cond_embedding, image)
+    with torch.no_grad():
+        images, latents = latent(features, residuals(controlnet, image))
+        _, expected = both(features, residuals(controlnet, image))
+    assert images == []
+    assert all(torch.equal(*pair) for pair in zip(latents, expected, strict=True))

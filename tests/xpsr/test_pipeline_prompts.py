@@ -12,10 +12,11 @@ from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 
 from diffusers_sr.image.pixels import read_images
+from diffusers_sr.xpsr.adapter import XPSRAdapter
 from diffusers_sr.xpsr.degradation_prompt import describe_degradation
 from diffusers_sr.xpsr.pasd import joined_prompts
 from diffusers_sr.xpsr.pipeline import XPSRPipeline
-from tests.components import TEXT_DIM, tiny_image
+from tests.components import TEXT_DIM, components, tiny_image
 from tests.xpsr.pipelines import (
     AS_TEXTS,
     NEGATIVE,
@@ -203,3 +204,15 @@ def test_the_low_level_prompt_can_be_measured(tmp_path: Path) -> None:
     assert torch.equal(run(own, **given), result)
     own.save_pretrained(tmp_path)
     assert XPSRPipeline.from_pretrained(tmp_path).config.call_defaults["captioner"] == "measured"
+
+
+def test_the_low_level_prompt_may_take_the_place_of_the_high_level_one() -> None:
+    parts = components("xpsr")
+    pipeline = build(adapter=XPSRAdapter.from_hosts(parts["unet"], parts["controlnet"], "low"))
+    texts = texts_read(pipeline)
+    options: dict[str, Any] = {**AS_TEXTS, "prompt": None, "negative_prompt": None, "high_level_prompt": None}
+    for given in ({"low_level_prompt": "Noisy."}, {"captioner": Describer()}):
+        run(pipeline, **{**options, "num_inference_steps": 1}, **given)
+    assert texts == [as_read(pipeline, f"{text} {QUALITY}", NEGATIVE) for text in ("Noisy.", "16 high")]
+    with pytest.raises(ValueError, match="trained with the low-level prompt in its place"):
+        run(pipeline, **{**options, "high_level_prompt": "A cat."})
