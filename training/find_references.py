@@ -5,8 +5,8 @@
 The file has the columns file, reference and similarity; a file made in any other way will do as well.
 
 CLIP's embeddings, which take most of the time, are kept in a hidden folder beside the output until it is written.
-After an interruption the same command continues. Then each photo is compared with all others, on the device. The embeddings
-of 900,000 photos take 3.7 GB, and as much again while they are compared.
+After an interruption the same command continues. Then each photo is compared with all others, on the device. The
+embeddings of 900,000 photos take 3.7 GB, and as much again while they are compared.
 """
 
 from __future__ import annotations
