@@ -16,6 +16,7 @@ from ..data.lists import list_images, listed_names, training_photos
 from ..data.pairs import pair_photos
 from ..data.photos import PhotoFiles, Photos, PhotoStream, StoredPhoto
 from ..data.references import References
+from ..data.shard_stream import stream_shards
 from ..data.shards import ShardPhotos, list_shards
 from ..data.tags import photo_tags
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
@@ -87,21 +88,27 @@ def _folder_photos(arguments: PhotoArguments, folder: str, low_resolution_dir: s
 
 
 def streamed_photos(arguments: TrainingArguments) -> PhotoStream:
-    """Read the photographs of a data set while training: one lane for each loader worker of each process.
+    """Read the photographs of a data set or of shards while training: one lane for each loader worker of each process.
 
     Raises:
-        ValueError: if a folder or shards would have to be streamed, or single photos left out.
+        ValueError: if a folder would have to be streamed, single photos left out, or `stream_shards` raises it.
         ImportError: if the package datasets is not installed.
     """
     _check_sources(arguments, None)
-    if arguments.dataset_name is None or arguments.exclude_data is not None:
+    if arguments.train_data_dir is not None or arguments.exclude_data is not None:
         raise ValueError(
-            "--streaming is for --dataset_name, and without --exclude_data: streamed photos have no names."
+            "--streaming is for --dataset_name and --train_shards_path_or_url, and without --exclude_data: streamed "
+            "photos have no names."
         )
+    lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
+    if arguments.train_shards_path_or_url is not None:
+        if arguments.max_train_samples is not None:
+            raise ValueError("Streamed shards are read whole: name fewer of them instead of --max_train_samples.")
+        shards = list_shards(arguments.train_shards_path_or_url)
+        return stream_shards(shards, arguments.seed, lanes, arguments.train_batch_size)
     rows = _rows(arguments, streaming=True)
     if arguments.max_train_samples is not None:
         rows = rows.take(arguments.max_train_samples)
-    lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
     return stream_photos(
         rows, arguments.image_column, arguments.caption_column, arguments.seed, lanes, arguments.train_batch_size
     )

@@ -17,11 +17,21 @@ from ..image.pixels import read_images
 from ..image.reader import read_photo
 from .caption_names import LAYOUTS, Layout
 from .degradation_prompt import describe_degradation
-from .prompts import HIGH_LEVEL_FOLDER, LOW_LEVEL_FOLDER, ImagePrompts, PromptCache, official_files, write_official
+from .image_keys import FileState, ImageKeys
+from .prompts import (
+    HIGH_LEVEL_FOLDER,
+    LOW_LEVEL_FOLDER,
+    ImagePrompts,
+    PromptCache,
+    image_key,
+    official_files,
+    write_official,
+)
 
 Report = Callable[[Path, str], None]
+Part = tuple[int, int]
 
-MEASURED = {"captioner": "measured"}
+MEASURED_SETTINGS = {"captioner": "measured"}
 """The settings of the cache that `measure_folder` writes."""
 
 # Words in file names that cameras and programs choose, not people.
@@ -44,6 +54,7 @@ def caption_folder(
     *,
     layout: Layout = "cache",
     batch_size: int = 4,
+    part: Part = (0, 1),
     report: Report,
 ) -> Described:
     """Have a captioner describe the images of a folder that are not described yet; it may be interrupted and resumed.
@@ -56,16 +67,18 @@ def caption_folder(
         layout: "cache", whose prompts are found by the images' pixels, or "official", text files that are found by the
             images' stems. The latter record no settings: files that exist are kept, whoever wrote them.
         batch_size: images that are read, described and written at a time.
+        part: which of how many parts of the images to describe, from 0 on: several processes share the work.
         report: called with every file that cannot be read, and the reason.
 
     Raises:
         ValueError: if there is no image in the folder, or two of them would share a file of the official layout.
         OSError: if the folder cannot be read, or the output cannot be written.
     """
-    paths = _images(folder, layout)
+    paths = _images(folder, layout)[part[0] :: part[1]]
     _remove_left_over(output)
     described = kept = unreadable = 0
     cache = PromptCache(output, settings) if layout == "cache" else None
+    keys = ImageKeys(output)
     for batch in _batches(paths, batch_size, folder.name):
         if cache is None:
             todo = [path for path in batch if not all(file.is_file() for file in official_files(output, path.stem))]
@@ -75,9 +88,11 @@ def caption_folder(
                     write_official(output, path.stem, prompts)
             new, readable = len(photos), len(photos) + len(batch) - len(todo)
         else:
+            states = {path: FileState.of(path) for path in batch if path.is_file()}
             photos = _read(batch, report)
             before = len(cache)
             cache.describe(list(photos.values()), captioner)
+            keys.add({path: (states[path], image_key(image)) for path, image in photos.items()})
             new, readable = len(cache) - before, len(photos)
         described += new
         kept += readable - new
@@ -86,25 +101,33 @@ def caption_folder(
 
 
 def measure_folder(
-    folder: Path, output: Path, *, layout: Layout = "cache", high_level_from_names: bool = False, report: Report
+    folder: Path,
+    output: Path,
+    *,
+    layout: Layout = "cache",
+    high_level_from_names: bool = False,
+    part: Part = (0, 1),
+    report: Report,
 ) -> Described:
     """Describe every image of a folder by what can be measured, with `describe_degradation`: no language model.
 
     This takes little longer than reading the images, so images that are described already are described again.
 
     Args:
-        folder, output, layout, report: as in `caption_folder`.
+        folder, output, layout, part, report: as in `caption_folder`.
         high_level_from_names: whether the words of a file's name are its high-level prompt, which otherwise is empty.
             In a cache, copies of one image share the words of the last one's name.
 
     Raises:
         ValueError, OSError: as `caption_folder` does.
     """
-    paths = _images(folder, layout)
+    paths = _images(folder, layout)[part[0] :: part[1]]
     _remove_left_over(output)
-    cache = PromptCache(output, MEASURED) if layout == "cache" else None
+    cache = PromptCache(output, MEASURED_SETTINGS) if layout == "cache" else None
+    keys = ImageKeys(output)
     described = 0
     for batch in _batches(paths, 16, folder.name):
+        states = {path: FileState.of(path) for path in batch if path.is_file()}
         photos = _read(batch, report)
         prompts = [
             ImagePrompts(words_of_name(path) if high_level_from_names else "", measured_prompt(photo))
@@ -112,6 +135,7 @@ def measure_folder(
         ]
         if cache is not None:
             cache.replace(list(photos.values()), prompts)
+            keys.add({path: (states[path], image_key(image)) for path, image in photos.items()})
         else:
             for path, each in zip(photos, prompts, strict=True):
                 write_official(output, path.stem, each)
