@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -239,16 +239,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "photos": _digest([*photos.names]),
         "tags": _digest(tags),
     }
-    group = PartialState()
-    with group.main_process_first():
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
         _check_settings(folder, settings)
 
     tagger = None if arguments.tagger is None else _load_tagger(arguments.tagger)
     shards = ShardWriter(photos, folder, tagger or tags, arguments.crop_size, arguments.photos_per_shard)
-    if group.is_main_process:
+    if accelerator.is_main_process:
         complete = len(shards) - len(shards.missing(range(len(shards))))
         print(f"{len(photos)} photos, {len(shards)} shards, {complete} of them complete", flush=True)
-    missing = shards.missing(range(group.process_index, len(shards), group.num_processes))
+    missing = shards.missing(range(accelerator.process_index, len(shards), accelerator.num_processes))
     for number in DataLoader(shards, batch_size=None, sampler=missing, num_workers=arguments.num_workers):
         print(f"{shards.path(number).name} is written", flush=True)
     if shards.missing(range(len(shards))):

@@ -43,6 +43,7 @@ def stream_shards(shards: Sequence[Path], seed: int, lanes: int, batch_size: int
         rows: Any = datasets.load_dataset(
             "webdataset", data_files=files, split="train", streaming=True, features=features
         )
+        rows = rows.select_columns(list(features))
         drawn = random.Random(f"{seed}/pass {turn}").getrandbits(32)
         shuffled = rows.shuffle(seed=drawn, buffer_size=SHUFFLE_BUFFER)
         # `iter(shuffled)` would divide a lane again, among the workers of a loader; `iter` with a batch size does not.

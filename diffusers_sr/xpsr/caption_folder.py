@@ -79,7 +79,7 @@ def caption_folder(
     described = kept = unreadable = 0
     cache = PromptCache(output, settings) if layout == "cache" else None
     keys = ImageKeys(output)
-    for batch in _batches(paths, batch_size, folder.name):
+    for batch in _batches(paths, batch_size, folder.name, part):
         if cache is None:
             todo = [path for path in batch if not all(file.is_file() for file in official_files(output, path.stem))]
             photos = _read(todo, report)
@@ -126,7 +126,7 @@ def measure_folder(
     cache = PromptCache(output, MEASURED_SETTINGS) if layout == "cache" else None
     keys = ImageKeys(output)
     described = 0
-    for batch in _batches(paths, 16, folder.name):
+    for batch in _batches(paths, 16, folder.name, part):
         states = {path: FileState.of(path) for path in batch if path.is_file()}
         photos = _read(batch, report)
         prompts = [
@@ -176,9 +176,9 @@ def _remove_left_over(output: Path) -> None:
         remove_left_over(folder)
 
 
-def _batches(paths: Sequence[Path], size: int, name: str) -> Iterator[list[Path]]:
-    """Yield the paths in batches of at most `size`; a progress bar counts those that are done."""
-    with tqdm(total=len(paths), desc=name) as progress:
+def _batches(paths: Sequence[Path], size: int, name: str, part: Part) -> Iterator[list[Path]]:
+    """Yield the paths in batches of at most `size`; a progress bar counts those of the first part that are done."""
+    with tqdm(total=len(paths), desc=name, disable=part[0] > 0) as progress:
         for start in range(0, len(paths), size):
             batch = list(paths[start : start + size])
             yield batch

@@ -216,7 +216,7 @@ def test_a_trainer_ends_with_status_2(monkeypatch: pytest.MonkeyPatch, capsys: p
         (["--photos_per_shard", "0"], "photos_per_shard=0: it has to be a whole number, at least 1"),
         (["--crop_size", "-3"], "crop_size=-3: it has to be"),
         (["--num_workers", "-1"], "num_workers=-1: it has to be"),
-        (["--tagger", "x", "--num_workers", "1"], "A tagger works in one process: leave out --num_workers"),
+        (["--tagger", "x", "--num_workers", "1"], "leave out --num_workers, and start several processes"),
         (["--tagger", "x", "--tags_file", "x"], "Tags or captions come from one of --tags_file, --prompts_dir and"),
         ([], "the following arguments are required: --output_dir"),
     ],
