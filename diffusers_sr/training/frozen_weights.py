@@ -7,6 +7,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..attention.float32 import Float32Conv2d
+
 
 class FrozenWeights:
     """The frozen weights of a module's linear layers and convolutions: as they are, or in bfloat16.
@@ -46,7 +48,7 @@ def store_in_bf16(module: nn.Module) -> dict[nn.Parameter, Tensor]:
     """Store the frozen weights of linear layers and convolutions in bfloat16, and give what they were."""
     originals = {}
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | _ConvNd):
+        if isinstance(layer, nn.Linear | _ConvNd) and not isinstance(layer, Float32Conv2d):
             for parameter in layer.parameters(recurse=False):
                 if not parameter.requires_grad and parameter.dtype == torch.float32:
                     originals[parameter] = parameter.data

@@ -21,8 +21,8 @@ def shard(tmp_path: Path) -> Path:
     return path
 
 
-def content(photos: ShardPhotos) -> list[tuple[str, bytes, str]]:
-    return [(photo.name, bytes(photo.file), photo.tags) for photo in (photos[number] for number in range(len(photos)))]
+def content(photos: ShardPhotos) -> list[tuple[str, object, str]]:
+    return [(photo.name, photo.file, photo.tags) for photo in (photos[number] for number in range(len(photos)))]
 
 
 def overwrite(shard: Path) -> os.stat_result:

@@ -22,6 +22,11 @@ def arguments(folder: Path, **options: object) -> TrainingArguments:
     return TrainingArguments(train_shards_path_or_url=str(folder), output_dir="unused", streaming=True, **given)  # type: ignore[arg-type]
 
 
+def content(photo: StoredPhoto) -> str:
+    assert isinstance(photo.file, bytes)
+    return photo.file.decode()
+
+
 def test_every_photo_comes_once_in_a_pass_in_another_order(tmp_path: Path) -> None:
     for shard in range(4):
         photos = [
@@ -32,13 +37,13 @@ def test_every_photo_comes_once_in_a_pass_in_another_order(tmp_path: Path) -> No
     stream = streamed_photos(arguments(tmp_path))
     # Batches 0, 2, 4, ... are those of lane 0, which has six photos; each lane's second pass begins after three.
     passes = [[next(stream.following(index)) for index in range(start, start + 12)] for start in (0, 12)]
-    everything = sorted(f"{shard}{number}".encode() for shard in range(4) for number in range(3))
+    everything = sorted(f"{shard}{number}" for shard in range(4) for number in range(3))
     for photos in passes:
-        assert sorted(bytes(photo.file) for photo in photos) == everything
-        assert all(photo.tags == f"tags {bytes(photo.file).decode()}" for photo in photos)
+        assert sorted(map(content, photos)) == everything
+        assert all(photo.tags == f"tags {content(photo)}" for photo in photos)
         for lane in (0, 1):
             own = [photo for number, photo in enumerate(photos) if number // 2 % 2 == lane]
-            assert {bytes(photo.file)[:1] for photo in own} == ({b"0", b"2"} if lane == 0 else {b"1", b"3"})
+            assert {content(photo)[0] for photo in own} == ({"0", "2"} if lane == 0 else {"1", "3"})
     assert [photo.file for photo in passes[0]] != [photo.file for photo in passes[1]]
     # A run that is resumed reads the lane again up to where it was.
     resumed = streamed_photos(arguments(tmp_path))

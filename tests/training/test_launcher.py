@@ -38,7 +38,16 @@ def wait_for(path: Path) -> None:
 def test_sigterm_to_the_launcher_reaches_the_training(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(TRAINING)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", script, tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        str(script),
+        str(tmp_path),
+    ]
     root = str(Path(__file__).parents[2])
     launcher = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": root}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
