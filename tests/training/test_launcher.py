@@ -38,19 +38,12 @@ def wait_for(path: Path) -> None:
 def test_sigterm_to_the_launcher_reaches_the_training(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(TRAINING)
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "1",
-        str(script),
-        str(tmp_path),
-    ]
-    root = str(Path(__file__).parents[2])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     launcher = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": root}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [*launch, str(script), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     try:
         wait_for(tmp_path / "started")
