@@ -45,8 +45,7 @@ def start_up(folder: Path, photos: int) -> None:
         found = ShardPhotos(list_shards(folder))
         clock, processor = time.perf_counter() - clock, time.process_time() - processor
         print(
-            f"{len(found):,} photos in shards: the {which} start takes {clock:.1f} s, {processor:.1f} s of it on the CPU",
-            flush=True,
+            f"{len(found):,} photos in shards, {which} start: {clock:.1f} s, {processor:.1f} s on the CPU", flush=True
         )
 
 

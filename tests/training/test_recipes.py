@@ -101,7 +101,7 @@ def test_accelerate_reads_its_configuration() -> None:
 
 
 def test_what_shards_models_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No configuration ships untested, and these need GPUs to be tested."""
+    """No configuration ships untested."""
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match="configured for FSDP, which shards models"):
         fit(tmp_path)
