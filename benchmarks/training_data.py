@@ -44,9 +44,7 @@ def start_up(folder: Path, photos: int) -> None:
         clock, processor = time.perf_counter(), time.process_time()
         found = ShardPhotos(list_shards(folder))
         clock, processor = time.perf_counter() - clock, time.process_time() - processor
-        print(
-            f"{len(found):,} photos in shards, {which} start: {clock:.1f} s, {processor:.1f} s on the CPU", flush=True
-        )
+        print(f"{len(found):,} photos, {which} start: {clock:.1f} s, {processor:.1f} s of it on the CPU", flush=True)
 
 
 def loading(folder: Path, samples: int) -> None:
