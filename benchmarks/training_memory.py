@@ -1,6 +1,6 @@
 """The memory a training step needs at its peak, for recipes at Stable Diffusion's size.
 
-    python benchmarks/training_memory.py [--recipes seesr_24gb coser_24gb ...]
+    python benchmarks/training_memory.py [--recipes seesr_24gb coser_24gb ...] [--frozen_weights_dtype bf16]
 
 On a machine with CUDA a step is run on random weights, and `torch.cuda.max_memory_allocated` is shown. On any other
 the memory is computed: the same step, of the trainer's own modules, runs on tensors that have shapes and types but no
@@ -32,6 +32,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.engine import trainable_parameters
+from diffusers_sr.training.frozen_weights import store_in_bf16
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that a script finds its neighbours too
 
@@ -61,6 +62,14 @@ class Memory:
         return self.peak - self.frozen - self.trained - self.gradients - self.optimizer - self.average
 
 
+def built(stage: str, arguments: Any) -> nn.Module:
+    """Build the stage's module, its frozen weights as the options say."""
+    module = build(stage, arguments)
+    if arguments.frozen_weights_dtype == "bf16":
+        store_in_bf16(module)
+    return module
+
+
 class Computed:
     """A place where a step runs on tensors without data."""
 
@@ -76,7 +85,7 @@ class Computed:
     def build(self, stage: str, arguments: Any) -> nn.Module:
         """Build the stage's module in place."""
         with torch.device("meta"):
-            module = build(stage, arguments)
+            module = built(stage, arguments)
         return self.place(module)
 
     def place(self, module: nn.Module) -> nn.Module:
@@ -122,7 +131,7 @@ class Measured:
 
     def build(self, stage: str, arguments: Any) -> nn.Module:
         with torch.device("cuda"):
-            return build(stage, arguments)
+            return built(stage, arguments)
 
     def place_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         return send_to_device(batch, "cuda")
@@ -193,6 +202,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--recipes", nargs="+", default=[f"{stage}_24gb" for stage in STAGES], help="names of recipes (%(default)s)"
     )
+    parser.add_argument(
+        "--frozen_weights_dtype", choices=("fp32", "bf16"), default="fp32", help="of the frozen weights (%(default)s)"
+    )
     parser.add_argument("--train_batch_size", type=int, help="batch size instead of the recipe's")
     options = parser.parse_args(argv)
     kind = Measured if torch.cuda.is_available() else Computed
@@ -203,6 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     print("|---|" + "---:|" * (len(columns) + 1))
     for name in options.recipes:
         stage, arguments = read_recipe(TRAINING / "recipes" / f"{name}.yaml")
+        arguments.frozen_weights_dtype = options.frozen_weights_dtype
         arguments.train_batch_size = options.train_batch_size or arguments.train_batch_size
         place = kind()
         memory = step_memory(place, place.build(stage, arguments), synthetic_batch(arguments), arguments)

@@ -8,9 +8,10 @@ Trainers read them with --train_shards_path_or_url SHARDS. Photos come from one 
 --train_shards_path_or_url; tags or captions from at most one of --tags_file, --prompts_dir and --tagger, or else from
 the photos' own source.
 
-After an interruption the same command continues: complete shards are kept, and in the end all of them are the same as
-without an interruption. Photos that cannot be read, or are smaller than --crop_size, are skipped and counted;
-SHARDS/NUMBER.skipped.log says which and why. With --resize_mode, photos of any size become squares of --crop_size.
+Several processes, as `accelerate launch` starts them, share the work. After an interruption the same command
+continues: complete shards are kept, and in the end all of them are the same as without an interruption. Photos that
+cannot be read, or are smaller than --crop_size, are skipped and counted; SHARDS/NUMBER.skipped.log says which and why.
+With --resize_mode, photos of any size become squares of --crop_size.
 
 A shard is a tar file of NAME.jpg (or .png, ...), NAME.txt with the tags or caption, and NAME.json with the photo's
 file name. The packages webdataset and datasets read them too; datasets only if all images have the same suffix.
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -75,7 +76,10 @@ class PrepareArguments(PhotoArguments, PromptArguments):
         if sum(source is not None for source in (self.tags_file, self.prompts_dir, self.tagger)) > 1:
             raise ValueError("Tags or captions come from one of --tags_file, --prompts_dir and --tagger.")
         if self.tagger is not None and self.num_workers > 0:
-            raise ValueError("A tagger works in one process: leave out --num_workers.")
+            raise ValueError(
+                "A tagger does not work in loader workers: leave out --num_workers, and start several processes by "
+                "`accelerate launch`, one for each GPU."
+            )
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -118,6 +122,10 @@ class ShardWriter(Dataset[int]):
     def path(self, number: int) -> Path:
         """Give the path of a shard."""
         return self.folder / f"{number:05d}.tar"
+
+    def missing(self, numbers: range) -> list[int]:
+        """List those of these shards that are not written yet."""
+        return [number for number in numbers if not self.path(number).is_file()]
 
     def __getitem__(self, number: int) -> int:
         write_shard(self.path(number), self._samples(number))
@@ -241,16 +249,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tags": _digest(tags),
         "resize_mode": arguments.resize_mode,
     }
-    _check_settings(folder, settings)
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
+        _check_settings(folder, settings)
 
     tagger = None if arguments.tagger is None else _load_tagger(arguments.tagger)
     shards = ShardWriter(
         photos, folder, tagger or tags, arguments.crop_size, arguments.photos_per_shard, arguments.resize_mode
     )
-    missing = [number for number in range(len(shards)) if not shards.path(number).is_file()]
-    print(f"{len(photos)} photos, {len(shards)} shards, {len(shards) - len(missing)} of them complete", flush=True)
+    if accelerator.is_main_process:
+        complete = len(shards) - len(shards.missing(range(len(shards))))
+        print(f"{len(photos)} photos, {len(shards)} shards, {complete} of them complete", flush=True)
+    missing = shards.missing(range(accelerator.process_index, len(shards), accelerator.num_processes))
     for number in DataLoader(shards, batch_size=None, sampler=missing, num_workers=arguments.num_workers):
         print(f"{shards.path(number).name} is written", flush=True)
+    if shards.missing(range(len(shards))):
+        return  # the last process reports
 
     skipped = [line for path in sorted(folder.glob("*.skipped.log")) for line in _lines(path)]
     if len(skipped) == len(photos):

@@ -12,13 +12,15 @@ from .captioner import CAPTIONER_HELP, MEASURED, CaptionerError, load_captioner
 from .method_options import method_arguments
 from .options import add_device, choose_device, positive_int
 from .parser import Commands
+from .processes import from_all, from_first, join_group, leave_group, own_device
 from .terminal import add_max_pixels, limit_pixels, report
 
 DESCRIPTION = """\
 Describe photographs: what each shows, and how good it is.
 
 FOLDER is a folder of images; with --recursive the folders in it are searched, too, as training does. Images that are
-described already are left alone, so that an interrupted run can continue. `diffusers-sr upscale --prompts` takes the
+described already are left alone, so that an interrupted run can continue. Several processes share the images:
+`torchrun --nproc_per_node 8 -m diffusers_sr.cli caption ...` starts eight. `diffusers-sr upscale --prompts` takes the
 output, and so does training.
 
 A file that cannot be read is reported, and the others are still processed. The exit status is 0 if all went well, 1 if
@@ -62,14 +64,21 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error(
             f"argument --names: not allowed with a --captioner other than {MEASURED}, which says what it sees"
         )
-    device = choose_device(parser, options.device)
+    group = join_group()
+    device = own_device(choose_device(parser, options.device), group)
     limit_pixels(options.max_pixels)
     from ..sampling.out_of_memory import is_out_of_memory
-    from ..xpsr.caption_folder import caption_folder, measure_folder
+    from ..xpsr.caption_folder import MEASURED_SETTINGS, Described, caption_folder, measure_folder
     from ..xpsr.captioner import captioner_settings
+    from ..xpsr.prompts import PromptCache
 
+    settings = MEASURED_SETTINGS if options.captioner == MEASURED else captioner_settings(options.captioner)
     load = functools.cache(load_captioner)  # if everything is described, nothing is loaded
     try:
+        if group.size > 1 and options.layout == LAYOUTS[0]:
+            if group.is_first:
+                PromptCache(options.output, settings).begin()
+            from_first(group, None)  # the others wait for the file that all add to
         if options.captioner == MEASURED:
             done = measure_folder(
                 options.folder,
@@ -77,6 +86,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 layout=options.layout,
                 high_level_from_names=options.names,
                 recursive=options.recursive,
+                part=group,
                 report=report,
             )
         else:
@@ -84,10 +94,11 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 options.folder,
                 options.output,
                 lambda images: load(options.captioner, device, options.dtype, batch_size=options.batch_size)(images),
-                captioner_settings(options.captioner),
+                settings,
                 layout=options.layout,
                 batch_size=options.batch_size,
                 recursive=options.recursive,
+                part=group,
                 report=report,
             )
     except (CaptionerError, OSError, ValueError) as error:
@@ -98,6 +109,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             raise
         print("diffusers-sr: there is not enough memory: try a smaller --batch-size", file=sys.stderr)
         return 1
+    done = Described(*map(sum, zip(*from_all(group, done), strict=True)))
+    leave_group(group)
     failed = f", failed: {done.unreadable}" if done.unreadable else ""
-    print(f"Images described: {done.described}, described before: {done.kept}{failed}")
+    if group.is_first:
+        print(f"Images described: {done.described}, described before: {done.kept}{failed}")
     return 1 if done.unreadable else 0

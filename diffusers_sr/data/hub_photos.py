@@ -10,7 +10,7 @@ from typing import Any
 from .photos import PhotoStream, StoredPhoto
 
 # Rows that are held to be shuffled while streaming; their images stay encoded.
-_SHUFFLE_BUFFER = 1000
+SHUFFLE_BUFFER = 1000
 
 
 class HubPhotos:
@@ -69,7 +69,7 @@ def load_rows(
         ImportError: if the package datasets is not installed.
         ValueError: if a column is missing.
     """
-    datasets = _datasets()
+    datasets = datasets_package()
     rows = datasets.load_dataset(name, config, split=split, streaming=streaming)
     columns = rows.column_names or list(next(iter(rows)))
     for option, column in (("image_column", image_column), ("caption_column", caption_column)):
@@ -91,7 +91,7 @@ def stream_photos(
     """Stream the photographs of a data set, shuffled anew in every pass.
 
     If the number of files is a multiple of `lanes`, each lane reads its own files; otherwise each reads all of them
-    and takes its share. The order of the files is shuffled, and that of the rows within a buffer of `_SHUFFLE_BUFFER`.
+    and takes its share. The order of the files is shuffled, and that of the rows within a buffer of `SHUFFLE_BUFFER`.
     Names give lane, pass and position, and are only useful in messages.
 
     Args:
@@ -102,10 +102,10 @@ def stream_photos(
         lanes, batch_size: as in `PhotoStream`.
         requires_text: whether reading a photo without a caption is an error.
     """
-    datasets = _datasets()
+    datasets = datasets_package()
 
     def read(lane: int, turn: int) -> Iterator[StoredPhoto]:
-        shuffled = rows.shuffle(seed=random.Random(f"{seed}/pass {turn}").getrandbits(32), buffer_size=_SHUFFLE_BUFFER)
+        shuffled = rows.shuffle(seed=random.Random(f"{seed}/pass {turn}").getrandbits(32), buffer_size=SHUFFLE_BUFFER)
         own = datasets.distributed.split_dataset_by_node(shuffled, rank=lane, world_size=lanes)
         # `iter(own)` would divide a lane again, among the workers of a loader; `iter` with a batch size does not.
         for position, batch in enumerate(own.iter(batch_size=1)):
@@ -121,7 +121,8 @@ def stream_photos(
     return PhotoStream(read, lanes, batch_size)
 
 
-def _datasets() -> ModuleType:
+def datasets_package() -> ModuleType:
+    """Import the package `datasets`. Raises ImportError, with the remedy, if it is not installed."""
     try:
         import datasets
         import datasets.distributed

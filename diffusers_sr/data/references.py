@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..image.names import printable
+from ..image.partial import whole_file
 from .names import is_utf8
 from .tables import read_rows
 
@@ -19,13 +20,19 @@ COLUMNS = ("file", "reference", "similarity")
 References = Mapping[str, Mapping[str, float]]
 """By every photo's file name: the file names of its references, with the weights they are drawn by."""
 
+# Similarities that are held at a time; as float32 they take 256 MiB.
+_MOST_SIMILARITIES = 1 << 26
+
 
 def nearest_photos(names: Sequence[str], embeddings: Tensor, count: int) -> dict[str, dict[str, float]]:
     """Find the `count` photos whose embeddings are most similar to each photo's, and the cosine similarities.
 
+    All photos are compared, on the device of the embeddings, a block of them with all at a time.
+
     Args:
         names: names of the photos.
         embeddings: [photos, channels].
+        count: number of photos to find for each.
 
     Raises:
         ValueError: if there are not more than `count` photos.
@@ -33,16 +40,20 @@ def nearest_photos(names: Sequence[str], embeddings: Tensor, count: int) -> dict
     if count >= len(names):
         raise ValueError(f"{len(names)} photos have at most {len(names) - 1} others, but {count} are asked for.")
     directions = torch.nn.functional.normalize(embeddings, dim=-1)
-    similarities = (directions @ directions.T).fill_diagonal_(-torch.inf)
-    values, indices = similarities.topk(count, dim=-1)
-    return {
-        name: {names[index]: value for index, value in zip(others, weights, strict=True)}
-        for name, others, weights in zip(names, indices.tolist(), values.tolist(), strict=True)
-    }
+    rows = max(1, _MOST_SIMILARITIES // len(names))
+    nearest = {}
+    for start in range(0, len(names), rows):
+        similarities = directions[start : start + rows] @ directions.T
+        similarities.diagonal(start).fill_(-torch.inf)
+        values, indices = similarities.topk(count, dim=-1)
+        block = names[start : start + rows]
+        for name, others, weights in zip(block, indices.tolist(), values.tolist(), strict=True):
+            nearest[name] = {names[index]: value for index, value in zip(others, weights, strict=True)}
+    return nearest
 
 
 def write_references(path: str | Path, references: References) -> None:
-    """Write a CSV file with the columns file, reference and similarity.
+    """Write a CSV file with the columns file, reference and similarity, whole or not at all.
 
     Raises:
         ValueError: if a photo's name is not UTF-8 text.
@@ -52,7 +63,7 @@ def write_references(path: str | Path, references: References) -> None:
         raise ValueError(f"The name {printable(broken[0])} is not UTF-8 text, as a table has to be: rename the photo.")
     # The writer itself leaves a carriage return without quotation marks, and it would end the row.
     has_return = any("\r" in name for name in names)
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with whole_file(Path(path)) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
         rows.writerow(COLUMNS)
         for name, others in references.items():

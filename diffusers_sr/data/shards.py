@@ -4,7 +4,8 @@ Neighbouring members whose names agree up to the first dot make a sample: an ima
 file with its tags or caption (`00000012.txt`), and a JSON file with the photo's name (`{"file": "red house.jpg"}`).
 
 They are read by position, through an index of their headers, whereas the package webdataset reads them as streams. So
-a pass sees each photo once, whatever the number of processes and workers, and a run is resumed exactly.
+a pass sees each photo once, whatever the number of processes and workers, and a run is resumed exactly. The index of a
+shard is kept beside it, hidden, so that its headers are read only once.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from __future__ import annotations
 import glob
 import io
 import json
+import logging
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..image.formats import READABLE
 from ..image.names import printable
 from .names import is_utf8
 from .photos import StoredPhoto, read_file
+from .shard_index import Member, keep_index, kept_index
 
-
-class _Place(NamedTuple):
-    shard: Path
-    offset: int
-    size: int
+logger = logging.getLogger(__name__)
 
 
 class ShardPhotos:
     """The photographs of shards, in the shards' order.
 
-    The constructor reads the headers of all shards, and what they hold besides images. A photo's name is the `file` of
-    its JSON file, or else the name of its member.
+    The constructor reads the headers of all shards, and what they hold besides images, or else the index that an
+    earlier one kept beside the shard, if the shard's size and time of change are still the same. In a folder that
+    cannot be written no index is kept. A photo's name is the `file` of its JSON file, or else the name of its member.
 
     Args:
         shards: the tar files, uncompressed.
@@ -45,14 +46,28 @@ class ShardPhotos:
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
+        self.shards = list(shards)
         self.names: list[str] = []
         self.texts: list[str] = []
-        self._places: list[_Place] = []
-        for shard in shards:
-            for name, tags, place in _read_index(shard):
-                self.names.append(name)
-                self.texts.append(tags)
-                self._places.append(place)
+        self._members: list[tuple[int, Member]] = []
+        failure: OSError | None = None
+        for number, shard in enumerate(self.shards):
+            state = os.stat(shard)  # before it is read: if it changes meanwhile, its index is out of date
+            members = kept_index(shard, state)
+            if members is None:
+                members = list(_read_index(shard))
+                try:
+                    keep_index(shard, state, members)
+                except OSError as error:
+                    failure = error
+            self.names += [member.name for member in members]
+            self.texts += [member.tags for member in members]
+            self._members += [(number, member) for member in members]
+        if failure is not None:
+            logger.warning(
+                "The index of the shards cannot be kept beside them, so that every start reads their headers: %s",
+                failure,
+            )
         if not self.names:
             raise ValueError(
                 f"There is no image in {', '.join(map(str, shards))}: one has to end in {', '.join(READABLE)}."
@@ -62,10 +77,10 @@ class ShardPhotos:
         return len(self.names)
 
     def __getitem__(self, number: int) -> StoredPhoto:
-        place = self._places[number]
-        with open(place.shard, "rb") as file:
-            file.seek(place.offset)
-            return StoredPhoto(self.names[number], file.read(place.size), self.texts[number])
+        shard, member = self._members[number]
+        with open(self.shards[shard], "rb") as file:
+            file.seek(member.offset)
+            return StoredPhoto(member.name, file.read(member.size), member.tags)
 
 
 def list_shards(pattern: str | Path) -> list[Path]:
@@ -112,7 +127,7 @@ def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
     shard.addfile(member, io.BytesIO(content))
 
 
-def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
+def _read_index(path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as shard:
             files = [member for member in shard if _is_plain(member)]
@@ -126,7 +141,7 @@ def _read_index(path: Path) -> Iterator[tuple[str, str, _Place]]:
                 texts = {suffix: _text(shard, members[suffix]) for suffix in (".json", ".txt") if suffix in members}
                 about = _object(texts[".json"], members[".json"]) if ".json" in texts else {}
                 name = str(about.get("file", PurePosixPath(image.name).name))
-                yield name, texts.get(".txt", "").strip(), _Place(path, image.offset_data, image.size)
+                yield Member(name, texts.get(".txt", "").strip(), image.offset_data, image.size)
     except (tarfile.TarError, ValueError) as error:
         raise ValueError(f"{path} is not a shard that can be read: {error}.") from error
 

@@ -75,8 +75,8 @@ class DataArguments(PhotoArguments):
     )
     streaming: bool = option(
         False,
-        "Read the data set while training instead of downloading it first; the samples then depend on the number "
-        "of processes and loader workers.",
+        "Read the data set while training instead of downloading it first, and shards from beginning to end, for "
+        "disks on the network; the samples then depend on the number of processes and loader workers.",
     )
 
 
@@ -107,11 +107,23 @@ class TrainingArguments(DataArguments):
     max_grad_norm: Annotated[float, Range(0, math.inf, above=True)] = option(
         1.0, "Norm to which gradients are clipped."
     )
+    skip_nonfinite: CountFromZero = option(
+        0,
+        "Number of optimiser steps that are left out if their loss or gradient is not finite; the next ends the run.",
+    )
     ema_decay: Decay = option(
         0.0, "Decay of an exponential moving average of the weights; with 0 the last weights are saved."
     )
     mixed_precision: Annotated[str, OneOf(("no", "fp16", "bf16", "fp8"))] | None = option(
         None, "Autocast type: no, fp16 or bf16; by default that of accelerate's configuration."
+    )
+    frozen_weights_dtype: Annotated[str, OneOf(("fp32", "bf16"))] = option(
+        "fp32",
+        "Type that frozen weights of linear layers and convolutions are stored in: fp32 or bf16, which saves half of "
+        "their memory and changes no result, as --mixed_precision bf16, which it needs, rounds them anyway.",
+    )
+    compile: bool = option(
+        False, "Compile transformer blocks with torch.compile: the first step takes minutes, the others less time."
     )
     allow_tf32: bool = option(False, "Compute matrix products in TF32 where the GPU supports it: faster, less exact.")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")

@@ -13,8 +13,7 @@ import signal
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import SCALER_NAME, DistributedType, gather_object
-from safetensors import SafetensorError
+from accelerate.utils import SCALER_NAME
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..pretrained.files import honour_umask
 from .arguments import TrainingArguments
 from .options import differences, recorded
 from .processes import from_main_process
@@ -36,11 +33,7 @@ logger = logging.getLogger(__name__)
 
 TRAINABLE_FILE = "trainable.safetensors"
 MANIFEST = "manifest.json"
-_UNFINISHED = "unfinished-checkpoint"
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
-
-# A full disk is an OSError to Python, but a RuntimeError to torch's writer and a SafetensorError to safetensors'.
-_SAVE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,6 @@ class Progress:
 
 def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn.Parameter]) -> None:
     """Make checkpoints hold only what is trained: frozen weights are the base model's and need no second copy."""
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return  # these write the weights themselves, each process its own share
 
     def save(models: list[nn.Module], weights: list[Any], output_dir: str) -> None:
         if accelerator.is_main_process:
@@ -76,46 +67,6 @@ def checkpoint_trainable_only(accelerator: Accelerator, parameters: dict[str, nn
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
-
-
-def save_checkpoint(
-    accelerator: Accelerator, output_dir: Path, progress: Progress, arguments: TrainingArguments
-) -> bool:
-    """Write `checkpoint-<step>` with everything a run needs to continue exactly, or nothing.
-
-    It gets its name once all of it is on the disk. All processes have to call this, and have to share the disk.
-
-    Args:
-        arguments: the run's options, which the manifest records without credentials. Of its checkpoints, the
-            `checkpoints_total_limit` newest are kept and older ones removed; only folders whose manifest says that
-            they are checkpoints of their step are counted and removed.
-
-    Returns:
-        Whether it was written. If not, for example because the disk is full, an error is logged and earlier
-        checkpoints are kept.
-    """
-    unfinished = output_dir / _UNFINISHED
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    # Every process writes its own random state into the folder.
-    errors = _errors_of_all(partial(accelerator.save_state, str(unfinished)))
-    if not errors:
-        errors = _errors_of_all(
-            partial(_publish, unfinished, progress, arguments) if accelerator.is_main_process else None
-        )
-    if accelerator.is_main_process:
-        if errors:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            logger.error("checkpoint-%d could not be written, earlier ones are kept: %s", progress.step, errors[0])
-        else:
-            for old in _own_checkpoints(output_dir)[: -arguments.checkpoints_total_limit]:
-                try:
-                    shutil.rmtree(old)
-                except OSError as error:
-                    logger.warning("%s is no longer needed, but cannot be removed: %s", old, error)
-    accelerator.wait_for_everyone()
-    return not errors
 
 
 def resume(accelerator: Accelerator, output_dir: Path, arguments: TrainingArguments) -> Progress:
@@ -216,7 +167,7 @@ def damage(checkpoint: Path) -> str | None:
     try:
         files = json.loads((checkpoint / MANIFEST).read_text())["files"]
         for name, expected in files.items():
-            if (found := _fingerprint(checkpoint / name)) != expected:
+            if (found := fingerprint(checkpoint / name)) != expected:
                 return f"{name} is {found}, but was {expected} when it was written"
     except OSError as error:
         return str(error)
@@ -252,44 +203,7 @@ def notice_sigterm() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _errors_of_all(write: Callable[[], object] | None) -> list[str]:
-    """Call `write` and return the errors of all processes, each of which has to call this."""
-    error = None
-    try:
-        if write is not None:
-            write()
-    except _SAVE_ERRORS as caught:
-        error = " ".join(str(caught).split())
-    return [each for each in gather_object([error]) if each is not None]
-
-
-def _publish(unfinished: Path, progress: Progress, arguments: TrainingArguments) -> None:
-    files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-    manifest = {
-        "progress": asdict(progress),
-        "arguments": recorded(arguments),
-        "files": {path.relative_to(unfinished).as_posix(): _fingerprint(path) for path in files},
-    }
-    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    honour_umask(unfinished)
-    # The name must not reach the disk before the contents do.
-    for path in (*unfinished.rglob("*"), unfinished):
-        _flush(path)
-    unfinished.rename(unfinished.with_name(f"checkpoint-{progress.step}"))
-    _flush(unfinished.parent)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot flush a folder
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
     """Give the size and the CRC-32 of a file, read piece by piece."""
     checksum = 0
     with path.open("rb") as file:
@@ -351,7 +265,7 @@ def _newest_whole(output_dir: Path) -> Path | None:
     return path
 
 
-def _own_checkpoints(output_dir: Path) -> list[Path]:
+def own_checkpoints(output_dir: Path) -> list[Path]:
     """List the checkpoints that a trainer wrote itself: those with the manifest of their step, and no links."""
     own = []
     for path in list_checkpoints(output_dir):

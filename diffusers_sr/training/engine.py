@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from ..pretrained.files import honour_umask
 from .arguments import TrainingArguments
+from .checkpoint_writer import CheckpointWriter
 from .checkpointing import (
     Progress,
     checkpoint_trainable_only,
@@ -29,13 +30,15 @@ from .checkpointing import (
     notice_sigterm,
     remember_random_states,
     resume,
-    save_checkpoint,
 )
+from .compilation import compile_transformers
 from .disk import say_disk
+from .finite_steps import FiniteSteps
 from .folder_lock import locked
+from .frozen_weights import FrozenWeights
 from .loading import batches
 from .options import adamw_options, check_trackers, recorded, take_over
-from .processes import any_process, from_main_process, gathered, new_accelerator
+from .processes import any_process, from_main_process, new_accelerator
 from .progress import ProgressReport
 from .script import log_without_credentials
 from .validation import Enlarge
@@ -74,9 +77,10 @@ def train(
 
     Raises:
         ValueError: if another trainer is running in the output folder; it holds checkpoints that this run would
-            overwrite; there is nothing to resume from or to validate with; or a tracker is unknown.
+            overwrite; there is nothing to resume from or to validate with; a tracker is unknown; or frozen weights
+            are to be in bf16 without autocast to it.
         ImportError: if a tracker, or bitsandbytes for 8-bit Adam, is not installed.
-        RuntimeError: if the loss is not finite.
+        RuntimeError: if the loss or the gradient is not finite in more steps than `skip_nonfinite`.
         OSError: if the finished weights cannot be written.
         SystemExit: with status 143 after SIGTERM, once a checkpoint is written from which the run continues exactly;
             with status 1 if writing it failed.
@@ -113,6 +117,9 @@ def _run(
     set_seed(arguments.seed, device_specific=True)
     parameters = trainable_parameters(module)
     optimizer = _adamw(parameters, arguments)
+    frozen = FrozenWeights(module, accelerator, arguments.frozen_weights_dtype)
+    if arguments.compile:
+        compile_transformers(module)
     # accelerate advances a prepared schedule once per process, so the schedule counts the steps of all processes.
     schedule = get_scheduler(
         arguments.lr_scheduler,
@@ -145,38 +152,42 @@ def _run(
     per_step = per_batch * arguments.gradient_accumulation_steps
     report = ProgressReport(accelerator, start.step, arguments.max_train_steps, per_batch, arguments.log_every)
     prepared.train()
-    step, saved_step = start.step, start.step
+    step = start.step
+    checkpoints = CheckpointWriter(accelerator, output_dir, arguments, saved_step=step)
+    finite = FiniteSteps(accelerator, arguments.skip_nonfinite)
 
-    def checkpoint() -> bool:
-        progress = Progress(step, start.samples + (step - start.step) * per_step, accelerator.num_processes)
-        return save_checkpoint(accelerator, output_dir, progress, arguments)
+    def checkpoint() -> None:
+        samples = start.samples + (step - start.step) * per_step
+        checkpoints.save(Progress(step, samples, accelerator.num_processes))
 
     restore_random_states = remember_random_states()
     interruption: int | str | None = None
     loaded = batches(dataset, arguments, accelerator, start)
-    with notice_sigterm() as signals, closing(report), closing(loaded):
+    with notice_sigterm() as signals, closing(report), closing(checkpoints), closing(loaded):
         for batch in loaded:
             with accelerator.accumulate(prepared):
                 losses = prepared(batch)
                 loss = torch.stack(list(losses.values())).sum()
-                if not torch.isfinite(loss):
-                    raise RuntimeError(f"The loss of step {step} is {loss.item()}; the last checkpoint is kept.")
                 accelerator.backward(loss)
+                is_finite, is_taken = finite.add(loss), True
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(parameters.values(), arguments.max_grad_norm)
-                optimizer.step()
+                    norm = accelerator.clip_grad_norm_(parameters.values(), arguments.max_grad_norm)
+                    is_taken = finite.is_taken(step, norm)
+                if is_taken:
+                    optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
-            report.add(losses)
+            if is_finite:
+                report.add(losses)
             if accelerator.sync_gradients:
                 step += 1
-                if average is not None:
+                if average is not None and is_taken:
                     average.step(parameters.values())
                 restore_random_states = remember_random_states()
                 report.finish_step(step, schedule.get_last_lr()[0])
                 is_last = step == arguments.max_train_steps
-                if (step % arguments.checkpointing_steps == 0 or is_last) and checkpoint():
-                    saved_step = step
+                if step % arguments.checkpointing_steps == 0 or is_last:
+                    checkpoint()
                 if validation is not None and (step % arguments.validation_steps == 0 or is_last):
                     with _as_saved(prepared, parameters, average):
                         validation.run(accelerator, step, signals)
@@ -184,13 +195,19 @@ def _run(
             if any_process(accelerator, bool(signals)) and step < arguments.max_train_steps:
                 restore_random_states()  # of the last optimiser step: batches accumulated since then are seen again
                 interruption = 128 + signal.SIGTERM
-                if step > saved_step and not checkpoint():
+                checkpoints.finish()
+                if step > checkpoints.saved_step:
+                    checkpoint()
+                    checkpoints.finish()
+                if step > checkpoints.saved_step:
                     interruption = "Ended by SIGTERM; no checkpoint could be written, the previous one is kept."
                 break
         else:
+            checkpoints.finish()
             if average is not None:
                 average.copy_to(parameters.values())
-            _save_finished(accelerator, prepared, arguments, save)
+            frozen.restore()
+            _save_finished(accelerator, arguments, save)
     if accelerator.num_processes > 1:
         # Distributed data parallelism has to end before the processes separate, or torch may wait forever.
         (prepared,) = accelerator.free_memory(prepared)
@@ -200,21 +217,16 @@ def _run(
     return interruption
 
 
-def _save_finished(
-    accelerator: Accelerator, prepared: nn.Module, arguments: TrainingArguments, save: Callable[[Path], None]
-) -> None:
+def _save_finished(accelerator: Accelerator, arguments: TrainingArguments, save: Callable[[Path], None]) -> None:
     output_dir = Path(arguments.output_dir)
-    with gathered(accelerator, prepared):
-        if accelerator.is_main_process:
-            # The result has to be complete before it replaces an earlier one.
-            with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
-                save(Path(unfinished))
-                Path(unfinished, "training_arguments.json").write_text(
-                    json.dumps(recorded(arguments), indent=2) + "\n"
-                )
-                honour_umask(Path(unfinished))
-                for path in Path(unfinished).iterdir():
-                    move_over(path, output_dir / path.name)
+    if accelerator.is_main_process:
+        # The result has to be complete before it replaces an earlier one.
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix="unfinished-") as unfinished:
+            save(Path(unfinished))
+            Path(unfinished, "training_arguments.json").write_text(json.dumps(recorded(arguments), indent=2) + "\n")
+            honour_umask(Path(unfinished))
+            for path in Path(unfinished).iterdir():
+                move_over(path, output_dir / path.name)
 
 
 def _adamw(parameters: dict[str, nn.Parameter], arguments: TrainingArguments) -> torch.optim.Optimizer:

@@ -16,6 +16,7 @@ from ..data.lists import list_images, listed_names, photos_by_folder
 from ..data.pairs import pair_photos
 from ..data.photos import PhotoFiles, PhotoGroup, Photos, PhotoStream, StoredPhoto
 from ..data.references import References
+from ..data.shard_stream import stream_shards
 from ..data.shards import ShardPhotos, list_shards
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
 from .text import TextArguments, check_texts, read_texts, text_options
@@ -131,29 +132,36 @@ def _with_low_resolution(photos: PhotoFiles, folders: Sequence[str], folder: str
 
 
 def streamed_photos(arguments: TrainingArguments, text: TextArguments | None = None) -> PhotoStream:
-    """Read the photographs of a data set while training: one lane for each loader worker of each process.
+    """Read the photographs of a data set or of shards while training: one lane for each loader worker of each process.
 
     Args:
         arguments: the options of the trainer.
         text: the same, if it trains with captions; whether all photos have one shows only when they are read.
 
     Raises:
-        ValueError: if a folder or shards would have to be streamed, or single photos left out; or captions are
-            needed, and come from elsewhere or, without `allow_missing_text`, from nowhere.
+        ValueError: if a folder would have to be streamed, or single photos left out; captions are needed, and come
+            from elsewhere or, without `allow_missing_text`, from nowhere; or `stream_shards` raises it.
         ImportError: if the package datasets is not installed.
     """
     _check_sources(arguments, None, arguments.train_data_weights)
-    if arguments.dataset_name is None or arguments.exclude_data is not None:
+    if arguments.train_data_dir is not None or arguments.exclude_data is not None:
         raise ValueError(
-            "--streaming is for --dataset_name, and without --exclude_data: streamed photos have no names."
+            "--streaming is for --dataset_name and --train_shards_path_or_url, and without --exclude_data: streamed "
+            "photos have no names."
         )
     for name in ("tags_file", "prompts_dir"):
         if getattr(arguments, name, None) is not None:
             raise ValueError(
-                f"--{name} needs the photos' names, and streamed photos have none: give --caption_column, or leave "
-                "out --streaming."
+                f"--{name} needs the photos' names, and streamed photos have none: give --caption_column, or shards "
+                "with texts, or leave out --streaming."
             )
     requires_text = text is not None and not text.allow_missing_text
+    lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
+    if arguments.train_shards_path_or_url is not None:
+        if arguments.max_train_samples is not None:
+            raise ValueError("Streamed shards are read whole: name fewer of them instead of --max_train_samples.")
+        shards = list_shards(arguments.train_shards_path_or_url)
+        return stream_shards(shards, arguments.seed, lanes, arguments.train_batch_size, requires_text)
     if requires_text and arguments.caption_column is None:
         raise ValueError(
             "The streamed photos have no tags or captions: give --caption_column, or train without them "
@@ -162,7 +170,6 @@ def streamed_photos(arguments: TrainingArguments, text: TextArguments | None = N
     rows = _rows(arguments, streaming=True)
     if arguments.max_train_samples is not None:
         rows = rows.take(arguments.max_train_samples)
-    lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
     return stream_photos(
         rows,
         arguments.image_column,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list
-from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .arguments import TrainingArguments
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def new_accelerator(arguments: TrainingArguments) -> Accelerator:
@@ -21,6 +20,7 @@ def new_accelerator(arguments: TrainingArguments) -> Accelerator:
 
     Raises:
         ImportError: if a tracker is not installed.
+        ValueError: if accelerate is configured to shard the models.
     """
     output_dir = Path(arguments.output_dir)
     accelerator = Accelerator(
@@ -33,20 +33,12 @@ def new_accelerator(arguments: TrainingArguments) -> Accelerator:
     found = {str(tracker) for tracker in accelerator.log_with}
     if missing := sorted(set(arguments.report_to) - found - {"all"}):
         raise ImportError(f"--report_to {' '.join(missing)}: not installed; try pip install {' '.join(missing)}.")
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # DeepSpeed has to know the batch size before there is a data loader.
-        config = accelerator.state.deepspeed_plugin.deepspeed_config
-        config["train_micro_batch_size_per_gpu"] = arguments.train_batch_size
-    return accelerator
-
-
-def gathered(accelerator: Accelerator, prepared: nn.Module) -> AbstractContextManager[None]:
-    """Inside the `with` block, give the main process the whole weights; FSDP leaves each process only a part."""
-    if accelerator.distributed_type == DistributedType.FSDP:
-        return FullyShardedDataParallel.summon_full_params(
-            prepared, rank0_only=True, writeback=False, offload_to_cpu=True
+    if accelerator.distributed_type in _SHARDED:
+        raise ValueError(
+            f"accelerate is configured for {accelerator.distributed_type.value}, which shards models. The trainers "
+            "run with distributed data parallelism: use training/accelerate/ddp.yaml."
         )
-    return nullcontext()
+    return accelerator
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:

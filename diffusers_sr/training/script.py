@@ -12,6 +12,7 @@ from typing import Any
 from ..image.decoding import ImageFileError
 from ..pretrained.files import ModelFolderError
 from ..publishing.shareable import mask_credentials
+from .launcher import end_with_launcher
 from .perceptual import MissingPackageError
 
 
@@ -20,6 +21,7 @@ def run_script(main: Callable[[], Any]) -> None:
 
     No message and no traceback shows credentials.
     """
+    end_with_launcher()
     log_without_credentials()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request to the Hub
     try:

@@ -22,11 +22,14 @@ from ..data.names import unique_names
 from ..image.decoding import ImageFileError
 from ..image.partial import whole_file
 from ..image.reader import read_photo
+from .image_keys import FileState, ImageKeys
 
 logger = logging.get_logger(__name__)
 
 HIGH_LEVEL_FOLDER = "highlevel_prompt"
 LOW_LEVEL_FOLDER = "lowlevel_prompt_q"
+
+_KEYS_AT_A_TIME = 1000
 
 
 class ImagePrompts(NamedTuple):
@@ -85,13 +88,17 @@ class PromptCache:
         given = dict(zip(map(image_key, images), prompts, strict=True))
         self._add({key: each for key, each in given.items() if self._prompts.get(key) != each})
 
+    def begin(self) -> None:
+        """Write the file's first line, if there is no file; several processes may add to it only after that."""
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(self.path, json.dumps({"settings": self.settings}, ensure_ascii=False) + "\n")
+
     def _add(self, prompts: Mapping[str, ImagePrompts]) -> None:
         if not prompts:
             return
         lines = [json.dumps({"image": key, **each._asdict()}, ensure_ascii=False) for key, each in prompts.items()]
-        if not self.path.is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.path, json.dumps({"settings": self.settings}, ensure_ascii=False) + "\n")
+        self.begin()
         with open(self.path, "rb+") as file:
             file.seek(-1, os.SEEK_END)
             is_cut_off = file.read() != b"\n"
@@ -123,7 +130,8 @@ def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePro
     Args:
         directory: folder with the folders `highlevel_prompt` and `lowlevel_prompt_q` of text files, or with the file
             of one captioner's cache. If it has both, the official layout is read, because that may have been edited.
-        images: image files. For a cache they are opened, because it finds them by their pixels.
+        images: image files. For a cache they are opened, because it finds them by their pixels; but not those whose
+            `ImageKeys` are kept in the directory.
 
     Raises:
         FileNotFoundError: if the directory is of neither kind, or a file of the official layout is missing.
@@ -131,7 +139,10 @@ def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePro
             of several folders would share one file of the official layout.
         ImageFileError: if an image of a cache cannot be read.
     """
-    directory = Path(directory)
+    return _read_prompts(Path(directory), images, ImageKeys(directory))
+
+
+def _read_prompts(directory: Path, images: Sequence[Path], known: ImageKeys) -> list[ImagePrompts]:
     if (directory / HIGH_LEVEL_FOLDER).is_dir():
         _check_stems(images)
         return [ImagePrompts(*map(_first_line, official_files(directory, path.stem))) for path in images]
@@ -147,7 +158,7 @@ def read_prompts(directory: str | Path, images: Sequence[Path]) -> list[ImagePro
             f"{directory} holds the prompts of several captioners: move all but one to other folders. ({settings})"
         )
     prompts = _read_cache(caches[0])
-    keys = [image_key(read_photo(path).image) for path in images]
+    keys = [known.get(path) or image_key(read_photo(path).image) for path in images]
     if missing := [path for path, key in zip(images, keys, strict=True) if key not in prompts]:
         raise ValueError(
             f"{len(missing)} of {len(images)} images have no prompts in {caches[0]}, the first of them {missing[0]}: "
@@ -208,22 +219,46 @@ def _write_whole(path: Path, text: str) -> None:
 def high_level_prompts(directory: str | Path, photos: Sequence[Path]) -> dict[str, str]:
     """Read the high-level prompts of photos, by `unique_names`; a photo that cannot be read may have none.
 
+    For a cache the keys of the photos are kept in the directory, so that each photo is opened only once.
+
     Raises:
         FileNotFoundError, ValueError: as `read_prompts` does.
     """
+    directory = Path(directory)
     names = dict(zip(photos, unique_names(photos), strict=True))
+    known = ImageKeys(directory)
+    if any(directory.glob("prompts-*.jsonl")) and not (directory / HIGH_LEVEL_FOLDER).is_dir():
+        photos = _learn_keys(known, photos)
     try:
-        prompts = read_prompts(directory, photos)
+        prompts = _read_prompts(directory, photos, known)
     except FileNotFoundError:  # a file of the official layout
         without = {path for path in photos if not all(map(Path.is_file, official_files(directory, path.stem)))}
         if any(map(_can_be_read, without)):
             raise
         photos = [path for path in photos if path not in without]
-        prompts = read_prompts(directory, photos)
-    except ImageFileError:  # photos of a cache are found by their pixels
-        photos = [path for path in photos if _can_be_read(path)]
-        prompts = read_prompts(directory, photos)
+        prompts = _read_prompts(directory, photos, known)
     return {names[path]: each.high_level for path, each in zip(photos, prompts, strict=True)}
+
+
+def _learn_keys(known: ImageKeys, photos: Sequence[Path]) -> list[Path]:
+    """Open the photos whose keys are not known, and keep the keys; give the photos that can be read."""
+    unreadable = set()
+    failure = None
+    for start in range(0, len(photos), _KEYS_AT_A_TIME):
+        new = {}
+        for path in photos[start : start + _KEYS_AT_A_TIME]:
+            if known.get(path) is None:
+                try:
+                    new[path] = FileState.of(path), image_key(read_photo(path).image)
+                except (ImageFileError, FileNotFoundError):
+                    unreadable.add(path)
+        try:
+            known.add(new)
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        logger.warning(f"The keys of the photos cannot be kept, so that every start opens all photos: {failure}")
+    return [path for path in photos if path not in unreadable]
 
 
 def _can_be_read(path: Path) -> bool:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import diffusers_sr
+from diffusers_sr.xpsr.prompts import read_prompts
 from tests import programs
 from tests.cli.photos import files
 from tests.components import tiny_image
@@ -28,14 +29,14 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
 
-def run_two(*arguments: str) -> tuple[list[int], str, str]:
+def run_two(*arguments: str, command: str = "upscale") -> tuple[list[int], str, str]:
     """Run the command in two processes that have a launcher's variables: statuses, and all they print."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         programs.start(
-            *("-m", "diffusers_sr.cli", "upscale", *arguments, "--device", "cpu"),
+            *("-m", "diffusers_sr.cli", command, *arguments, "--device", "cpu"),
             environment={**common, "RANK": rank, "LOCAL_RANK": rank},
             output=f"output-{rank}",
             errors=f"errors-{rank}",
@@ -88,3 +89,19 @@ def test_what_makes_no_sense_is_said_once(model, tmp_path, monkeypatch):
     assert errors.count("would overwrite the input") == 1
     assert Path("a.png").read_bytes() == before
     assert not [name for name in files() if not name.startswith(("a.png", "output-", "errors-"))]
+
+
+def test_two_processes_describe_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    names = ["bear", "fox", "owl"]
+    for number, name in enumerate(names):
+        tiny_image(16, 12, seed=number).save(f"in/{name}.png")
+    Path("in/z.png").write_text("no image")
+    options = ("in", "-o", "prompts", "--captioner", "measured", "--names")
+    statuses, output, errors = run_two(*options, command="caption")
+    assert statuses == [1, 1], errors
+    assert output == "Images described: 3, described before: 0, failed: 1\n"
+    assert errors.count("in/z.png: ") == 1
+    prompts = read_prompts("prompts", [Path("in", f"{name}.png") for name in names])
+    assert [each.high_level for each in prompts] == names

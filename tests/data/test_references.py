@@ -2,12 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffusers_sr.data import references
 from diffusers_sr.data.dataset import PhotoCrops
 from diffusers_sr.data.degradation_settings import DegradationConfig
 from diffusers_sr.data.lists import list_images, training_photos
@@ -90,3 +93,27 @@ def test_left_out_photos_are_not_trained_on(photos: list[Path], tmp_path: Path) 
     listed.write_text("1.png\n")
     assert [path.name for path in training_photos(tmp_path, listed)] == ["0.png", "2.png"]
     assert training_photos(tmp_path, None) == photos
+
+
+def test_blocks_find_what_the_whole_matrix_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No block is as large as the matrix: the last one is smaller, and each photo leaves out itself."""
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                sizes.append(result.numel())
+            return result
+
+    embeddings = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    names = [f"{number}.png" for number in range(50)]
+    whole = nearest_photos(names, embeddings, 5)
+    monkeypatch.setattr(references, "_MOST_SIMILARITIES", 50 * 7 + 49)
+    with Sizes():
+        blocks = nearest_photos(names, embeddings, 5)
+    assert max(sizes) == 50 * 7
+    assert [*blocks] == names
+    for name, others in blocks.items():
+        assert name not in others and [*others] == [*whole[name]]
+        assert list(others.values()) == pytest.approx([*whole[name].values()], abs=1e-6)

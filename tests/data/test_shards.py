@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import socket
 import sys
 import tarfile
 from itertools import count
@@ -22,9 +23,10 @@ from diffusers_sr.data.photos import read_image
 from diffusers_sr.data.shards import ShardPhotos, list_shards
 from diffusers_sr.data.tags import split_tags
 from diffusers_sr.data.weighted_texts import drawn_text, weighted_texts
+from tests import programs
 from tests.data.samples import tensor
 from tests.seesr.components import tiny_tagger
-from tests.training.runs import script
+from tests.training.runs import TRAINING, script
 
 
 @pytest.fixture
@@ -183,6 +185,32 @@ def test_killed_anywhere_it_goes_on(photos: Path, tmp_path: Path, run) -> None:
         }
     # Settings, and of each of three shards the tar file, what was skipped, and the tar file's name.
     assert complete == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_two_processes_share_the_shards(photos: Path, tmp_path: Path, run) -> None:
+    run(tmp_path / "alone", photos_per_shard=1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    common = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        programs.start(
+            *(TRAINING / "prepare.py", "--train_data_dir", photos, "--tags_file", tmp_path / "tags.csv"),
+            *("--photos_per_shard", "1", "--output_dir", tmp_path / "both"),
+            environment={**common, "RANK": rank, "LOCAL_RANK": rank},
+            output=tmp_path / f"output-{rank}",
+            errors=tmp_path / f"errors-{rank}",
+        )
+        for rank in "01"
+    ]
+    assert [process.wait() for process in processes] == [0, 0], (tmp_path / "errors-1").read_text()
+    alone, both = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("alone", "both")
+    )
+    assert both == alone
+    lines = [(tmp_path / f"output-{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert lines[0][:2] == ["5 photos, 5 shards, 0 of them complete", "00000.tar is written"]
+    assert lines[1][:2] == ["00001.tar is written", "00003.tar is written"]
+    assert "4 photos are in 5 shards; 1 were skipped" in (lines[0][-1], lines[1][-1])
 
 
 def test_shards_of_other_photos_are_not_mixed(photos: Path, tmp_path: Path, run) -> None:

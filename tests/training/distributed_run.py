@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -62,6 +63,18 @@ class Crops(Dataset[dict[str, Any]]):
             "tags": "cat, sky",
             "seed": torch.tensor(index),
         }
+
+
+class InfiniteLoss(Fit):
+    """One batch of it has an infinite loss."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(dropout=0)
+        self.number = number
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        is_infinite = len(self.batches) == self.number
+        return {name: loss + (math.inf if is_infinite else 0) for name, loss in super().forward(batch).items()}
 
 
 def train_stage(folder: Path, kind: str, batch_size: int) -> dict[str, Tensor]:
@@ -164,6 +177,11 @@ def main(folder: Path) -> None:
     join(folder)
     full = Fit(disk_full_between(3, 4) if rank == 1 else lambda number: None)
     fit(folder / "full", full, train_batch_size=2, checkpointing_steps=2, checkpoints_total_limit=9)
+
+    # Only the second process has a loss that is not finite, whose gradient is.
+    join(folder)
+    left_out = fit(folder / "left_out", InfiniteLoss(3 if rank == 1 else -1), skip_nonfinite=1, **FIT)
+    weights |= {f"left_out.{name}": value for name, value in left_out.state_dict().items()}
 
     join(folder)
     reset_accelerate()

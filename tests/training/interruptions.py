@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,18 @@ def assert_same(a: Any, b: Any) -> None:
         assert a == b
 
 
-def disk_full_between(first: int, last: int, size: int = 8192) -> Callable[[int], None]:
-    """No file can grow beyond `size` bytes from batch `first` to before batch `last`, as on a full disk."""
+def disk_full_between(first: int, last: int, size: int = 8192, after: Path | None = None) -> Callable[[int], None]:
+    """No file can grow beyond `size` bytes from batch `first` to before batch `last`, as on a full disk.
+
+    Args:
+        after: a checkpoint that has to be complete before, which it otherwise may not be.
+    """
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
     def before_batch(number: int) -> None:
         if number == first:
+            while after is not None and not after.exists():
+                time.sleep(0.001)
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         if number == last:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

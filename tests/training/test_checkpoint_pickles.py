@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusers_sr.training.checkpointing import MANIFEST, _fingerprint, damage
+from diffusers_sr.training.checkpointing import MANIFEST, damage, fingerprint
 from tests.publishing.hostile import Code
 from tests.training.interruptions import assert_same
 from tests.training.runs import fit
@@ -21,7 +21,7 @@ def replace(checkpoint: Path, name: str, content: Any, zipped: bool) -> None:
     """Replace a file of a checkpoint, and what the manifest says about it: a stranger writes that, too."""
     torch.save(content, checkpoint / name, _use_new_zipfile_serialization=zipped)
     manifest = json.loads((checkpoint / MANIFEST).read_text())
-    manifest["files"][name] = _fingerprint(checkpoint / name)
+    manifest["files"][name] = fingerprint(checkpoint / name)
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
     assert damage(checkpoint) is None
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -37,6 +38,43 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monk
     before = {inode for inode, has_name in zip(flushed, named, strict=True) if not has_name}
     assert {path.stat().st_ino for path in (folder, *folder.iterdir())} == before
     assert flushed[-1] == tmp_path.stat().st_ino and named[-1]
+
+
+def test_the_run_goes_on_while_a_checkpoint_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, fsync = Event(), os.fsync
+    waited: list[bool] = []
+
+    def wait(descriptor: int) -> None:
+        if not waited:
+            waited.append(goes_on.wait(5))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    module = fit(tmp_path, Fit(lambda number: goes_on.set() if number == 5 else None))
+    assert waited == [True]
+    assert [path.name for path in sorted(tmp_path.glob("*checkpoint-*"))] == ["checkpoint-4", "checkpoint-8"]
+    assert damage(tmp_path / "checkpoint-4") is None
+    resumed = fit(tmp_path / "again", max_train_steps=8)
+    assert_same(module.state_dict(), resumed.state_dict())
+
+
+def test_a_checkpoint_that_the_disk_refuses_in_the_end_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if (tmp_path / "unfinished-checkpoint" / MANIFEST).exists() and not (tmp_path / "checkpoint-4").exists():
+            raise OSError("No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(SystemExit, match="no checkpoint could be written"):
+        fit(tmp_path, Fit(sigterm_at(5)))
+    assert "checkpoint-4 could not be written" in caplog.text and "checkpoint-6 could not" in caplog.text
+    assert not [*tmp_path.glob("*checkpoint*")]
 
 
 def test_what_was_broken_off_while_it_was_saved_is_no_checkpoint(tmp_path: Path) -> None:

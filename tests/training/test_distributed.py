@@ -99,6 +99,11 @@ def test_a_checkpoint_that_one_cannot_write_is_none(folder: Path) -> None:
     assert names == ["checkpoint-2", "checkpoint-6", "checkpoint-8"]
 
 
+def test_a_step_that_one_leaves_out_is_left_out_by_both(weights: list[dict[str, Tensor]]) -> None:
+    for name in ("left_out.layer.weight", "left_out.layer.bias"):
+        assert torch.equal(weights[0][name], weights[1][name])
+
+
 def test_references_are_made_by_exactly_one(folder: Path, seen: list[dict[str, Any]]) -> None:
     assert sorted(seen[0]["made"] + seen[1]["made"]) == list(range(5))
     assert seen[0]["made"] and seen[1]["made"]

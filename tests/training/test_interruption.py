@@ -133,7 +133,7 @@ def test_random_states_are_put_back() -> None:
 
 @pytest.mark.parametrize("size", [16, 8192], ids=["at the weights", "at the random states"])
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int) -> None:
-    module = fit(tmp_path, Fit(disk_full_between(3, 4, size)), checkpointing_steps=2)
+    module = fit(tmp_path, Fit(disk_full_between(3, 4, size, tmp_path / "checkpoint-2")), checkpointing_steps=2)
     (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert "checkpoint-4 could not be written" in error.getMessage()
     assert sorted(path.name for path in tmp_path.glob("*checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
@@ -141,7 +141,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_disk_that_stays_full_fails_at_the_end_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    limit = disk_full_between(3, -1)
+    limit = disk_full_between(3, -1, after=tmp_path / "checkpoint-2")
 
     def save(folder: Path) -> None:
         (folder / "x").write_bytes(bytes(10_000))
@@ -159,7 +159,7 @@ def test_a_disk_that_stays_full_fails_at_the_end_and_keeps_the_last_checkpoint(t
 
 
 def test_sigterm_on_a_full_disk_does_not_claim_a_checkpoint(tmp_path: Path) -> None:
-    limit, terminate = disk_full_between(5, -1), sigterm_at(5)
+    limit, terminate = disk_full_between(5, -1, after=tmp_path / "checkpoint-4"), sigterm_at(5)
     try:
         with pytest.raises(SystemExit, match="no checkpoint could be written"):
             fit(tmp_path, Fit(lambda number: (limit(number), terminate(number))))

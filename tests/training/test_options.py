@@ -233,7 +233,7 @@ def test_a_trainer_ends_with_status_2(monkeypatch: pytest.MonkeyPatch, capsys: p
         (["--crop_size", "-3"], "crop_size=-3: it has to be"),
         (["--num_workers", "-1"], "num_workers=-1: it has to be"),
         (["--resize_mode", "resize"], "--resize_mode resize makes squares: give their side, --crop_size"),
-        (["--tagger", "x", "--num_workers", "1"], "A tagger works in one process: leave out --num_workers"),
+        (["--tagger", "x", "--num_workers", "1"], "leave out --num_workers, and start several processes"),
         (["--tagger", "x", "--tags_file", "x"], "Tags or captions come from one of --tags_file, --prompts_dir and"),
         ([], "the following arguments are required: --output_dir"),
     ],

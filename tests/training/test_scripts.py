@@ -102,6 +102,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, photos: Path, run: Callable[.
     )  # fmt: skip
     options = ("--train_data_dir", photos, "--clip", clip, "--output", runs / "references.csv", "--count", 2)
     script("find_references").main([*map(str, options)])
+    assert not [*runs.glob(".references.csv*")]
     cognition = run(
         "train_cognitive_encoder", runs / "cognition", BASE, base, "--clip", clip, *tags, "--num_queries", 3,
         "--srresnet_channels", 8, "--srresnet_blocks", 1, "--qformer_layers", 2, "--qformer_heads", 2,
