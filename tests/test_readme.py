@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_image(8, 8).save(folder / "samples" / "sample.png")
     for index in range(2):
         tiny_image(48, 48, seed=index).save(folder / "photos" / f"{index}.png")
+    for name in ("results", "others", "originals"):
+        (folder / name).mkdir()
+        tiny_image(16, 12, seed=len(name)).save(folder / name / "0.png")
     for name in ("tags.csv", "captions.csv"):
         (folder / name).write_text("file,tags\n0.png,tree\n1.png,sky\n")
     for name in ("tagger", "runs/dape"):
@@ -86,6 +90,7 @@ def test_the_blocks_run_or_say_why_not(
     folder = tmp_path / "folder"
     shutil.copytree(names, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)  # it would download its networks
     for block in blocks_of(document):
         try:
             run(block) if block.reason is None else check(block)
