@@ -20,9 +20,12 @@ from tests.training.runs import reset_accelerate, script
 
 LANGUAGES = ("sh", "python")
 NOT_CODE = "text"
-"""The language of blocks that are no code, such as equations."""
+"""The language of blocks that are not code, such as equations."""
+ARGPARSE = (argparse.ArgumentParser, "parse_args")
+"""The function that reads the arguments of a program: its owner and its name."""
 
 _FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_SCRIPT = re.compile(r"(training|benchmarks)/\w+\.py")
 _REASON = re.compile(r"<!-- not run: (?P<reason>[^\n]+) -->\n\Z")
 
 SMALL = [
@@ -108,12 +111,12 @@ def check(block: Block) -> None:
     for words in _words(block.code):
         match _own(words):
             case ["diffusers-sr", *options]:
-                _parse(argparse.ArgumentParser, "parse_args", main, options)
-            case ["python", path, *options]:
+                _parse(ARGPARSE, main, options)
+            case ["python", path, *options] if _SCRIPT.fullmatch(path):
                 module = script(Path(path).stem) if path.startswith("training/") else _benchmark(path)
-                # A trainer reads a recipe first, and checks the values in the end.
-                parser = (module, "parse_arguments") if hasattr(module, "parse_arguments") else None
-                _parse(*(parser or (argparse.ArgumentParser, "parse_args")), module.main, options)
+                # A trainer reads a recipe besides, and checks the values in the end.
+                parser = (module, "parse_arguments") if hasattr(module, "parse_arguments") else ARGPARSE
+                _parse(parser, module.main, options)
 
 
 def commands(code: str) -> list[Callable[[], object]]:
@@ -146,7 +149,7 @@ def _own(words: list[str]) -> list[str]:
             for number, word in enumerate(rest):
                 if rest[number : number + 2] == ["-m", "diffusers_sr.cli"]:
                     return ["diffusers-sr", *rest[number + 2 :]]
-                if re.fullmatch(r"(training|benchmarks)/\w+\.py", word):
+                if _SCRIPT.fullmatch(word):
                     return ["python", *rest[number:]]
     return words
 
@@ -171,16 +174,16 @@ class _Parsed(Exception):
     """A program has read its arguments."""
 
 
-def _parse(owner: Any, parser: str, program: Callable[[list[str]], object], options: list[str]) -> None:
-    """Run a program until a function of it, its parser, has returned."""
-    original = getattr(owner, parser)
+def _parse(parser: tuple[Any, str], program: Callable[[list[str]], object], options: list[str]) -> None:
+    """Run a program until the function that reads its arguments has returned."""
+    read = getattr(*parser)
 
-    def parse(*arguments: Any, **more: Any) -> None:
-        original(*arguments, **more)
+    def read_and_stop(*arguments: Any, **more: Any) -> None:
+        read(*arguments, **more)
         raise _Parsed
 
     try:
-        with mock.patch.object(owner, parser, parse):
+        with mock.patch.object(*parser, read_and_stop):
             program(options)
     except _Parsed:
         return
