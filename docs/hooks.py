@@ -9,16 +9,16 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"\]\((?P<path>\.\./[^)#]+)(?P<anchor>#[^)]*)?\)")
 _PICTURES = (".jpg", ".png")
 
 
-def on_page_markdown(markdown: str, *, page: Any, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Replace the links of a page that lead out of `docs/`. MkDocs calls it for each page."""
     docs = Path(config.docs_dir)
     folder = posixpath.dirname(page.file.src_uri)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "training" / "README.md", *PAGES]
 
-_FENCES = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_EXAMPLES = re.compile(r"^```.*?^```$|``[^`\n].*?``", re.MULTILINE | re.DOTALL)
 _CODE_LINK = re.compile(r"\[`(?P<name>[\w.]+)`\]\((?P<path>[^)#]+\.py)\)")
 _SPAN = re.compile(r"`([^`\n]+)`")
 _FOLDERS = "diffusers_sr|training|benchmarks|tests|examples|model_cards|pipelines|docs"
@@ -85,7 +85,7 @@ def test_a_page_asks_nothing_of_other_servers(site: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_code_that_a_document_names_exists(document: Path) -> None:
-    text = _FENCES.sub("", document.read_text())
+    text = _EXAMPLES.sub("", document.read_text())
     missing = [
         f"{match['name']} in {match['path']}"
         for match in _CODE_LINK.finditer(text)
@@ -111,7 +111,7 @@ def _exists(module: str, attribute: str | None) -> bool:
 
 @pytest.mark.parametrize("document", PAGES, ids=name)
 def test_options_that_a_page_names_exist(document: Path) -> None:
-    text = _FENCES.sub("", document.read_text())
+    text = _EXAMPLES.sub("", document.read_text())
     named = {option for span in _SPAN.findall(text) for option in re.findall(r"(?<!\S)--[a-z][\w-]*", span)}
     assert {option for option in named - options_of_commands() if not is_option_of_training(option)} == set()
 
