@@ -22,6 +22,6 @@ def test_every_requirement_of_the_tests_is_pinned_within_its_range() -> None:
     lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
     pins = {name: Version(version) for name, version in (line.split("==") for line in lines)}
     extras = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *extras["train"], *extras["test"]]:
+    for text in [*PROJECT["dependencies"], *extras["train"], *extras["test"], *extras["docs"]]:
         requirement = Requirement(text)
         assert pins[requirement.name] in requirement.specifier, text
