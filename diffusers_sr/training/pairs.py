@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..data.dataset import PhotoCrops
 from ..data.degradation_mixture import Degradation
@@ -41,7 +42,7 @@ def crops_and_pairs(arguments: PairsArguments, degradation: Degradation | None =
     crops = degraded_crops(arguments, degradation=degradation)
     if arguments.pairs_hr_dir is None:
         return crops
-    texts = {"tags_file": None, "prompts_dir": None, "caption_column": None, "allow_missing_text": True}
+    texts: dict[str, Any] = {"tags_file": None, "prompts_dir": None, "caption_column": None, "allow_missing_text": True}
     pairs = replace(
         arguments,
         **{name: value for name, value in texts.items() if hasattr(arguments, name)},

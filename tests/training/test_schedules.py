@@ -1,5 +1,7 @@
 """The first timesteps of schedules."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -9,7 +11,7 @@ from diffusers_sr.training.schedules import first_timesteps
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
 @pytest.mark.parametrize("name", ["linear", "scaled_linear"])
-def test_the_first_timesteps_keep_their_noise(kind: type, name: str) -> None:
+def test_the_first_timesteps_keep_their_noise(kind: Any, name: str) -> None:
     whole = kind(beta_start=0.00085, beta_end=0.012, beta_schedule=name, timestep_spacing="trailing")
     part = first_timesteps(whole, 250)
     assert isinstance(part, kind)
