@@ -7,7 +7,7 @@ Stable Diffusion and small parts that belong to it, so that it shows the way on 
 any size and in folders of any depth; those smaller than the crops are skipped. For results worth having, take those
 commands with a full Stable Diffusion, thousands of photographs and the recipes.
 
-Options that are not its own go to every trainer, such as --max_train_steps 1000 --mixed_precision bf16.
+Options that are not its own go to every trainer, such as --mixed_precision bf16.
 """
 
 from __future__ import annotations
@@ -77,17 +77,18 @@ def main(argv: Sequence[str] | None = None, run: Callable[[Sequence[str]], objec
         "--cognitive_encoder", default=str(MODELS / "coser-small" / "cognitive_encoder"), help="folder (CoSeR)"
     )
     parser.add_argument("--clip", help="CLIP that finds the references: a folder or a Hub id (CoSeR)")
-    parser.add_argument("--references", type=int, default=1000, help="how many references are made (CasSR)")
+    parser.add_argument("--references", type=int, default=100, help="how many references are made (CasSR)")
     parser.add_argument("--resolution", type=int, default=64, help="side of the crops; 512 with a full base")
+    parser.add_argument("--max_train_steps", type=int, default=300, help="steps of each stage (%(default)s)")
     options, further = parser.parse_known_args(argv)
 
     model = str(Path(options.output) / options.method)
-    of_trainers = ["--resolution", str(options.resolution), *further]
+    of_trainers = ["--resolution", str(options.resolution), "--max_train_steps", str(options.max_train_steps)]
     commands = [["python", str(TRAINING / f"{stage}.py"), *words] for stage, *words in stages(options)]
     commands[-1] += ["--output_dir", model]
     for words in commands:
         if Path(words[1]).name.startswith("train_"):
-            words += of_trainers
+            words += [*of_trainers, *further]
     photo = list_images(options.photos)[0]
     enlarged = str(Path(options.output) / "enlarged.png")
     commands.append(["diffusers-sr", "upscale", str(photo), "--model", model, "--output", enlarged])

@@ -14,6 +14,4 @@ def try_it(output_dir: str) -> str:
 def next_stage(output_dir: str, script: str, option: str) -> str:
     """Say that a stage is finished whose result is not used alone, and which stage takes it."""
     command = shlex.join([f"training/{script}.py", option, output_dir])
-    return (
-        f"The result is in {output_dir}. It is a part of a model; next comes: accelerate launch --quiet {command} ..."
-    )
+    return f"The result is in {output_dir}, a part of a model. Next comes: accelerate launch --quiet {command} ..."

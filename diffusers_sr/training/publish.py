@@ -91,7 +91,7 @@ def publish(
         details: what the model card says beyond what is found: `results`, a `license`.
 
     Raises:
-        FileNotFoundError: if the folder lacks the ControlNet or the adapter, of which "adapter" makes use.
+        FileNotFoundError: if only the models of the method are asked for, and ControlNet or adapter is missing.
         ModelFolderError: if the folder does not hold the pipeline.
         HfHubHTTPError, RuntimeError, ValueError: see `SuperResolutionPipeline.push_to_hub`.
     """

@@ -1,4 +1,4 @@
-"""What a run says of the time and the disk it needs."""
+"""What a run says of the time and the disk it needs, and of what comes next."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from diffusers_sr.training import progress
 from diffusers_sr.training.arguments import TrainingArguments
 from diffusers_sr.training.disk import checkpoint_bytes, say_disk, size
+from diffusers_sr.training.last_line import next_stage, try_it
 from diffusers_sr.training.progress import duration, with_progress
 
 
@@ -18,6 +19,16 @@ def test_times_are_in_the_unit_that_suits_them() -> None:
         "0 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours", "100.0 hours"
     ]  # fmt: skip
     assert [size(number) for number in (1500, 2_500_000, 41_000_000_000)] == ["1.5 kB", "2.5 MB", "41.0 GB"]
+
+
+def test_the_last_line_is_a_command_for_the_shell() -> None:
+    assert try_it("runs/a b") == (
+        "The model is in runs/a b. Try it: diffusers-sr upscale photo.jpg --model 'runs/a b' --output enlarged.png"
+    )
+    assert next_stage("runs/dape", "train_seesr", "--tagger") == (
+        "The result is in runs/dape, a part of a model. Next comes: accelerate launch --quiet "
+        "training/train_seesr.py --tagger runs/dape ..."
+    )
 
 
 def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
