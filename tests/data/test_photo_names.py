@@ -178,8 +178,8 @@ def prepare(*options: object) -> None:
 
 def test_shards_of_photos_with_the_same_names(pets: Path, tmp_path: Path) -> None:
     path = table(tmp_path / "tags.csv", [("cats/0001.png", "a cat"), ("dogs/0001.png", "a dog")])
-    tags = ("--tags_file", path, "--allow_missing_text", "true")
-    prepare("--train_data_dir", pets, *tags, "--output_dir", tmp_path / "whole")
+    options = ("--tags_file", path, "--allow_missing_text", "true")
+    prepare("--train_data_dir", pets, *options, "--output_dir", tmp_path / "whole")
     shards = ShardPhotos(list_shards(tmp_path / "whole"))
     found = [(photo.name, photo.tags, photo.file) for photo in (shards[number] for number in range(3))]
     contents = [path.read_bytes() for path in list_images(pets)]

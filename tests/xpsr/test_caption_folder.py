@@ -181,7 +181,7 @@ def test_folders_in_the_folder(folder, tmp_path, report, reports) -> None:
     assert caption_folder(folder, folder / "prompts", captioner, SETTINGS, **options) == Described(6, 0, 1)
     assert ("link", "is a link to a folder, which is not followed: give the folder as an input") in reports
     assert len(read_prompts(folder / "prompts", [folder / "below/x.png", folder / "below/deeper/y.png"])) == 2
-    assert measure_folder(folder, tmp_path / "out", **options) == Described(6, 0, 1)
+    assert measure_folder(folder, tmp_path / "out", **options) == Described(7, 0, 1)
     tiny_image().save(folder / "below" / "deeper" / "x.bmp")
     with pytest.raises(ValueError, match=r"below/x.png and below/deeper/x.bmp in .* would share one text file"):
         measure_folder(folder, tmp_path / "out", layout="official", **options)
