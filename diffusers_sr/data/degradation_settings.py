@@ -105,8 +105,8 @@ class DegradationOrder:
 class DegradationConfig:
     """Settings of `degrade`; the defaults are those of SeeSR's script, `make_paired_data.py`.
 
-    Kernels of the second order are 7 to 11 pixels wide, which is the script's limit. The class that draws them does not
-    use this limit: in SeeSR's pairs they go up to 21 pixels, as in `REAL_ESRGAN`.
+    Kernels of the second order are 7 to 11 pixels wide, which is the script's limit. The class that draws them does
+    not use this limit: in SeeSR's pairs they go up to 21 pixels, as in `REAL_ESRGAN`.
 
     Raises:
         ValueError: if a value is not allowed; the error names it.
