@@ -83,7 +83,7 @@ def test_settings_do_not_change_once_they_are_checked(settings: DegradationConfi
 
 
 def test_the_settings_of_seesr() -> None:
-    """They are those that its training pairs were made with."""
+    """They are those of its script."""
     sizes = (7, 9, 11, 13, 15, 17, 19, 21)
     both = {
         "sinc_probability": 0.1,
