@@ -65,8 +65,8 @@ def embed(method: str, trained: Path, changes: Mapping[str, Any]) -> None:
     }
     base: dict[str, Any] = dict.fromkeys(BASE_COMPONENTS)
     scheduler = DDIMScheduler.from_pretrained(MODELS / BASE, subfolder="scheduler")
-    options = json.loads((trained / "training_arguments.json").read_text())
-    if (timesteps := options.get("num_train_timesteps")) is not None:
+    arguments = trained / "training_arguments.json"
+    if arguments.is_file() and (timesteps := json.loads(arguments.read_text()).get("num_train_timesteps")) is not None:
         scheduler = first_timesteps(scheduler, timesteps)
     pipeline = kind(
         **base,

@@ -5,7 +5,7 @@
 
 train_xpsr.py takes the folder as --sample_prompts_dir. Several processes share the work, and an interrupted run
 continues where it stopped. The options that determine the crops have to be those of the training: where the photos
-come from, --train_lr_dir, --seed, --resolution and --sharpen_target.
+come from, --train_lr_dir, --seed, --resolution, --resize_mode, --degradation and --sharpen_target.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusers_sr.data.dataset import PhotoCrops
+from diffusers_sr.data.degradation_mixture import DEGRADATIONS
 from diffusers_sr.data.hub_photos import row_name
 from diffusers_sr.data.made_prompts import COLUMNS, TABLE, prompt_settings
 from diffusers_sr.data.made_references import write_settings
@@ -29,7 +30,7 @@ from diffusers_sr.image.pictures import to_picture
 from diffusers_sr.training.arguments import PhotoArguments, RestorationArguments, option, parse_arguments
 from diffusers_sr.training.descriptions import Describe, load_captioner, processes, write_descriptions
 from diffusers_sr.training.photos import degraded_crops
-from diffusers_sr.training.ranges import Count, CountFromZero, Range
+from diffusers_sr.training.ranges import Count, CountFromZero, OneOf, Range
 from diffusers_sr.training.script import run_script
 from diffusers_sr.xpsr.captioner import PAPER_MODEL
 
@@ -44,6 +45,9 @@ class PromptsArguments(PhotoArguments):
     seed: Annotated[int, Range(0, 2**32 - 1)] = option(0, "Seed of the training.")
     resolution: Count = option(512, "Side of the crops, in pixels.")
     sharpen_target: bool = option(True, "Degrade USM-sharpened crops.")
+    degradation: Annotated[str, OneOf(tuple(DEGRADATIONS))] = option(
+        "seesr", "How photos are degraded, as in the training."
+    )
     captioner: str = option(PAPER_MODEL, "An image-text-to-text model with a chat template: a folder or a Hub id.")
     batch_size: Count = option(8, "Crops that are described at once.")
     num_workers: CountFromZero = option(

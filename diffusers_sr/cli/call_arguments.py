@@ -37,7 +37,7 @@ def add_call_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--start-point",
         choices=START_POINTS,
-        help="start from the photo under noise (lr: SeeSR's LRE), or from noise alone (noise) (the model's default)",
+        help="start from the photo under noise (lr), or from noise alone (noise) (the model's default)",
     )
     command.add_argument("--prompt", help="description of the image, added to what the model sees in it")
     command.add_argument(

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
+from ..pretrained.files import honour_umask
 from .arguments import TrainingArguments
 from .checkpointing import MANIFEST, Progress, fingerprint, own_checkpoints
 from .options import recorded
@@ -118,6 +119,7 @@ def _complete(unfinished: Path, progress: Progress, arguments: TrainingArguments
         "files": {path.relative_to(unfinished).as_posix(): fingerprint(path) for path in files},
     }
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    honour_umask(unfinished)
     # The name must not reach the disk before the contents do.
     for path in (*unfinished.rglob("*"), unfinished):
         _flush(path)

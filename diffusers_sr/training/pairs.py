@@ -42,7 +42,8 @@ def crops_and_pairs(arguments: PairsArguments, degradation: Degradation | None =
     crops = degraded_crops(arguments, degradation=degradation)
     if arguments.pairs_hr_dir is None:
         return crops
-    texts: dict[str, Any] = {"tags_file": None, "prompts_dir": None, "caption_column": None, "allow_missing_text": True}
+    texts: dict[str, Any] = dict.fromkeys(("tags_file", "prompts_dir", "caption_column"))
+    texts["allow_missing_text"] = True
     pairs = replace(
         arguments,
         **{name: value for name, value in texts.items() if hasattr(arguments, name)},

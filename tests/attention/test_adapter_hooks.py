@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -133,7 +134,7 @@ class Scaling(AttentionAdapter):
     """Multiplies hidden states by its weight, 3, and adds its conditioning."""
 
     @register_to_config
-    def __init__(self) -> None:
+    def __init__(self, unet_sites: Sequence[str] = ("block.0",)) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(3.0))
 

@@ -75,7 +75,9 @@ def test_options_say_which_pipelines_take_them():
         if section.startswith("options of")
     }
     assert groups == {
+        "options of SeeSR and OneStep:": ["--tags"],
         "options of SeeSR:": ["--psr-weight"],
+        "options of CasSR:": ["--activation"],
         "options of CoSeR and CasSR:": ["--reference"],
         "options of CoSeR:": ["--num-references", "--cfw-weight"],
         "options of XPSR and PASD:": ["--prompts", "--captioner", "--caption-overflow"],

@@ -122,7 +122,7 @@ def test_recipe_and_data_without_the_folders_of_a_machine():
     (recipe,) = re.findall(r"```yaml\n(.*?)```", card.text, re.DOTALL)
     assert not {"output_dir", "hub_token", "report_to"} & {line.partition(":")[0] for line in recipe.splitlines()}
     options["train_data_dir"] = ["/home/somebody/photos", "/data/faces"]
-    card = render_model_card("me/x", SeeSRPipeline, details(training=training(**options)))
+    card = render_model_card("me/x", SeeSRPipeline, details(training=training() | options))
     assert "Data: `photos`, `faces`." in card.text
     card = render_model_card("me/x", SeeSRPipeline, details(training=training(dataset_name="somebody/photos")))
     assert parsed(card).data.datasets == "somebody/photos"

@@ -10,6 +10,7 @@ from diffusers_sr.training.compilation import compile_transformers
 
 
 def test_compiled_blocks_give_the_same_gradients_and_names() -> None:
+    torch._dynamo.reset()  # what was compiled for other tests, with another compiler, might be taken
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 8), BasicTransformerBlock(8, 2, 4))
     names, tokens = [*network.state_dict()], torch.randn(1, 5, 8)

@@ -157,5 +157,5 @@ def test_options_that_cannot_be_meant() -> None:
         pisa.PiSAArguments(output_dir="runs", pixel="pixel", csd_first_timestep=500)
     with pytest.raises(ValueError, match="are all 0"):
         one_step.OneStepUNetArguments(output_dir="runs", l1_weight=0, latent_weight=0)
-    with pytest.raises(ValueError, match="degradation='bsrgan': it has to be text, one of seesr, osediff, pisa"):
-        one_step.OneStepUNetArguments(output_dir="runs", degradation="bsrgan")
+    with pytest.raises(ValueError, match=r"degradation='jpeg': it has to be text, one of seesr, .*pisa"):
+        one_step.OneStepUNetArguments(output_dir="runs", degradation="jpeg")

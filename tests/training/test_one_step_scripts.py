@@ -178,7 +178,10 @@ RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
     "pisa_pixel": ("lora", {}),
     "pisa": ("lora", {"lpips_weight": 0}),
     "osediff": ("lora", {"lpips_weight": 0, "learning_rate": 1e-3}),
-    "one_step": ("unet", {"ema_decay": 0.5, "null_text_ratio": 0.5, "degradation_device": "accelerator"}),
+    "one_step": (
+        "unet",
+        {"ema_decay": 0.5, "null_text_ratio": 0.5, "allow_missing_text": True, "degradation_device": "accelerator"},
+    ),
 }
 
 
