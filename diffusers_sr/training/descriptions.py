@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel, CLIPTokenizer
@@ -37,7 +38,8 @@ Describe = Callable[[Sequence[str], Sequence[Tensor]], list[list[Cells]]]
 
 def processes() -> PartialState:
     """Find the other processes of the command, which wait for each other as long as it takes."""
-    return PartialState(timeout=_PATIENCE)
+    # Of itself it does not look for other processes on CPUs, unlike Accelerator.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
 
 
 def write_descriptions(

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from diffusers_sr.cassr.activation import SCEditAdapter
 from diffusers_sr.training.adversarial import AdversarialLoss
 from diffusers_sr.training.arguments import TrainingArguments
+from diffusers_sr.training.descriptions import write_descriptions
 from diffusers_sr.training.engine import train, trainable_parameters
 from diffusers_sr.training.losses import DenoisingLoss
 from tests.components import components, randomise, scheduler, tiny_image, tiny_unet
@@ -113,6 +114,19 @@ def make_references(folder: Path, made: list[int]) -> None:
     )  # fmt: skip
 
 
+def describe(folder: Path, rank: int) -> None:
+    """Describe five images by the number of the process that did it."""
+    write_descriptions(
+        folder / "described" / "table.csv",
+        ("tags",),
+        {},
+        [*"abcde"],
+        lambda number: torch.zeros(3, 1, 1),
+        lambda device: lambda names, images: [[(f"process {rank}",)] for _ in names],
+        batch_size=2,
+    )
+
+
 def prepare(folder: Path) -> None:
     """Write what make_references.py reads."""
     (folder / "photos").mkdir(parents=True)
@@ -187,6 +201,10 @@ def main(folder: Path) -> None:
     reset_accelerate()
     seen["made"] = []
     make_references(folder, seen["made"])
+
+    join(folder)
+    reset_accelerate()
+    describe(folder, rank)
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / f"rank-{rank}.safetensors")
     (folder / f"rank-{rank}.json").write_text(json.dumps(seen))
 

@@ -108,3 +108,9 @@ def test_references_are_made_by_exactly_one(folder: Path, seen: list[dict[str, A
     assert sorted(seen[0]["made"] + seen[1]["made"]) == list(range(5))
     assert seen[0]["made"] and seen[1]["made"]
     assert len(list((folder / "made").glob("*.png"))) == 5
+
+
+def test_photos_are_described_by_exactly_one(folder: Path) -> None:
+    assert [path.name for path in (folder / "described").iterdir()] == ["table.csv"]
+    expected = [f"{name},process {number % 2}" for number, name in enumerate("abcde")]
+    assert (folder / "described" / "table.csv").read_text().splitlines() == ["file,tags", *expected]

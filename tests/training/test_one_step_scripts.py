@@ -40,9 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Callable[..., Path]:
     def run(stage: str, name: str, **options: Any) -> Path:
+        has_text = stage != "one_step" or "null_text_ratio" in options
         values = {
             "train_data_dir": folder / "photos",
-            **({} if stage == "one_step" else {"tags_file": folder / "tags.csv"}),
+            **({"tags_file": folder / "tags.csv"} if has_text else {}),
             "pretrained_model_name_or_path": folder / "base",
             "output_dir": folder / name,
             "resolution": 32,
