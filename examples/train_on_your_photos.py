@@ -29,7 +29,8 @@ def stages(options: argparse.Namespace) -> list[list[str]]:
     """List the training commands of a method, without the options of all trainers."""
     photos, out = ["--train_data_dir", options.photos], Path(options.output)
     base = ["--pretrained_model_name_or_path", options.base]
-    shards = ["--train_shards_path_or_url", str(out / "shards")]
+    # A tagger may find nothing in a photo.
+    shards = ["--train_shards_path_or_url", str(out / "shards"), "--allow_missing_text", "true"]
     # Whole photos with tags, which are SeeSR's texts, and stand in for captions with CoSeR and XPSR.
     prepare = ["prepare", *photos, "--tagger", options.tagger, "--output_dir", str(out / "shards")]
     if options.method == "seesr":
