@@ -152,7 +152,7 @@ def test_options_that_contradict_each_other(stage: str, options: str, message: s
 
 
 def test_op_and_or_of_a_tagger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It says all its tags of both crops; cat and sky are among the annotations, and three of these four are right.
+    """It says all its tags of both crops; cat and sky are among the annotations, and three of its four are right.
 
     That it does not know dogs does not count.
     """
