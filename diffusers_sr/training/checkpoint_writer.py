@@ -73,6 +73,7 @@ class CheckpointWriter:
         if errors := _errors_of_all(partial(self.accelerator.save_state, str(unfinished))):
             self._give_up(progress.step, errors)
         elif self.accelerator.is_main_process:
+            honour_umask(unfinished)  # here, as it sets the umask of the whole process for a moment
             completed = self._thread.submit(_complete, unfinished, progress, self.arguments)
             self._begun = (progress.step, completed)
         else:
@@ -119,7 +120,6 @@ def _complete(unfinished: Path, progress: Progress, arguments: TrainingArguments
         "files": {path.relative_to(unfinished).as_posix(): fingerprint(path) for path in files},
     }
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    honour_umask(unfinished)
     # The name must not reach the disk before the contents do.
     for path in (*unfinished.rglob("*"), unfinished):
         _flush(path)
