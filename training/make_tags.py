@@ -75,10 +75,12 @@ class TagArguments(PhotoArguments):
 
 
 def table_names(arguments: TagArguments, photos: Photos) -> Sequence[str]:
-    """Name photos as the table does: those of a folder by their path in it, the others by their own names."""
+    """Name photos as the table does: by their path in the folder, of several folders whole, or by their own names."""
     if not isinstance(photos, PhotoFiles):
         return photos.names
-    return [path.relative_to(str(arguments.train_data_dir)).as_posix() for path in photos.paths]
+    if len(folders := arguments.photo_folders) > 1:
+        return [path.as_posix() for path in photos.paths]
+    return [path.relative_to(folders[0]).as_posix() for path in photos.paths]
 
 
 def read_photo(photos: Photos, number: int) -> Tensor:
