@@ -56,15 +56,18 @@ class Case:
 
 
 def read_case(inputs: Path, cases: Path | None) -> Case:
+<<<<<<< HEAD
     """Read the inputs of `case_<name>.safetensors`, and the settings of this name; of dials, those of `plain`.
 
     Raises:
         ValueError: if there are settings by name, but none of this name, nor dials.
     """
+=======
+    """Read the inputs of `case_<name>.safetensors`, and the settings of this name, or else those of `plain`."""
+>>>>>>> parent of 033ede0 (A case without settings of its name is an error, not the case plain)
     with safe_open(inputs, "pt") as file:
         given = {name: file.get_tensor(name) for name in INPUTS if name in file.keys()}  # noqa: SIM118
-    cases = cases or inputs.with_name("cases.json")
-    every = json.loads(cases.read_text(encoding="utf-8"))
+    every = json.loads((cases or inputs.with_name("cases.json")).read_text(encoding="utf-8"))
     by_name = {**every, **every.get("cases", {})}
     name = inputs.stem.removeprefix("case_")
     general = {key: value for key, value in every.items() if not isinstance(value, dict)}
@@ -75,9 +78,6 @@ def read_case(inputs: Path, cases: Path | None) -> Case:
             for key, value in by_name.items()
             if key.startswith("dial_")
         }
-        if not dials and "plain" in by_name:
-            named = sorted(key for key, value in every.get("cases", every).items() if isinstance(value, dict))
-            raise ValueError(f"{cases} has no settings of the name {name!r}, only of {', '.join(named)}.")
     return Case(given, {**general, **by_name.get(name, by_name.get("plain", {}))}, dials)
 
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from tests import programs
 from tests.components import TEXT_DIM, scheduler, tiny_unet, tiny_vae
 from tests.one_step import official_files
 from tests.parity.forward import main
-from tests.parity.one_step_case import read_case
 
 SCRIPT = Path(__file__).with_name("forward.py")
 
@@ -47,20 +45,6 @@ def test_what_is_not_there() -> None:
     assert done.stderr.splitlines()[-1].startswith("forward.py: ")
     assert "nowhere/case_plain.safetensors" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_name_without_settings_is_an_error(tmp_path: Path) -> None:
-    save_file({"lr": torch.zeros(2, 2, 3, dtype=torch.uint8)}, tmp_path / "case_tild.safetensors")
-    settings: dict[str, Any] = {"timestep": 100, "cases": {"plain": {"process_size": 64}, "tiled": {}}}
-    (tmp_path / "cases.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"cases\.json has no settings of the name 'tild', only of plain, tiled\."):
-        read_case(tmp_path / "case_tild.safetensors", None)
-    settings["cases"] = {"plain": {"process_size": 64}, "dial_1_0.5": {"lambda_pix": 1, "lambda_sem": 0.5}}
-    (tmp_path / "cases.json").write_text(json.dumps(settings))
-    case = read_case(tmp_path / "case_tild.safetensors", None)
-    assert (case.settings, case.dials) == ({"timestep": 100, "process_size": 64}, {"1_0.5": (1, 0.5)})
-    (tmp_path / "cases.json").write_text(json.dumps({"timestep": 100}))  # all cases have the same
-    assert read_case(tmp_path / "case_tild.safetensors", None).settings == {"timestep": 100}
 
 
 @pytest.mark.parametrize("name", ["image", "representation.2", "initial_noise", "renoise.1"])
