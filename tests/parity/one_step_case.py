@@ -56,15 +56,7 @@ class Case:
 
 
 def read_case(inputs: Path, cases: Path | None) -> Case:
-<<<<<<< HEAD
-    """Read the inputs of `case_<name>.safetensors`, and the settings of this name; of dials, those of `plain`.
-
-    Raises:
-        ValueError: if there are settings by name, but none of this name, nor dials.
-    """
-=======
     """Read the inputs of `case_<name>.safetensors`, and the settings of this name, or else those of `plain`."""
->>>>>>> parent of 033ede0 (A case without settings of its name is an error, not the case plain)
     with safe_open(inputs, "pt") as file:
         given = {name: file.get_tensor(name) for name in INPUTS if name in file.keys()}  # noqa: SIM118
     every = json.loads((cases or inputs.with_name("cases.json")).read_text(encoding="utf-8"))
