@@ -11,6 +11,7 @@ from ..image.decoding import ImageFileError
 from ..image.pixels import output_size
 from ..image.reader import Photo, read_photo, without_metadata
 from ..image.writer import check_output, prepare_folder
+from .claims import Claim, claim_missing
 from .progress import Bar
 from .sizes import factor_for
 from .tally import Tally
@@ -27,6 +28,8 @@ class Work:
     upscale: float
     size: tuple[int, int]
     """Width and height of the result."""
+    claim: Claim | None = None
+    """What keeps other commands from making the result."""
 
 
 def read_photos(
@@ -54,7 +57,12 @@ def read_photos(
             tally.fail(source, str(error))
             bar.update()
         else:
-            yield Work(source, target, photo, factor, (width, height))
+            own = None
+            if options.skip_existing and (own := claim_missing(options, target)) is None:
+                tally.existing += 1
+                bar.update()
+                continue
+            yield Work(source, target, photo, factor, (width, height), own)
 
 
 def batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:

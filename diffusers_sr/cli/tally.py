@@ -18,7 +18,7 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     """How long each image that is done took."""
     existing: int = 0
-    """Images whose results were there."""
+    """Images whose results were there, or are being made by another command."""
     large: int = 0
     """Images that were left alone because they are larger than what was asked for."""
     peak: int = 0

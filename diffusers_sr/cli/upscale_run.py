@@ -53,6 +53,9 @@ def upscale(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
                     if enlarger is None:
                         return 1
                 enlarger.enlarge(batch, tally)
+                for work in batch:
+                    if work.claim is not None:
+                        work.claim.release()
                 bar.update(len(batch))
     except KeyboardInterrupt:
         tally.summarise(names_failures)

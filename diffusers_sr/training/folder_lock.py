@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -10,15 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ..image.locks import CAN_LOCK, lock_file, unlock_file
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".training.lock"
-_HELD = (errno.EACCES, errno.EAGAIN)
 
 
 @contextmanager
@@ -31,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: if another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if not CAN_LOCK:
         logger.warning("%s cannot be locked on this system: start no other run in it.", folder)
         yield
         return
@@ -41,36 +36,29 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            path.unlink(missing_ok=True)  # while it is locked: afterwards it may be another's
-            os.close(descriptor)
+            unlock_file(path, descriptor)
 
 
 def _locked_file(path: Path) -> int | None:
     """Open a file and lock it; None, with a warning, if the disk has no locks."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, path):
-                with suppress(OSError):  # a full disk
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return descriptor
-        except OSError as error:
-            holder = os.pread(descriptor, 300, 0).decode(errors="replace")
-            os.close(descriptor)
-            if error.errno in _HELD:
-                raise ValueError(
-                    f"Another trainer, {holder or 'unknown'}, is running in {str(path.parent)!r}: wait until it has "
-                    "ended, or choose another --output_dir."
-                ) from error
-            logger.warning("%s cannot be locked (%s): start no other run in it.", path.parent, error.strerror)
-            return None
-        os.close(descriptor)  # its owner removed it between opening and locking
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        descriptor = lock_file(path)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"Another trainer, {_holder(path) or 'unknown'}, is running in {str(path.parent)!r}: wait until it has "
+            "ended, or choose another --output_dir."
+        ) from error
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): start no other run in it.", path.parent, error.strerror)
+        return None
+    with suppress(OSError):  # a full disk
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return descriptor
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:  # it has just ended
+        return ""

@@ -1,13 +1,16 @@
-"""Real processes that are killed, and the runs after them."""
+"""Real processes that are killed, and the runs after them; and two at the same time."""
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from diffusers_sr.cli.claims import claim
 from diffusers_sr.image.reader import read_photo
 from tests import programs
 from tests.cli.photos import files
@@ -39,9 +42,9 @@ def start(run, model):
         path.parent.mkdir(parents=True, exist_ok=True)
         tiny_image(16, 12, seed=number).save(path)
 
-    def start(*program: str) -> programs.Program:
+    def start(*program: str, output: str = "output") -> programs.Program:
         options = ("--model", model, "--upscale", "2", "--device", "cpu", *OPTIONS)
-        return programs.start(*program, "upscale", *options, output="output", errors="errors")
+        return programs.start(*program, "upscale", *options, output=output, errors="errors")
 
     return start
 
@@ -98,3 +101,34 @@ def test_what_was_left_is_removed_even_if_all_is_done(run, start, whole):
     assert run(*OPTIONS) == 0
     assert contents("out") == whole
     assert partial not in files("out")
+
+
+def test_two_commands_at_the_same_time_make_each_result_once(start, whole):
+    both = [start("-m", "diffusers_sr.cli", output=output) for output in ("first", "second")]
+    assert [process.wait() for process in both] == [0, 0]
+    done = re.findall(r"Images done: (\d+)", Path("first").read_text() + Path("second").read_text())
+    assert sum(map(int, done)) == 6
+    assert contents("out") == whole
+
+
+def hold(connection) -> None:
+    """Claim a result, say so, and end when told to."""
+    held = claim(Path("out/2.png"))
+    connection.send("held")
+    connection.recv()
+    held.release()
+
+
+def test_a_result_that_another_process_is_making_is_left_to_it(run, whole, capsys):
+    processes = multiprocessing.get_context("fork")
+    connection, others = processes.Pipe()
+    other = processes.Process(target=hold, args=(others,))
+    other.start()
+    assert connection.recv() == "held"
+    assert run(*OPTIONS) == 0
+    assert "Skipped, because they exist: 1\n" in capsys.readouterr().out
+    assert contents("out") == {name: content for name, content in whole.items() if not name.startswith("2")}
+    connection.send("end")
+    other.join()
+    assert run(*OPTIONS) == 0
+    assert contents("out") == whole
