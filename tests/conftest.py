@@ -18,11 +18,6 @@ os.environ["HF_MODULES_CACHE"] = _modules.name
 gc.set_threshold(50_000, 10, 10)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more process than cores: tests wait for programs, disks and each other."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_finish() -> None:
     """Leave everything that was imported out of later searches for garbage."""
     gc.collect()

@@ -28,6 +28,14 @@ def pipeline(request):
     return pipeline
 
 
+@pytest.fixture(scope="module", params=[DEFAULT_MODEL, "seesr-small"])
+def one_of_each_kind(request):
+    """One step without noise, and a method on the small base; the other methods' tiles and types are tested tiny."""
+    pipeline = load_pipeline(request.param)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def photo(name: str) -> torch.Tensor:
     pixels = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1).float() / 255
     return pixels[:, 20:276, 100:356]
@@ -100,7 +108,8 @@ def borders(length: int) -> list[int]:
     return sorted({*starts[1:], *ends[:-1], *middles})
 
 
-def test_borders_of_tiles_cannot_be_seen(pipeline):
+def test_borders_of_tiles_cannot_be_seen(one_of_each_kind):
+    pipeline = one_of_each_kind
     pixels = torch.from_numpy(skimage.data.coffee()).permute(2, 0, 1).float() / 255
     degraded = degrade(pixels[:, :256, :WIDTH], sample_generator(0, 0), DegradationConfig())[None]
     whole, tiled = (
@@ -122,7 +131,8 @@ def test_borders_of_tiles_cannot_be_seen(pipeline):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_close_to_float32(pipeline, dtype, caplog):
+def test_half_precision_is_close_to_float32(one_of_each_kind, dtype, caplog):
+    pipeline = one_of_each_kind
     image = Image.fromarray(skimage.data.astronaut()[100:116, 200:220])
     arguments = {"output_type": "pt", "process_size": 16}
     if "num_inference_steps" in pipeline.config.call_defaults:

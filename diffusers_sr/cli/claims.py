@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,12 @@ def claim(target: Path) -> Claim:
     Raises:
         BlockingIOError: if another process of this machine and user is making it.
     """
-    folder = Path(tempfile.gettempdir(), f"diffusers-sr-{getpass.getuser()}")
     name = hashlib.blake2b(str(target.resolve()).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    path = folder / f"{name}.lock"
     if not CAN_LOCK:
-        return Claim(path, None)
+        return Claim(target, None)
+    path = Path(tempfile.gettempdir(), f"diffusers-sr-{os.getuid()}", f"{name}.lock")
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         return Claim(path, lock_file(path))
     except BlockingIOError:
         raise
