@@ -19,7 +19,7 @@ from ..data.references import References
 from ..data.shard_stream import stream_shards
 from ..data.shards import ShardPhotos, list_shards
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
-from .text import TextArguments, check_texts, read_texts, text_options
+from .text import TextArguments, asks_for_none, check_texts, read_texts, text_options
 
 SCALE = 4
 DEGRADATION_DEVICES = ("worker", "accelerator")
@@ -207,7 +207,7 @@ def photo_crops(
     texts = None
     if text is not None:
         texts = read_texts(arguments, photos)
-        check_texts(photos, texts, text.allow_missing_text)
+        check_texts(photos, texts, text.allow_missing_text or asks_for_none(arguments))
     return PhotoCrops(photos, arguments.resolution, arguments.seed, tags=texts, **options)
 
 

@@ -77,6 +77,15 @@ def read_texts(arguments: PhotoArguments, photos: Photos) -> dict[str, str]:
     return high_level_prompts(prompts_dir, photos.paths)
 
 
+def asks_for_none(arguments: PhotoArguments) -> bool:
+    """Whether a stage that can do without texts is given photos of folders, and no option that says where texts are.
+
+    Unlike photos that a table lacks, they cannot have been forgotten one by one: it trains, with a warning.
+    """
+    named = any(getattr(arguments, name, None) is not None for name in ("tags_file", "prompts_dir"))
+    return arguments.train_data_dir is not None and not named and hasattr(arguments, "null_text_ratio")
+
+
 def check_texts(photos: Photos, texts: Mapping[str, str], allow_missing: bool) -> None:
     """Log the share of the photos that have a text. Those that cannot be read need none: they are skipped in training.
 
