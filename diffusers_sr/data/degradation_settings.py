@@ -187,34 +187,6 @@ REAL_ESRGAN = DegradationConfig(
 SeeSR's and XPSR's training pairs were made with them, too: see `DegradationConfig`.
 """
 
-COSER = DegradationConfig(
-    first=DegradationOrder(
-        sigma=(0.2, 1.5),
-        generalised_shape=(0.5, 2.0),
-        plateau_shape=(1.0, 1.5),
-        resize_factor=(0.3, 1.5),
-        gaussian_noise_sigma=(1.0, 15.0),
-        poisson_noise_scale=(0.05, 2.0),
-        jpeg_quality=(60.0, 95.0),
-    ),
-    second=replace(
-        REAL_ESRGAN.second,
-        blur_probability=0.5,
-        sigma=(0.2, 1.0),
-        generalised_shape=(0.5, 2.0),
-        plateau_shape=(1.0, 1.5),
-        resize_factor=(0.6, 1.2),
-        gaussian_noise_sigma=(1.0, 12.0),
-        poisson_noise_scale=(0.05, 1.0),
-        jpeg_quality=(60.0, 100.0),
-    ),
-)
-"""The settings of CoSeR's reproduction (TianheWu/CoSeR, `aia_512_imagenet_all_caption_clip_atten_ref.yaml`).
-
-They are StableSR's. The kernels of both orders have 7 to 21 pixels: the file's limit of 11 for the second is not used
-by the code. It also leaves one crop in a hundred undegraded, which is left out here.
-"""
-
 OSEDIFF = replace(REAL_ESRGAN, enlarges=True)
 """The settings of OSEDiff (arXiv:2406.08177; `params_realesrgan.yml` of its code), which are Real-ESRGAN's.
 
@@ -239,3 +211,16 @@ PISA = replace(
     ),
 )
 """The settings of PiSA-SR (arXiv:2412.03017; `params.yml` of its code): as OSEDiff's, but milder."""
+
+COSER = replace(
+    PISA,
+    first=replace(PISA.first, sigma=(0.2, 1.5), generalised_shape=(0.5, 2.0), plateau_shape=(1.0, 1.5)),
+    second=replace(PISA.second, sigma=(0.2, 1.0), generalised_shape=(0.5, 2.0), plateau_shape=(1.0, 1.5)),
+    enlarges=False,
+)
+"""The settings of CoSeR's reproduction (TianheWu/CoSeR, `aia_512_imagenet_all_caption_clip_atten_ref.yaml`).
+
+They are StableSR's: as PiSA-SR's, with narrower blurs, and not enlarged. The kernels of both orders have 7 to 21
+pixels: the file's limit of 11 for the second is not used by the code. It also leaves one crop in a hundred undegraded,
+which is left out here.
+"""
