@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, PartialState
 from PIL import Image
 from torch import Tensor
@@ -42,7 +41,6 @@ from diffusers_sr.data.squares import fit
 from diffusers_sr.image.decoding import ImageFileError, open_image
 from diffusers_sr.image.formats import SUFFIX_OF
 from diffusers_sr.image.names import printable
-from diffusers_sr.pretrained.loading import load_pretrained
 from diffusers_sr.training.arguments import PhotoArguments, option, parse_arguments
 from diffusers_sr.training.photos import stored_photos
 from diffusers_sr.training.progress import with_progress
@@ -92,7 +90,7 @@ class ShardWriter(Dataset[int]):
     Args:
         photos: all photos.
         folder: folder for the shards, which has to exist.
-        tags: tags or captions by name, or a function that gives those of an image [1, 3, height, width] in [0, 1].
+        tags: tags or captions by name, or a function that gives those of an image [3, height, width] in [0, 1].
             Photos that are not named keep their own.
         crop_size: side of the crops in pixels, or None for whole photos.
         photos_per_shard: number of photos for a shard.
@@ -152,7 +150,7 @@ class ShardWriter(Dataset[int]):
             else:
                 for sample in samples:
                     if not isinstance(self.tags, dict):
-                        sample = sample._replace(tags=self.tags(read_image(sample.file)[None] / 255))
+                        sample = sample._replace(tags=self.tags(read_image(sample.file) / 255))
                     yield sample
         # Before the shard gets its name, so that every complete shard has its log.
         text = "".join(f"{line}\n" for line in skipped)
@@ -201,15 +199,10 @@ def _png(pixels: Tensor) -> bytes:
 
 
 def _load_tagger(folder: str) -> Callable[[Tensor], str]:
-    from diffusers_sr.seesr.tagger import Tagger
+    from diffusers_sr.training.descriptions import load_tags
 
-    tagger = load_pretrained(Tagger, folder).to(PartialState().device)
-
-    @torch.no_grad()
-    def tags(image: Tensor) -> str:
-        return ", ".join(tagger.tags(tagger(tagger.preprocess(image.to(tagger.device))).logits)[0])
-
-    return tags
+    tags_of = load_tags(folder, PartialState().device)
+    return lambda image: tags_of([image])[0]
 
 
 def _check_settings(folder: Path, settings: dict[str, object]) -> None:

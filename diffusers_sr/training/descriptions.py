@@ -117,14 +117,20 @@ class _Batches(Dataset[list[tuple[str, Tensor]]]):
 
 def load_tagger(folder: str, device: torch.device) -> Describe:
     """Load a tagger that gives each image a row with its tags."""
+    tags_of = load_tags(folder, device)
+    return lambda _, images: [[(tags,)] for tags in tags_of(images)]
+
+
+def load_tags(folder: str, device: torch.device) -> Callable[[Sequence[Tensor]], list[str]]:
+    """Load a tagger that gives the tags of each of some images [3, height, width] in [0, 1], separated by commas."""
     tagger = load_pretrained(Tagger, folder).to(device).eval()
 
     @torch.no_grad()
-    def describe(names: Sequence[str], images: Sequence[Tensor]) -> list[list[Cells]]:
+    def tags_of(images: Sequence[Tensor]) -> list[str]:
         pixels = torch.cat([tagger.preprocess(image[None].to(device)) for image in images])
-        return [[(", ".join(tags),)] for tags in tagger.tags(tagger(pixels).logits)]
+        return [", ".join(tags) for tags in tagger.tags(tagger(pixels).logits)]
 
-    return describe
+    return tags_of
 
 
 def load_captioner(model: str, device: torch.device) -> Captioner:

@@ -19,7 +19,7 @@ from ..data.references import References
 from ..data.shard_stream import stream_shards
 from ..data.shards import ShardPhotos, list_shards
 from .arguments import PhotoArguments, RestorationArguments, TrainingArguments
-from .text import TextArguments, asks_for_none, check_texts, read_texts, text_options
+from .text import TextArguments, asks_for_none, check_texts, named_texts, read_texts, text_options
 
 SCALE = 4
 DEGRADATION_DEVICES = ("worker", "accelerator")
@@ -149,12 +149,11 @@ def streamed_photos(arguments: TrainingArguments, text: TextArguments | None = N
             "--streaming is for --dataset_name and --train_shards_path_or_url, and without --exclude_data: streamed "
             "photos have no names."
         )
-    for name in ("tags_file", "prompts_dir"):
-        if getattr(arguments, name, None) is not None:
-            raise ValueError(
-                f"--{name} needs the photos' names, and streamed photos have none: give --caption_column, or shards "
-                "with texts, or leave out --streaming."
-            )
+    if named := named_texts(arguments):
+        raise ValueError(
+            f"--{next(iter(named))} needs the photos' names, and streamed photos have none: give --caption_column, or "
+            "shards with texts, or leave out --streaming."
+        )
     requires_text = text is not None and not text.allow_missing_text
     lanes = PartialState().num_processes * max(arguments.dataloader_num_workers, 1)
     if arguments.train_shards_path_or_url is not None:

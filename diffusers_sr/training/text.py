@@ -21,6 +21,9 @@ from .arguments import PhotoArguments, option
 logger = logging.getLogger(__name__)
 
 
+_FILES = ("tags_file", "prompts_dir")
+
+
 @dataclass(kw_only=True)
 class TextArguments:
     """The options of the trainers on photographs with tags or captions."""
@@ -51,10 +54,16 @@ def text_options(arguments: PhotoArguments) -> TextArguments | None:
         if getattr(arguments, "null_text_ratio", 0) < 1:
             return arguments
         reason = "--null_text_ratio 1 leaves all texts out"
-    for name in ("tags_file", "prompts_dir", "caption_column"):
-        if (value := getattr(arguments, name, None)) is not None:
+    for name, value in (named_texts(arguments) | {"caption_column": arguments.caption_column}).items():
+        if value is not None:
             raise ValueError(f"--{name} {value}: {reason}. Leave out --{name}.")
     return None
+
+
+def named_texts(arguments: PhotoArguments) -> dict[str, str]:
+    """Give those options that are set of which texts are found by the photos' names: the table, the prompts."""
+    values = {name: getattr(arguments, name, None) for name in _FILES}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def read_texts(arguments: PhotoArguments, photos: Photos) -> dict[str, str]:
@@ -65,7 +74,7 @@ def read_texts(arguments: PhotoArguments, photos: Photos) -> dict[str, str]:
             `photo_tags` or `high_level_prompts` raises it.
         FileNotFoundError: if `high_level_prompts` raises it.
     """
-    tags_file, prompts_dir = (getattr(arguments, name, None) for name in ("tags_file", "prompts_dir"))
+    tags_file, prompts_dir = map(named_texts(arguments).get, _FILES)
     if prompts_dir is None:
         return photo_tags(tags_file, photos, arguments.photo_folders)
     if tags_file is not None:
@@ -82,8 +91,8 @@ def asks_for_none(arguments: PhotoArguments) -> bool:
 
     Unlike photos that a table lacks, they cannot have been forgotten one by one: it trains, with a warning.
     """
-    named = any(getattr(arguments, name, None) is not None for name in ("tags_file", "prompts_dir"))
-    return arguments.train_data_dir is not None and not named and hasattr(arguments, "null_text_ratio")
+    can_do_without = hasattr(arguments, "null_text_ratio")
+    return arguments.train_data_dir is not None and not named_texts(arguments) and can_do_without
 
 
 def check_texts(photos: Photos, texts: Mapping[str, str], allow_missing: bool) -> None:
